@@ -1,0 +1,49 @@
+"""The state of every mail conversation of a Salmon application, exact, durable and shared."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from salmon_state.errors import (
+    ConfigurationError,
+    ConversationBusy,
+    StorageError,
+    StorageUnavailable,
+)
+from salmon_state.registry import open_storage
+from salmon_state.storage import Record, StateStorage
+from salmon_state.stores.memory import MemoryStorage
+
+if TYPE_CHECKING:
+    from salmon_state.stores.shelve import ShelveStorage
+    from salmon_state.stores.sqlalchemy import SQLAlchemyStorage
+
+__all__ = [
+    "ConfigurationError",
+    "ConversationBusy",
+    "MemoryStorage",
+    "Record",
+    "SQLAlchemyStorage",
+    "ShelveStorage",
+    "StateStorage",
+    "StorageError",
+    "StorageUnavailable",
+    "open_storage",
+]
+
+# Imported on first use: whoever keeps states in memory need not load a database toolkit.
+_LAZY = {
+    "SQLAlchemyStorage": "salmon_state.stores.sqlalchemy",
+    "ShelveStorage": "salmon_state.stores.shelve",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))

@@ -1,0 +1,57 @@
+"""What can go wrong with a store, and what the sending mail server hears of it."""
+
+from __future__ import annotations
+
+from salmon.server import SMTPError
+
+__all__ = ["ConfigurationError", "ConversationBusy", "StorageError", "StorageUnavailable"]
+
+
+class StorageError(Exception):
+    """A store could not do what it was asked to do; nothing was changed.
+
+    Raised as it is for what trying again cannot mend: an entry that somebody damaged, ``clear()``
+    on a protected store. A damaged entry is always an error and never a missing one, because a
+    missing one would quietly send the conversation back to its first state.
+    """
+
+
+class ConfigurationError(StorageError):
+    """A URL, an option or a path that cannot work; raised when the store is made, not later."""
+
+
+class StorageUnavailable(StorageError, SMTPError):
+    """The store is unreachable, timed out, closed, or stayed deadlocked through every retry.
+
+    It is also a `salmon.server.SMTPError` with code 451, so that Salmon answers the sending mail
+    server with a temporary failure and that server keeps the mail and tries again (RFC 5321,
+    section 4.2.1). Salmon puts ``str(error)`` onto the wire as it stands; the text is therefore
+    one constant line of ASCII, and the reason is in `detail`, in the traceback (as a note, from
+    Python 3.11 on) and in the log.
+
+    Args:
+        detail: The reason in one sentence, for people; passwords are masked by whoever raises it.
+
+    Attributes:
+        detail: The same sentence.
+        code: Always 451.
+    """
+
+    reply = "4.3.0 State store unavailable, try again later"
+
+    def __init__(self, detail: str = "the store is unavailable") -> None:
+        SMTPError.__init__(self, 451, self.reply)
+        self.detail = detail
+        self.__notes__ = [detail]
+
+    def __reduce__(self) -> tuple[type[StorageUnavailable], tuple[str]]:
+        return type(self), (self.detail,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.detail!r})"
+
+
+class ConversationBusy(StorageUnavailable):
+    """The lock of a conversation was not won in time: another mail of this sender is in hand."""
+
+    reply = "4.3.0 Conversation busy, try again later"

@@ -1,0 +1,529 @@
+"""StateStorage: what every store promises, and what all stores share."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta, timezone
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from salmon import routing
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state.errors import StorageError, StorageUnavailable
+
+__all__ = ["Change", "Record", "Sender", "StateStorage", "ascii_key", "parse_key"]
+
+LOG = logging.getLogger("salmon_state")
+
+Sender = str | None
+"""Who sent the mail, exactly as Salmon gives it; ``None`` and ``''`` are the null sender."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_Self = TypeVar("_Self", bound="StateStorage")
+_Result = TypeVar("_Result")
+
+
+class Record(NamedTuple):
+    """One conversation as a store holds it."""
+
+    module: str
+    """The handler module, or whatever a ``@state_key_generator`` made of it."""
+    sender: Sender
+    state: str
+    """The name of the function that handles this sender's next mail; never START."""
+    updated_at: datetime | None
+    """When the state was last set, in UTC by the clock of whoever set it; ``None`` if unknown."""
+
+
+class Change(NamedTuple):
+    """What a backend is asked to write for one conversation."""
+
+    module: str
+    sender: Sender
+    state: str | None
+    """The new state, or ``None`` to remove the entry."""
+    updated_at: int | None
+    """Microseconds since 1970-01-01 UTC, or ``None`` if unknown."""
+
+
+def ascii_key(module: str, sender: Sender) -> str:
+    r"""Returns the key as durable stores write it: the ``repr`` form, escaped to ASCII.
+
+    ``repr`` prints a character or escapes it depending on the Unicode tables of the running
+    Python; this form is the same on all of them, and equals ``repr`` for ASCII text.
+
+    >>> ascii_key("app.handlers", "é@example.com")
+    "['app.handlers', '\\xe9@example.com']"
+    """
+    return ascii([module, sender])
+
+
+def parse_key(key: str) -> tuple[str, Sender]:
+    """Returns the module and the sender of a key that `ascii_key` or `StateStorage.key` made.
+
+    Raises:
+        StorageError: The text is no such key, so the entry it stands for is damaged.
+    """
+    if "\\" not in key and key.count("'") == 4 and key[:2] == "['" and key[-2:] == "']":
+        module, comma, sender = key[2:-2].partition("', '")
+        if comma:  # the common case, forty times faster than the parser
+            return module, sender
+    try:
+        module, sender = ast.literal_eval(key)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])") from None
+    if not isinstance(module, str) or not (sender is None or isinstance(sender, str)):
+        raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])")
+    return module, sender
+
+
+def from_microseconds(moment: int | None) -> datetime | None:
+    """Returns the stored moment as an aware datetime."""
+    return None if moment is None else _EPOCH + moment * _MICROSECOND
+
+
+def to_microseconds(moment: datetime | None) -> int | None:
+    """Returns an aware datetime as it is stored; the inverse of `from_microseconds`."""
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+
+
+def _plain_module(module: object) -> str:
+    if not isinstance(module, str):
+        raise TypeError(f"module must be a str such as 'app.handlers', not {_short(module)}")
+    return str.__str__(module)
+
+
+def _plain_sender(sender: object) -> Sender:
+    if sender is None:
+        return None
+    if not isinstance(sender, str):
+        raise TypeError(f"sender must be a str or None, not {_short(sender)}")
+    return str.__str__(sender)
+
+
+def _plain_state(state: object, what: str = "state") -> str:
+    if not isinstance(state, str):
+        name = getattr(state, "__name__", None)
+        hint = f"; give the function's name, {name!r}" if callable(state) and name else ""
+        raise TypeError(f"{what} must be a non-empty str, not {_short(state)}{hint}")
+    if not state:
+        raise ValueError(
+            f"{what} must be a non-empty str, not ''; "
+            f"to send the conversation back to its first state, give {ROUTE_FIRST_STATE!r}"
+        )
+    return str.__str__(state)
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+class StateStorage(routing.StateStorage):
+    """Keeps the state of every conversation: (module, sender) → name of a handler function.
+
+    The public methods are the contract. They check what they are given, turn a driver's errors
+    into `StorageError`, and call the private hooks at the end of the class, which are all that a
+    backend fills in. What holds for every store:
+
+    * Two different (module, sender) pairs never meet, and the same pair is found again by any
+      other Python, driver or library version.
+    * When a method that changes something returns, the change has happened; on a durable store it
+      survives the death of the process and of the machine. When it raises, nothing has changed.
+    * Every method may be called from any thread. Unless the store says otherwise, instances made
+      for the same place by other processes see each other's changes at once.
+    * After `close` every method raises `StorageUnavailable`.
+
+    A subclass that only implements `get`, `set` and `clear`, as Salmon's documentation teaches,
+    works with Salmon's router; what it cannot do raises `NotImplementedError` and says so.
+
+    Args:
+        protect: Makes `clear` raise instead of removing everything; for production, where
+            ``Router.clear_states()`` or a test run by mistake would be a disaster.
+    """
+
+    _protect = False
+    _closed = False
+    _clock: Callable[[], int] = staticmethod(lambda: time.time_ns() // 1000)
+
+    def __init__(self, *, protect: bool = False) -> None:
+        self._protect = protect
+
+    # ---------------------------------------------------------------- one conversation
+
+    def key(self, module: str, sender: Sender) -> str:
+        """Returns ``repr([module, sender])``: no lower-casing, trimming or parsing.
+
+        >>> StateStorage().key("app.handlers", "Anna@Example.com ")
+        "['app.handlers', 'Anna@Example.com ']"
+        """
+        return repr([module, sender])
+
+    def get(self, module: str, sender: Sender) -> str:
+        """Returns the state of a conversation; never writes.
+
+        Args:
+            module: The handler module, or the key of a ``@state_key_generator``.
+            sender: The sender exactly as Salmon gives it.
+
+        Returns:
+            The state that was last set, or ``ROUTE_FIRST_STATE`` (``'START'``) if there is none.
+
+        Raises:
+            TypeError: `module` is no ``str``, or `sender` neither ``str`` nor ``None``.
+            StorageUnavailable: The store cannot be read now.
+            StorageError: The entry is damaged.
+        """
+        if type(module) is not str or (type(sender) is not str and sender is not None):
+            module, sender = _plain_module(module), _plain_sender(sender)
+        if self._closed:
+            self._refuse_closed()
+        try:
+            state = self._read(module, sender)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
+        return ROUTE_FIRST_STATE if state is None else state
+
+    def set(self, module: str, sender: Sender, state: str) -> None:
+        """Sets the state of a conversation; the next `get`, from wherever, returns it.
+
+        Args:
+            module: The handler module, or the key of a ``@state_key_generator``.
+            sender: The sender exactly as Salmon gives it.
+            state: The name of the function to handle the sender's next mail.
+                ``ROUTE_FIRST_STATE`` removes the entry.
+
+        Raises:
+            TypeError: A `state` that is no ``str``, or a bad `module` or `sender`.
+            ValueError: An empty `state`.
+            StorageUnavailable: The store cannot be written now.
+
+        After a crash in mid-call the conversation has either its old state or the new one.
+        """
+        if type(module) is not str or (type(sender) is not str and sender is not None):
+            module, sender = _plain_module(module), _plain_sender(sender)
+        if type(state) is not str or not state:
+            state = _plain_state(state)
+        if self._closed:
+            self._refuse_closed()
+        stored = None if state == ROUTE_FIRST_STATE else state
+        try:
+            self._write((Change(module, sender, stored, self._clock()),))
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
+
+    def compare_and_set(self, module: str, sender: Sender, expected: str, state: str) -> bool:
+        """Sets the state only if it is still the expected one, as one atomic step.
+
+        Of any number of threads and processes that try the same step, one succeeds.
+
+        Args:
+            module: As for `set`.
+            sender: As for `set`.
+            expected: The state that the conversation must be in; ``ROUTE_FIRST_STATE`` if it must
+                have no entry.
+            state: As for `set`.
+
+        Returns:
+            Whether it happened.
+
+        Raises:
+            TypeError, ValueError, StorageUnavailable: As for `set`.
+        """
+        module, sender = _plain_module(module), _plain_sender(sender)
+        expected, state = _plain_state(expected, "expected"), _plain_state(state)
+        return self._call(
+            self._compare_and_set,
+            module,
+            sender,
+            None if expected == ROUTE_FIRST_STATE else expected,
+            None if state == ROUTE_FIRST_STATE else state,
+        )
+
+    # ---------------------------------------------------------------- many conversations
+
+    def records(
+        self, *, module: str | None = None, sender: str | None = None, state: str | None = None
+    ) -> Iterator[Record]:
+        """Iterates over the conversations, in no particular order, without loading the store.
+
+        Each conversation that exists during the whole iteration and is not changed comes exactly
+        once; one that is set or removed meanwhile may or may not come. Setting states while
+        iterating is allowed.
+
+        Args:
+            module: Only this module's conversations.
+            sender: Only this sender's; ``None`` means everybody's.
+            state: Only those in this state.
+
+        Raises:
+            TypeError, ValueError: A filter of the wrong type, or an empty `state`.
+            StorageUnavailable: The store cannot be read now; also while iterating.
+            StorageError: An entry is damaged; also while iterating.
+        """
+        if module is not None:
+            module = _plain_module(module)
+        if state is not None:
+            state = _plain_state(state)
+        sender = _plain_sender(sender)
+        self._check_open()
+        return self._translated(self._scan(module, sender, state))
+
+    def __iter__(self) -> Iterator[Record]:
+        """The same as `records` without a filter."""
+        return self.records()
+
+    def __len__(self) -> int:
+        """The number of conversations that are not in their first state."""
+        return self._call(self._count)
+
+    def __bool__(self) -> bool:
+        """Always true: an empty store is still a store."""
+        return True
+
+    def set_all(self, sender: Sender, state: str) -> int:
+        """Moves every existing conversation of a sender, in all modules, to one state.
+
+        A bounce handler needs it: the mail comes from a mail daemon, the state is the bouncing
+        subscriber's. ``ROUTE_FIRST_STATE`` removes the entries.
+
+        Returns:
+            How many conversations were moved; those without an entry are not touched.
+
+        Raises:
+            TypeError, ValueError, StorageUnavailable: As for `set`.
+        """
+        sender, state = _plain_sender(sender), _plain_state(state)
+        stored = None if state == ROUTE_FIRST_STATE else state
+        return self._call(self._set_all, sender, stored)
+
+    def rename(self, module: str, old: str, new: str) -> int:
+        """Moves every conversation of a module from one state to another.
+
+        For when a handler function is renamed. The conversations keep their `updated_at`, because
+        nobody has written a mail.
+
+        Args:
+            module: The handler module.
+            old: The state to leave; not ``ROUTE_FIRST_STATE``, whose conversations have no entry.
+            new: The state to take; ``ROUTE_FIRST_STATE`` removes the entries.
+
+        Returns:
+            How many conversations were moved.
+
+        Raises:
+            TypeError, ValueError, StorageUnavailable: As for `set`.
+
+        A crash in mid-call may leave some moved and some not; calling it again finishes the work.
+        """
+        module = _plain_module(module)
+        old, new = _plain_state(old, "old"), _plain_state(new, "new")
+        if old == ROUTE_FIRST_STATE:
+            raise ValueError(
+                f"old must not be {ROUTE_FIRST_STATE!r}: conversations in their first state "
+                "have no entry that could be moved"
+            )
+        return self._call(self._rename, module, old, None if new == ROUTE_FIRST_STATE else new)
+
+    def purge(
+        self, *, older_than: timedelta, module: str | None = None, state: str | None = None
+    ) -> int:
+        """Removes the conversations that have been idle for longer than a given time.
+
+        Args:
+            older_than: The idle time, not negative. Entries without a known time (such as those
+                of a shelf that Salmon wrote) are never removed.
+            module: Only this module's conversations.
+            state: Only those in this state.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            TypeError, ValueError: `older_than` is no ``timedelta`` or is negative, or a bad filter.
+            StorageUnavailable: As for `set`.
+
+        A crash in mid-call may leave some removed and some not; calling it again finishes the work.
+        """
+        if not isinstance(older_than, timedelta):
+            raise TypeError(f"older_than must be a datetime.timedelta, not {_short(older_than)}")
+        if older_than < timedelta(0):
+            raise ValueError(f"older_than must not be negative, got {older_than}")
+        module = None if module is None else _plain_module(module)
+        state = None if state is None else _plain_state(state)
+        return self._call(self._purge, self._clock() - older_than // _MICROSECOND, module, state)
+
+    def clear(self) -> None:
+        """Removes everything; meant for tests.
+
+        Raises:
+            StorageError: The store was made with ``protect=True``.
+            StorageUnavailable: The store cannot be written now.
+        """
+        if self._protect:
+            raise StorageError(
+                f"clear() refused: {self!r} was made with protect=True; "
+                "purge(older_than=timedelta(0)) removes entries on purpose"
+            )
+        self._call(self._wipe)
+
+    # ---------------------------------------------------------------- the store itself
+
+    def ping(self) -> None:
+        """Returns if the store can be reached and read.
+
+        Raises:
+            StorageUnavailable: It cannot.
+        """
+        self._call(self._ping)
+
+    def close(self) -> None:
+        """Releases what the store itself opened, and only that; harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        place = self._place()
+        return f"<{type(self).__name__}{' ' + place if place else ''}>"
+
+    # ---------------------------------------------------------------- error handling
+
+    def _check_open(self) -> None:
+        if self._closed:
+            self._refuse_closed()
+
+    def _refuse_closed(self) -> NoReturn:
+        raise StorageUnavailable(f"{self!r} is closed: make a new one to go on")
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Raises what a public method lets out for an error that a hook raised."""
+        if isinstance(error, (StorageError, NotImplementedError)):
+            raise error
+        wrapped = self._wrap(error)
+        LOG.error("%r: %s", self, getattr(wrapped, "detail", wrapped))
+        raise wrapped from error
+
+    def _call(self, hook: Callable[..., _Result], *arguments: Any) -> _Result:
+        self._check_open()
+        try:
+            return hook(*arguments)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
+
+    def _translated(self, records: Iterator[Record]) -> Iterator[Record]:
+        try:
+            yield from records
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
+
+    def _cannot(self, what: str) -> NoReturn:
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot {what}: it implements get, set and clear only"
+        )
+
+    # ---------------------------------------------------------------- hooks for backends
+
+    def _read(self, module: str, sender: Sender) -> str | None:
+        """Returns the state of one conversation, or ``None`` if it has no entry."""
+        self._cannot("read states")
+
+    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
+        """Returns the states of one sender by module, all from one moment."""
+        self._cannot("find the conversations of one sender")
+
+    def _write(self, changes: Iterable[Change]) -> None:
+        """Writes all changes or none; when it returns they are durable."""
+        self._cannot("write several changes at once")
+
+    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
+        """Yields the records that match, with bounded memory."""
+        self._cannot("list its records")
+
+    def _wipe(self) -> None:
+        """Removes every entry."""
+        self._cannot("remove everything")
+
+    def _exclusive(self) -> AbstractContextManager[object]:
+        """Returns a context in which no other thread or process writes to the store.
+
+        The defaults of the four hooks below need it. A backend whose database has a statement for
+        the purpose fills those in instead.
+        """
+        self._cannot("read and write in one step")
+
+    def _compare_and_set(
+        self, module: str, sender: Sender, expected: str | None, state: str | None
+    ) -> bool:
+        """Does `compare_and_set`; ``None`` stands for having no entry."""
+        with self._exclusive():
+            if self._read(module, sender) != expected:
+                return False
+            self._write((Change(module, sender, state, self._clock()),))
+            return True
+
+    def _set_all(self, sender: Sender, state: str | None) -> int:
+        """Does `set_all`; ``None`` removes."""
+        with self._exclusive():
+            now = self._clock()
+            changes = [Change(module, sender, state, now) for module in self._read_sender(sender)]
+            self._write(changes)
+            return len(changes)
+
+    def _rename(self, module: str, old: str, new: str | None) -> int:
+        """Does `rename`; ``None`` removes."""
+        with self._exclusive():
+            changes = [
+                Change(module, record.sender, new, to_microseconds(record.updated_at))
+                for record in self._scan(module, None, old)
+            ]
+            self._write(changes)
+            return len(changes)
+
+    def _purge(self, before: int, module: str | None, state: str | None) -> int:
+        """Removes the entries set before a moment, given in microseconds since 1970 UTC."""
+        with self._exclusive():
+            changes = []
+            for record in self._scan(module, None, state):
+                updated_at = to_microseconds(record.updated_at)
+                if updated_at is not None and updated_at < before:
+                    changes.append(Change(record.module, record.sender, None, None))
+            self._write(changes)
+            return len(changes)
+
+    def _count(self) -> int:
+        """Returns the number of entries."""
+        return sum(1 for _ in self._scan(None, None, None))
+
+    def _ping(self) -> None:
+        """Raises if the store cannot be reached."""
+
+    def _close(self) -> None:
+        """Releases what the store opened."""
+
+    def _place(self) -> str:
+        """Returns where the states are, for ``repr`` and messages; never a password."""
+        return ""
+
+    def _wrap(self, error: Exception) -> StorageError:
+        """Returns the `StorageError` for an error of the driver; passwords masked."""
+        if isinstance(error, OSError):
+            return StorageUnavailable(f"{type(error).__name__}: {error}")
+        return StorageError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,1 @@
+"""The stores that come with salmon-state, one module for each backend."""
