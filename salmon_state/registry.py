@@ -15,7 +15,10 @@ __all__ = ["open_storage"]
 
 # Names and not classes, so that a backend and its driver are imported only when they are used.
 _BUILT_IN = {
+    "mariadb": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
     "memory": "salmon_state.stores.memory:MemoryStorage",
+    "mysql": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
+    "postgresql": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
     "shelve": "salmon_state.stores.shelve:ShelveStorage",
     "sqlite": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
 }
@@ -24,13 +27,15 @@ _BUILT_IN = {
 def open_storage(url: str, **options: Any) -> StateStorage:
     """Makes the store that a URL names.
 
-    ===========================  =====================  =============================
+    ===========================  =====================  ===============================
     URL                          store                  shared by
-    ===========================  =====================  =============================
+    ===========================  =====================  ===============================
     ``memory://``                `MemoryStorage`        the threads of one process
-    ``shelve:///run/states``     `ShelveStorage`        processes on one machine
-    ``sqlite:///run/states.db``  `SQLAlchemyStorage`    processes on one machine
-    ===========================  =====================  =============================
+    ``shelve:///run/states``     `ShelveStorage`        the processes of one machine
+    ``sqlite:///run/states.db``  `SQLAlchemyStorage`    the processes of one machine
+    ``postgresql+psycopg://…``   `SQLAlchemyStorage`    all machines that reach the server
+    ``mysql+pymysql://…``        `SQLAlchemyStorage`    all machines that reach the server
+    ===========================  =====================  ===============================
 
     Three slashes are followed by a path relative to the working directory at this moment, four
     by an absolute path, as in SQLAlchemy's database URLs.

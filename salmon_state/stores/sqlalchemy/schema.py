@@ -1,0 +1,214 @@
+"""The tables: what a row looks like, and how they come to exist in the right version."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateTable
+
+from salmon_state.errors import ConfigurationError, StorageError
+from salmon_state.storage import Sender, ascii_key, parse_key
+from salmon_state.stores.sqlalchemy.databases import Database
+
+__all__ = ["SCHEMA_VERSION", "make_metadata"]
+
+SCHEMA_VERSION = 1
+"""The version of the tables that this code reads and writes."""
+
+MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.Table], None]] = {}
+"""By version: what turns the tables of that version into those of the next one."""
+
+_READABLE_KEY = 10_000
+_COMPRESSED = "zlib:"
+
+_DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+
+
+def make_metadata(table: str = "salmon_state", *, schema: str | None = None) -> sa.MetaData:
+    """Returns the tables of a store as SQLAlchemy metadata, without connecting to anything.
+
+    For Alembic: put it into ``target_metadata`` and make the store with ``create=False``.
+
+    A row is found by two SHA-256 digests, so that no collation, length limit or NUL rule of any
+    database has a say in which conversation is which; and because the sender's comes first, the
+    primary key finds all conversations of a sender as well. ``key`` is for people to read:
+    ``repr([module, sender])`` in ASCII, or compressed if longer than 10,000 characters. ``state``
+    is in ASCII too (see `encode_state`); ``updated_at`` is in microseconds since 1970 UTC.
+    """
+    metadata = sa.MetaData(schema=schema)
+    # A collation of bytes: nothing in these tables is a natural-language text.
+    bytewise = {"engine": "InnoDB", "charset": "ascii", "collate": "ascii_bin"}
+    options: dict[str, Any] = {
+        f"{dialect}_{name}": value
+        for dialect in ("mysql", "mariadb")
+        for name, value in bytewise.items()
+    }
+    sa.Table(
+        table,
+        metadata,
+        sa.Column("sender_digest", _DIGEST, primary_key=True),
+        sa.Column("module_digest", _DIGEST, primary_key=True),
+        sa.Column("key", _LONG_TEXT, nullable=False),
+        sa.Column("state", _LONG_TEXT, nullable=False),
+        sa.Column("updated_at", sa.BigInteger),
+        sqlite_with_rowid=False,
+        **options,
+    )
+    sa.Table(
+        f"{table}_version",
+        metadata,
+        sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+        **options,
+    )
+    return metadata
+
+
+# ---------------------------------------------------------------- from names to columns
+
+
+def sender_digest(sender: Sender) -> bytes:
+    """Returns what all conversations of a sender share in the primary key."""
+    return hashlib.sha256(ascii(sender).encode()).digest()
+
+
+@lru_cache(maxsize=256)
+def _short_module_digest(module: str) -> bytes:
+    return hashlib.sha256(ascii(module).encode()).digest()
+
+
+def module_digest(module: str) -> bytes:
+    """Returns what tells the conversations of a sender apart in the primary key."""
+    if len(module) > 200:  # made by a key generator from what an attacker wrote: not to be kept
+        return _short_module_digest.__wrapped__(module)
+    return _short_module_digest(module)
+
+
+def encode_key(module: str, sender: Sender) -> str:
+    """Returns the text of the ``key`` column.
+
+    5,000,000 characters of NUL are 20 MB in ASCII, and MariaDB accepts no more than 16 MiB in one
+    statement; compressed, no sender that fits into such a mail comes near it.
+    """
+    key = ascii_key(module, sender)
+    if len(key) <= _READABLE_KEY:
+        return key
+    return _COMPRESSED + base64.b64encode(zlib.compress(key.encode())).decode()
+
+
+def decode_key(text: str) -> tuple[str, Sender]:
+    """Returns the module and the sender; the inverse of `encode_key`."""
+    if text.startswith(_COMPRESSED):
+        try:
+            text = zlib.decompress(base64.b64decode(text[len(_COMPRESSED) :])).decode()
+        except (ValueError, zlib.error):
+            raise StorageError(f"damaged key {text[:200]!r}: cannot be decompressed") from None
+    return parse_key(text)
+
+
+def encode_state(state: str) -> str:
+    r"""Returns the text of the ``state`` column: an identifier as it is, the rest escaped.
+
+    Databases disagree about NUL, lone surrogates and trailing spaces; none of them is left.
+
+    >>> encode_state("POSTING"), encode_state("É ")
+    ('POSTING', '\\xc9\\x20')
+    """
+    if state.isascii() and state.isidentifier():
+        return state
+    return state.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
+
+
+def decode_state(text: str) -> str:
+    """Returns the state; the inverse of `encode_state`."""
+    if "\\" not in text and text and text.isascii():
+        return text
+    try:
+        state = text.encode("ascii").decode("unicode_escape")
+    except UnicodeError:
+        state = ""
+    if not state:
+        raise StorageError(f"damaged state {text[:200]!r}: expected the name of a function")
+    return state
+
+
+# ---------------------------------------------------------------- the tables in the database
+
+
+def prepare_tables(
+    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, *, create: bool
+) -> None:
+    """Makes sure that the tables exist in the version that this code knows.
+
+    The common case, everything is there, is one query and needs no right but to read.
+
+    Raises:
+        ConfigurationError: They are missing and may not be created, or are newer than the code.
+    """
+    version_table = metadata.tables[f"{table.key}_version"]
+    try:
+        version = _stored_version(connection, version_table)
+        if version is None or version < SCHEMA_VERSION:
+            if not create:
+                raise ConfigurationError(_by_hand(connection, metadata, table, version))
+            version = _create_or_migrate(connection, metadata, table, version_table)
+    except DBAPIError as error:
+        if not Database.of(connection.dialect).is_forbidden(error):
+            raise
+        raise ConfigurationError(_by_hand(connection, metadata, table, None)) from error.orig
+    if version > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"the table {table.fullname!r} has version {version}, and this salmon-state knows "
+            f"versions up to {SCHEMA_VERSION}: install a newer salmon-state"
+        )
+
+
+def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int | None:
+    if not sa.inspect(connection).has_table(version_table.name, schema=version_table.schema):
+        return None
+    version: int | None = connection.scalar(sa.select(sa.func.max(version_table.c.version)))
+    return version
+
+
+def _create_or_migrate(
+    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version_table: sa.Table
+) -> int:
+    with Database.of(connection.dialect).schema_lock(connection):
+        version = _stored_version(connection, version_table)  # another process may have been here
+        if version is None:
+            metadata.create_all(connection)
+            connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
+            return SCHEMA_VERSION
+        while version < SCHEMA_VERSION:
+            MIGRATIONS[version](connection, table)
+            version += 1
+            connection.execute(version_table.update().values(version=version))
+        return version
+
+
+def _by_hand(
+    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version: int | None
+) -> str:
+    if version is not None:
+        return (
+            f"the table {table.fullname!r} has version {version} and must be brought to "
+            f"{SCHEMA_VERSION}: open the store once with create=True as a user who may alter it"
+        )
+    statements = [
+        str(CreateTable(each).compile(dialect=connection.dialect)).strip() + ";"
+        for each in metadata.sorted_tables
+    ]
+    version_table = metadata.tables[f"{table.key}_version"].fullname
+    statements.append(f"INSERT INTO {version_table} VALUES ({SCHEMA_VERSION});")  # noqa: S608
+    return (
+        f"the table {table.fullname!r} is missing and was not created; "
+        "have somebody who may create tables run:\n" + "\n".join(statements)
+    )

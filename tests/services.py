@@ -1,0 +1,290 @@
+"""Private database servers for the tests: own data, own ports on loopback, stopped at the end.
+
+A server that is not installed skips the tests that need it; with ``REQUIRE_SERVICES=1``, as in
+CI, it fails them.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymysql
+import pytest
+
+PASSWORD = "Geh3im-" + secrets.token_hex(8)
+
+
+class Missing(Exception):
+    """A server is not installed here."""
+
+
+def free_port() -> int:
+    """Returns a port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def program(name: str, *places: str) -> str:
+    """Returns the path of an installed program, looking beside ``PATH`` where servers live."""
+    found = shutil.which(name)
+    for place in places:
+        candidates = sorted(glob.glob(f"{place}/{name}"))
+        found = found or (candidates[-1] if candidates else None)
+    if found is None:
+        raise Missing(f"{name} is not installed")
+    return found
+
+
+class Server:
+    """One server process in a directory of its own, run by an ordinary user even under root."""
+
+    users: tuple[str, ...] = ("nobody",)
+    program = ""
+    places: tuple[str, ...] = ("/usr/sbin", "/usr/local/sbin")
+
+    def __init__(self) -> None:
+        self.binary = program(self.program, *self.places)
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"salmon-state-{self.program}-"))
+        self.data = self.directory / "data"
+        self.user: str | None = None
+        if os.geteuid() == 0:  # database servers refuse to run as root
+            self.user = next(name for name in self.users if _exists(name))
+            shutil.chown(self.directory, self.user)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.prepare()
+        self.start()
+        self.set_up()
+
+    def prepare(self) -> None:
+        """Makes what the server needs before its first start."""
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def set_up(self) -> None:
+        """Makes what the tests need, once, in the running server."""
+
+    def ping(self) -> None:
+        """Raises while the server does not answer."""
+        raise NotImplementedError
+
+    def url(self, **changes: Any) -> str:
+        raise NotImplementedError
+
+    def run(self, *command: str, **options: Any) -> None:
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            user=self.user,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            **options,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{command[0]} failed: {done.stdout.decode()[-2000:]}")
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=self.directory,
+                user=self.user,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self.ping()
+            except Exception as error:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    text = (self.directory / "server.log").read_text(errors="replace")
+                    raise RuntimeError(f"{self.program} did not start: {text[-2000:]}") from error
+                time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Ends the server and all its processes as a power failure would: SIGKILL."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Stops the server; harmless when it does not run."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT if self.program == "postgres" else 15)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def pause(self) -> None:
+        """Makes the server say nothing, without closing a connection."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused server go on."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def remove(self) -> None:
+        """Stops the server and removes its data."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class PostgreSQLServer(Server):
+    users = ("postgres", "nobody")
+    program = "postgres"
+    places = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin")
+
+    def prepare(self) -> None:
+        secret = self.directory / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        initdb = [program("initdb", *self.places), "-D", str(self.data), "-U", "salmon"]
+        options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "--encoding=UTF8"]
+        self.run(*initdb, *options, "--locale=C.UTF-8")
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.directory,
+            "max_connections": 150,
+            "shared_buffers": "64MB",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        return [self.binary, "-D", str(self.data), *options]
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """Returns an administrator's connection."""
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="salmon",
+            password=PASSWORD,
+            dbname=database,
+            autocommit=True,
+        )
+
+    def ping(self) -> None:
+        self.connect().close()
+
+    def url(self, **changes: Any) -> str:
+        return _url("postgresql+psycopg", self.port, {"database": "postgres", **changes})
+
+    def fresh_database(self) -> str:
+        """Creates an empty database and returns its URL."""
+        name = "test_" + secrets.token_hex(6)
+        with self.connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(database=name)
+
+
+class MariaDBServer(Server):
+    users = ("mysql", "nobody")
+    program = "mariadbd"
+
+    def prepare(self) -> None:
+        install = program("mariadb-install-db", "/usr/bin")
+        options = [f"--datadir={self.data}", "--auth-root-authentication-method=normal"]
+        self.run(install, "--no-defaults", *options, "--skip-test-db")
+
+    def command(self) -> list[str]:
+        settings = {
+            "datadir": self.data,
+            "socket": self.directory / "socket",
+            "pid-file": self.directory / "pid",
+            "port": self.port,
+            "bind-address": "127.0.0.1",
+            "max-connections": 150,
+            "innodb-buffer-pool-size": "64M",
+        }
+        return [self.binary, "--no-defaults", *(f"--{k}={v}" for k, v in settings.items())]
+
+    def set_up(self) -> None:
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE USER salmon@'%' IDENTIFIED BY '{PASSWORD}'")
+            cursor.execute("GRANT ALL ON *.* TO salmon@'%'")
+            cursor.execute("DROP USER IF EXISTS ''@localhost")
+
+    def connect(self, database: str | None = None) -> pymysql.Connection[Any]:
+        """Returns an administrator's connection."""
+        return pymysql.connect(
+            unix_socket=str(self.directory / "socket"),
+            user="root",
+            database=database,
+            autocommit=True,
+        )
+
+    def ping(self) -> None:
+        self.connect().close()
+
+    def url(self, **changes: Any) -> str:
+        return _url("mysql+pymysql", self.port, {"database": "mysql", **changes})
+
+    def fresh_database(self) -> str:
+        """Creates an empty database and returns its URL."""
+        name = "test_" + secrets.token_hex(6)
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+        return self.url(database=name)
+
+
+def _url(driver: str, port: int, parts: dict[str, Any]) -> str:
+    user, password = parts.get("user", "salmon"), parts.get("password", PASSWORD)
+    return f"{driver}://{user}:{password}@127.0.0.1:{port}/{parts['database']}"
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
+
+
+def provide(make: Callable[[], Server]) -> Iterator[Any]:
+    """Yields a running server, and removes it at the end."""
+    try:
+        server = make()
+    except Missing as missing:
+        if os.environ.get("REQUIRE_SERVICES") == "1":
+            pytest.fail(f"{missing}, and REQUIRE_SERVICES=1 promises it")
+        pytest.skip(f"{missing}: install it to run this test")
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQLServer]:
+    """A PostgreSQL server of this test run."""
+    yield from provide(PostgreSQLServer)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    """A MariaDB server of this test run."""
+    yield from provide(MariaDBServer)
