@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from salmon_state.conversation import Conversation, current_conversation
+from salmon_state.delivery import attach, detach
 from salmon_state.errors import (
     ConfigurationError,
     ConversationBusy,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigurationError",
+    "Conversation",
     "ConversationBusy",
     "MemoryStorage",
     "Record",
@@ -29,6 +32,9 @@ __all__ = [
     "StateStorage",
     "StorageError",
     "StorageUnavailable",
+    "attach",
+    "current_conversation",
+    "detach",
     "open_storage",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
@@ -14,7 +14,16 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.errors import StorageError, StorageUnavailable
+from salmon_state.conversation import (
+    Active,
+    Conversation,
+    Move,
+    ThreadLocks,
+    Transition,
+    UnitOfWork,
+    overtaken,
+)
+from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable
 
 __all__ = ["Change", "Record", "Sender", "StateStorage", "ascii_key", "parse_key"]
 
@@ -148,8 +157,12 @@ class StateStorage(routing.StateStorage):
             ``Router.clear_states()`` or a test run by mistake would be a disaster.
     """
 
+    _locks_processes = False
+    """Whether conversations lock their sender between processes, and not only threads."""
+
     _protect = False
     _closed = False
+    _active = Active()  # of no store in particular: `conversation` gives each its own
     _clock: Callable[[], int] = staticmethod(lambda: time.time_ns() // 1000)
 
     def __init__(self, *, protect: bool = False) -> None:
@@ -184,8 +197,12 @@ class StateStorage(routing.StateStorage):
             module, sender = _plain_module(module), _plain_sender(sender)
         if self._closed:
             self._refuse_closed()
+        conversation = self._active.conversation
         try:
-            state = self._read(module, sender)
+            if conversation is None:
+                state = self._read(module, sender)
+            else:
+                state = conversation.get(module, sender)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
         return ROUTE_FIRST_STATE if state is None else state
@@ -213,6 +230,10 @@ class StateStorage(routing.StateStorage):
         if self._closed:
             self._refuse_closed()
         stored = None if state == ROUTE_FIRST_STATE else state
+        conversation = self._active.conversation
+        if conversation is not None:
+            conversation.set(module, sender, stored, self._clock())
+            return
         try:
             self._write((Change(module, sender, stored, self._clock()),))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
@@ -238,13 +259,64 @@ class StateStorage(routing.StateStorage):
         """
         module, sender = _plain_module(module), _plain_sender(sender)
         expected, state = _plain_state(expected, "expected"), _plain_state(state)
-        return self._call(
-            self._compare_and_set,
-            module,
-            sender,
-            None if expected == ROUTE_FIRST_STATE else expected,
-            None if state == ROUTE_FIRST_STATE else state,
-        )
+        before = None if expected == ROUTE_FIRST_STATE else expected
+        after = None if state == ROUTE_FIRST_STATE else state
+        conversation = self._active.conversation
+        if conversation is None:
+            return self._call(self._compare_and_set, module, sender, before, after)
+        now = self._clock()
+        return self._call(conversation.compare_and_set, module, sender, before, after, now)
+
+    def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
+        """Returns a context in which one mail of a sender is handled, all or nothing.
+
+        >>> from salmon_state import MemoryStorage
+        >>> store = MemoryStorage()
+        >>> with store.conversation("anna@example.com"):
+        ...     if store.get("app.handlers", "anna@example.com") == "START":
+        ...         store.set("app.handlers", "anna@example.com", "CONFIRMING")
+
+        *Entering* wins the sender's lock, so that nobody else, in any thread or process that the
+        store is shared by, is in a conversation with this sender. Inside, this thread's `get`,
+        `set`, `set_all` and `compare_and_set` are part of the conversation (see `Conversation`);
+        `records`, ``len`` and other threads see what is committed; `rename`, `purge` and `clear`
+        act at once.
+
+        *Leaving* commits all writes together, atomically. Leaving with an ``Exception`` commits
+        too, because Salmon has set the state ERROR before it lets one out. Nothing is kept when
+        the mail will come again: after an ``SMTPError`` with a 4xx code or a `StorageError`; or
+        when the process ends: after ``SystemExit`` or ``KeyboardInterrupt``. If somebody changed a
+        state of the sender without a conversation meanwhile (an operator, a bounce handler), what
+        they wrote stays, and leaving raises `ConversationBusy` so that the mail comes again.
+
+        *Inside another conversation* of this thread with the same sender it joins; with another
+        sender it tries the lock without waiting. Either way its writes are committed with the
+        outer conversation's, or dropped alone when it is left with a temporary failure.
+
+        The null sender (``None`` and ``''``) is nobody's conversation: its writes are committed
+        together as well, but there is no lock.
+
+        Args:
+            sender: The sender exactly as Salmon gives it.
+            timeout: How long to wait for the lock, in seconds; 0 does not wait.
+
+        Raises:
+            TypeError, ValueError: A bad `sender` or a negative `timeout`.
+            ConversationBusy: The lock was not won in time, or see above.
+            StorageUnavailable: The store cannot be read or, on leaving, written; nothing is kept.
+            StorageError: An entry of the sender is damaged.
+
+        After a crash inside, the states are as if the conversation had never begun, and the lock
+        is free again: where an operating system or a database holds it, as soon as that notices
+        the death of the process.
+        """
+        sender = _plain_sender(sender)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be a number of seconds, not {_short(timeout)}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be 0 or more seconds, got {timeout}")
+        self.__dict__.setdefault("_active", Active())
+        return Conversation(self, sender, timeout)
 
     # ---------------------------------------------------------------- many conversations
 
@@ -301,7 +373,10 @@ class StateStorage(routing.StateStorage):
         """
         sender, state = _plain_sender(sender), _plain_state(state)
         stored = None if state == ROUTE_FIRST_STATE else state
-        return self._call(self._set_all, sender, stored)
+        conversation = self._active.conversation
+        if conversation is None:
+            return self._call(self._set_all, sender, stored)
+        return self._call(conversation.set_all, sender, stored, self._clock())
 
     def rename(self, module: str, old: str, new: str) -> int:
         """Moves every conversation of a module from one state to another.
@@ -372,6 +447,8 @@ class StateStorage(routing.StateStorage):
                 "purge(older_than=timedelta(0)) removes entries on purpose"
             )
         self._call(self._wipe)
+        if self._active.conversation is not None:
+            self._active.conversation.forget()
 
     # ---------------------------------------------------------------- the store itself
 
@@ -404,6 +481,11 @@ class StateStorage(routing.StateStorage):
         place = self._place()
         return f"<{type(self).__name__}{' ' + place if place else ''}>"
 
+    @property
+    def _has_hooks(self) -> bool:
+        """Whether this is more than a store with only ``get``, ``set`` and ``clear``."""
+        return type(self)._read is not StateStorage._read
+
     # ---------------------------------------------------------------- error handling
 
     def _check_open(self) -> None:
@@ -415,10 +497,13 @@ class StateStorage(routing.StateStorage):
 
     def _raise(self, error: Exception) -> NoReturn:
         """Raises what a public method lets out for an error that a hook raised."""
-        if isinstance(error, (StorageError, NotImplementedError)):
+        if isinstance(error, NotImplementedError):
             raise error
-        wrapped = self._wrap(error)
-        LOG.error("%r: %s", self, getattr(wrapped, "detail", wrapped))
+        wrapped = error if isinstance(error, StorageError) else self._wrap(error)
+        level = logging.WARNING if isinstance(wrapped, ConversationBusy) else logging.ERROR
+        LOG.log(level, "%r: %s", self, getattr(wrapped, "detail", wrapped))
+        if wrapped is error:
+            raise error
         raise wrapped from error
 
     def _call(self, hook: Callable[..., _Result], *arguments: Any) -> _Result:
@@ -460,6 +545,35 @@ class StateStorage(routing.StateStorage):
     def _wipe(self) -> None:
         """Removes every entry."""
         self._cannot("remove everything")
+
+    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+        """Waits for a sender's lock and returns what gives it back.
+
+        This one is between the threads of the process. A store that is shared by processes has
+        one between processes, which ends with the process that holds it.
+
+        Raises:
+            ConversationBusy: It was not won within `timeout` seconds; 0 does not wait.
+        """
+        locks: ThreadLocks = self.__dict__.setdefault("_thread_locks", ThreadLocks())
+        return locks.acquire(sender, timeout)
+
+    def _begin(self) -> UnitOfWork:
+        """Returns what an outermost conversation works with."""
+        return UnitOfWork(self)
+
+    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+        """Makes the moves, then the transitions, all or none; `ConversationBusy` on a conflict."""
+        with self._exclusive():
+            changes = {}
+            for sender, state, now in moves:
+                for module in self._read_sender(sender):
+                    changes[module, sender] = Change(module, sender, state, now)
+            for module, sender, state, now, conditional, seen in transitions:
+                if conditional and self._read(module, sender) != seen:
+                    raise overtaken()
+                changes[module, sender] = Change(module, sender, state, now)
+            self._write(changes.values())
 
     def _exclusive(self) -> AbstractContextManager[object]:
         """Returns a context in which no other thread or process writes to the store.

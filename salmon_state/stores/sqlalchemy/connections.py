@@ -57,6 +57,7 @@ class Connections:
         self._size = size
         self._timeout = timeout
         self._keep = keep
+        self._closed = False
         self.driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         self._start_empty()
         _all.add(self)
@@ -119,6 +120,9 @@ class Connections:
             lease.connection.close()
             self._forget()
             return
+        if self._closed:  # meanwhile, by another thread
+            self.discard(lease)
+            return
         self._idle.append(lease)
         if self._waiting:
             with self._changed:
@@ -148,6 +152,7 @@ class Connections:
 
     def close(self) -> None:
         """Closes the connections; those of an application's own engine are not touched."""
+        self._closed = True
         if self._keep:
             self.close_idle()
             self._engine.dispose()
@@ -160,12 +165,18 @@ class Connections:
         The operation must be one that may happen twice: it is tried once more when the connection
         turns out to be dead, and a few times when the database ended it in favour of another.
         """
+        lease, result = self.hold(operation, *arguments)
+        self.give_back(lease)
+        return result
+
+    def hold(self, operation: Callable[..., _Result], *arguments: object) -> tuple[Lease, _Result]:
+        """Does the same and returns the connection as well, to be given back or discarded."""
         started = time.monotonic()
         attempt = 0
         while True:
             lease = self.take()
             try:
-                result = operation(lease.driver, *arguments)
+                return lease, operation(lease.driver, *arguments)
             except BaseException as error:
                 attempt += 1
                 dead = self._is_dead(lease, error)
@@ -174,9 +185,6 @@ class Connections:
                     self.close_idle()
                 if not self._worth_another(error, dead, attempt, started):
                     raise
-            else:
-                self.give_back(lease)
-                return result
 
     def transaction(self, work: Callable[[Any], _Result]) -> _Result:
         """Returns ``work(cursor)``, done as one transaction.

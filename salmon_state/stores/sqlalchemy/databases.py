@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -16,6 +18,7 @@ from sqlalchemy.sql.dml import Insert
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.stores.files import create_private_file, resolve_path
+from salmon_state.stores.locks import FileLocks
 
 __all__ = ["Database"]
 
@@ -31,6 +34,8 @@ class Database:
     """The extra that installs it."""
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
+    has_locks: ClassVar[bool] = True
+    """Whether it has locks by name, on which conversations can be built."""
 
     @staticmethod
     def of(dialect: sa.Dialect) -> Database:
@@ -80,6 +85,10 @@ class Database:
         """Returns the statements that empty a table at once, or none if DELETE is as fast."""
         return ()
 
+    def file_locks(self, url: sa.URL) -> FileLocks | None:
+        """Returns the locks of conversations where the database has none of its own."""
+        return None
+
     def is_conflict(self, error: BaseException) -> bool:
         """Returns whether the database chose this transaction to fail so that another may go on."""
         return False
@@ -118,6 +127,7 @@ class SQLite(Database):
     names = ("sqlite",)
     driver = "pysqlite"
     begin = "BEGIN IMMEDIATE"  # a transaction that only then wants to write may find it cannot
+    has_locks = False
 
     def prepare_url(self, url: sa.URL) -> sa.URL:
         """Resolves the path, once, and creates the file for its owner only."""
@@ -165,6 +175,11 @@ class SQLite(Database):
     def insert_missing(self, table: sa.Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=table.primary_key)
 
+    def file_locks(self, url: sa.URL) -> FileLocks | None:
+        if not url.database or url.database == ":memory:":  # an application's own engine
+            return None
+        return FileLocks(Path(os.path.abspath(f"{url.database}.conversations")))
+
     def is_misconfigured(self, error: BaseException) -> bool:
         return "unable to open database file" in str(error) or self.is_damaged(error)
 
@@ -184,6 +199,7 @@ class PostgreSQL(Database):
     # SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
     _CONFLICTS = ("40001", "40P01", "55P03")
     _FORBIDDEN = ("42501", "25006")
+    _MISSING = ("3F000",)
     # libpq reports a refused login as text only.
     _REFUSED = re.compile(
         "authentication failed|no password supplied|(role|database) .* does not exist|"
@@ -224,7 +240,7 @@ class PostgreSQL(Database):
         return _sqlstate(error.orig) in self._FORBIDDEN
 
     def is_misconfigured(self, error: BaseException) -> bool:
-        return bool(self._REFUSED.search(str(error)))
+        return _sqlstate(error) in self._MISSING or bool(self._REFUSED.search(str(error)))
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         # IF NOT EXISTS is no help: two at once still collide in the catalogue.

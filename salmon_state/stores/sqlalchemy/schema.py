@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 
 MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.Table], None]] = {}
 """By version: what turns the tables of that version into those of the next one."""
+
+_NO_TABLE, _NO_ROW = -2, -1
+"""What stands for a version when there is none."""
 
 _READABLE_KEY = 10_000
 _COMPRESSED = "zlib:"
@@ -140,6 +143,11 @@ def decode_state(text: str) -> str:
     return state
 
 
+def decode_states(rows: Iterable[Any]) -> dict[str, str]:
+    """Returns the states by module from rows of ``key`` and ``state`` of one sender."""
+    return {decode_key(key)[0]: decode_state(state) for key, state in rows}
+
+
 # ---------------------------------------------------------------- the tables in the database
 
 
@@ -154,16 +162,27 @@ def prepare_tables(
         ConfigurationError: They are missing and may not be created, or are newer than the code.
     """
     version_table = metadata.tables[f"{table.key}_version"]
+    database = Database.of(connection.dialect)
     try:
         version = _stored_version(connection, version_table)
-        if version is None or version < SCHEMA_VERSION:
-            if not create:
-                raise ConfigurationError(_by_hand(connection, metadata, table, version))
-            version = _create_or_migrate(connection, metadata, table, version_table)
     except DBAPIError as error:
-        if not Database.of(connection.dialect).is_forbidden(error):
+        if not database.is_forbidden(error):
             raise
-        raise ConfigurationError(_by_hand(connection, metadata, table, None)) from error.orig
+        raise ConfigurationError(
+            f"the table {version_table.fullname!r} may not be read by this user ({error.orig}); "
+            "grant SELECT, INSERT, UPDATE and DELETE on both tables"
+        ) from error.orig
+    if version == _NO_ROW and not create:
+        version = SCHEMA_VERSION  # whoever made the tables, such as Alembic, keeps them current
+    if version < SCHEMA_VERSION:
+        if not create:
+            raise ConfigurationError(_by_hand(connection, metadata, table, version))
+        try:
+            version = _create_or_migrate(connection, metadata, table, version_table)
+        except DBAPIError as error:
+            if not database.is_forbidden(error):
+                raise
+            raise ConfigurationError(_by_hand(connection, metadata, table, version)) from error.orig
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
             f"the table {table.fullname!r} has version {version}, and this salmon-state knows "
@@ -171,11 +190,11 @@ def prepare_tables(
         )
 
 
-def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int | None:
+def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int:
     if not sa.inspect(connection).has_table(version_table.name, schema=version_table.schema):
-        return None
-    version: int | None = connection.scalar(sa.select(sa.func.max(version_table.c.version)))
-    return version
+        return _NO_TABLE
+    version = connection.scalar(sa.select(sa.func.max(version_table.c.version)))
+    return _NO_ROW if version is None else int(version)
 
 
 def _create_or_migrate(
@@ -183,7 +202,7 @@ def _create_or_migrate(
 ) -> int:
     with Database.of(connection.dialect).schema_lock(connection):
         version = _stored_version(connection, version_table)  # another process may have been here
-        if version is None:
+        if version in (_NO_TABLE, _NO_ROW):
             metadata.create_all(connection)
             connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
             return SCHEMA_VERSION
@@ -195,9 +214,9 @@ def _create_or_migrate(
 
 
 def _by_hand(
-    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version: int | None
+    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version: int
 ) -> str:
-    if version is not None:
+    if version not in (_NO_TABLE, _NO_ROW):
         return (
             f"the table {table.fullname!r} has version {version} and must be brought to "
             f"{SCHEMA_VERSION}: open the store once with create=True as a user who may alter it"
@@ -206,7 +225,9 @@ def _by_hand(
         str(CreateTable(each).compile(dialect=connection.dialect)).strip() + ";"
         for each in metadata.sorted_tables
     ]
-    version_table = metadata.tables[f"{table.key}_version"].fullname
+    version_table = connection.dialect.identifier_preparer.format_table(
+        metadata.tables[f"{table.key}_version"]
+    )
     statements.append(f"INSERT INTO {version_table} VALUES ({SCHEMA_VERSION});")  # noqa: S608
     return (
         f"the table {table.fullname!r} is missing and was not created; "

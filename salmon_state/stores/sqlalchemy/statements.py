@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
+from salmon_state.conversation import Move, Transition, overtaken
 from salmon_state.stores.sqlalchemy.databases import Database
+from salmon_state.stores.sqlalchemy.schema import (
+    encode_key,
+    encode_state,
+    module_digest,
+    sender_digest,
+)
 
 __all__ = ["Statements"]
 
@@ -68,6 +75,48 @@ class Statements:
 
     def _compile(self, clause: sa.ClauseElement) -> Statement:
         return Statement(clause, self._positional)
+
+    def transition(self, transition: Transition) -> tuple[str, _Parameters]:
+        """Returns what makes one transition; if it is conditional, it changes 1 row or none."""
+        module, sender, state, now, conditional, seen = transition
+        digests = (sender_digest(sender), module_digest(module))
+        if state is None:
+            if not conditional:
+                return self.remove.sql, digests
+            return self.remove_expected.sql, (*digests, encode_state(seen or ""))
+        if conditional and seen is not None:
+            return self.set_expected.sql, self.set_expected.bind(
+                to_state=encode_state(state),
+                now=now,
+                sender=digests[0],
+                module=digests[1],
+                expected=encode_state(seen),
+            )
+        row = (*digests, encode_key(module, sender), encode_state(state), now)
+        return (self.insert_missing if conditional else self.set).sql, row
+
+    def move(self, move: Move) -> tuple[str, _Parameters]:
+        """Returns what moves all conversations of a sender."""
+        sender, state, now = move
+        digest = sender_digest(sender)
+        if state is None:
+            return self.remove_all.sql, (digest,)
+        values = {"sender": digest, "to_state": encode_state(state), "now": now}
+        return self.set_all.sql, self.set_all.bind(**values)
+
+    def write(self, cursor: Any, moves: Iterable[Move], transitions: Iterable[Transition]) -> None:
+        """Makes the moves, then the transitions, within the transaction of a cursor.
+
+        Raises:
+            ConversationBusy: The state that a transition depends on has changed.
+        """
+        for move in moves:
+            cursor.execute(*self.move(move))
+        # In the order of the key, so that two writers do not wait for each other.
+        for transition in sorted(transitions, key=_row_order):
+            cursor.execute(*self.transition(transition))
+            if transition.conditional and cursor.rowcount != 1:
+                raise overtaken()
 
     def page(self, *, sender: bool, module: bool, state: bool, first: bool) -> Statement:
         """Selects the next rows in the order of the primary key, with the given filters."""
@@ -131,6 +180,10 @@ class Statements:
         if idle:
             filters.append(column.updated_at < _parameter("before"))
         return filters
+
+
+def _row_order(transition: Transition) -> tuple[bytes, bytes]:
+    return sender_digest(transition.sender), module_digest(transition.module)
 
 
 def _positional(dialect: sa.Dialect) -> sa.Dialect:

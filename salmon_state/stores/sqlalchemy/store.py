@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -10,13 +10,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from salmon_state.conversation import Move, Transition, UnitOfWork
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.storage import Change, Record, Sender, StateStorage, from_microseconds
 from salmon_state.stores.sqlalchemy.connections import Connections
-from salmon_state.stores.sqlalchemy.databases import Database
+from salmon_state.stores.sqlalchemy.conversations import (
+    MariaDBWork,
+    PostgreSQLWork,
+    SQLiteWork,
+    SQLWork,
+)
+from salmon_state.stores.sqlalchemy.databases import Database, MariaDB, PostgreSQL, SQLite
 from salmon_state.stores.sqlalchemy.schema import (
     decode_key,
     decode_state,
+    decode_states,
     encode_key,
     encode_state,
     make_metadata,
@@ -106,10 +114,16 @@ class SQLAlchemyStorage(StateStorage):
         self._statements = Statements(self.table, engine.dialect)
         self._get_sql = self._statements.get.sql
         self._set_sql = self._statements.set.sql
+        self._timeout = timeout
+        self._driver: str = engine.dialect.driver
+        # Two stores share their senders' locks if they share the table.
+        self._lock_space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
+        self._file_locks = self._database.file_locks(engine.url)
+        self._locks_processes = self._file_locks is not None or self._database.has_locks
         try:
             self._prepare(create)
         except BaseException:
-            self._connections.close()
+            self._close()
             raise
 
     # ---------------------------------------------------------------- opening
@@ -186,8 +200,9 @@ class SQLAlchemyStorage(StateStorage):
 
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
         statement = self._statements.get_sender
-        rows = self._connections.run(_fetch_all, statement.sql, (sender_digest(sender),))
-        return {decode_key(key)[0]: decode_state(state) for key, state in rows}
+        return decode_states(
+            self._connections.run(_fetch_all, statement.sql, (sender_digest(sender),))
+        )
 
     def _write(self, changes: Iterable[Change]) -> None:
         rows, gone = [], []
@@ -217,22 +232,8 @@ class SQLAlchemyStorage(StateStorage):
     ) -> bool:
         if expected is None and state is None:
             return self._read(module, sender) is None
-        say = self._statements
-        values: dict[str, Any] = {"sender": sender_digest(sender), "module": module_digest(module)}
-        if state is not None:
-            values |= {"to_state": encode_state(state), "now": self._clock()}
-        if expected is None:
-            sql, parameters = say.insert_missing.sql, self._row(module, sender, values)
-        else:
-            statement = say.remove_expected if state is None else say.set_expected
-            values["expected"] = encode_state(expected)
-            sql, parameters = statement.sql, statement.bind(**values)
-        return self._change(sql, parameters) == 1
-
-    @staticmethod
-    def _row(module: str, sender: Sender, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        key = encode_key(module, sender)
-        return (values["sender"], values["module"], key, values["to_state"], values["now"])
+        transition = Transition(module, sender, state, self._clock(), True, expected)
+        return self._change(*self._statements.transition(transition)) == 1
 
     def _change(self, sql: str, parameters: tuple[Any, ...]) -> int:
         """Runs a statement that must not happen twice; returns how many rows it changed."""
@@ -243,6 +244,21 @@ class SQLAlchemyStorage(StateStorage):
             return count
 
         return self._connections.transaction(change)
+
+    # ---------------------------------------------------------------- hooks: the unit of work
+
+    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+        if self._file_locks is None:
+            return super()._lock(sender, timeout)
+        return self._file_locks.acquire(sender, timeout)
+
+    def _begin(self) -> UnitOfWork:
+        return _WORK[type(self._database)](self)
+
+    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+        self._connections.transaction(
+            lambda cursor: self._statements.write(cursor, moves, transitions)
+        )
 
     # ---------------------------------------------------------------- hooks: many conversations
 
@@ -273,11 +289,7 @@ class SQLAlchemyStorage(StateStorage):
             statement = further = further or self._statements.page(first=False, **filters)
 
     def _set_all(self, sender: Sender, state: str | None) -> int:
-        statement = self._statements.remove_all if state is None else self._statements.set_all
-        values: dict[str, Any] = {"sender": sender_digest(sender), "now": self._clock()}
-        if state is not None:
-            values["to_state"] = encode_state(state)
-        return self._change(statement.sql, statement.bind(**values))
+        return self._change(*self._statements.move(Move(sender, state, self._clock())))
 
     def _rename(self, module: str, old: str, new: str | None) -> int:
         values = {"module": module_digest(module), "in_state": encode_state(old)}
@@ -335,6 +347,8 @@ class SQLAlchemyStorage(StateStorage):
 
     def _close(self) -> None:
         self._connections.close()
+        if self._file_locks is not None:
+            self._file_locks.close()
 
     def _place(self) -> str:
         return self._url.render_as_string(hide_password=True)
@@ -352,6 +366,13 @@ class SQLAlchemyStorage(StateStorage):
         """Returns an error in one line, without the password."""
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return text.replace(self._secret, "***") if self._secret else text
+
+
+_WORK: Mapping[type[Database], type[SQLWork]] = {
+    SQLite: SQLiteWork,
+    PostgreSQL: PostgreSQLWork,
+    MariaDB: MariaDBWork,
+}
 
 
 def _check_positive(name: str, value: float) -> None:

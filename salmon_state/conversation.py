@@ -1,0 +1,400 @@
+"""The unit of work: one sender, one lock, one snapshot, one commit."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from salmon.server import SMTPError
+
+from salmon_state.errors import ConversationBusy, StorageError
+
+if TYPE_CHECKING:
+    from salmon_state.storage import Sender, StateStorage
+
+__all__ = ["Conversation", "Move", "Transition", "UnitOfWork", "current_conversation"]
+
+
+class Transition(NamedTuple):
+    """One conversation's way into a new state, as a backend is asked to commit it."""
+
+    module: str
+    sender: Sender
+    state: str | None
+    """The new state, or ``None`` to remove the entry."""
+    updated_at: int
+    """Microseconds since 1970-01-01 UTC."""
+    conditional: bool
+    """Whether it may only happen if the state is still `seen`."""
+    seen: str | None = None
+    """The state that the conversation went by; ``None`` if there was no entry."""
+
+
+class Move(NamedTuple):
+    """All existing conversations of another sender into one state; ``None`` removes them."""
+
+    sender: Sender
+    state: str | None
+    updated_at: int
+
+
+class Active(threading.local):
+    """The innermost conversation of each thread: one of these for all stores and one for each."""
+
+    conversation: Conversation | None = None
+
+
+_innermost = Active()
+
+
+def _leave_to_the_parent() -> None:
+    """Makes a forked child begin outside the conversations that its parent is in."""
+    conversation = _innermost.conversation
+    while conversation is not None:
+        conversation._store._active.conversation = None
+        conversation = conversation._before
+    _innermost.conversation = None
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+def current_conversation() -> Conversation | None:
+    """Returns the innermost conversation that this thread is in, of whatever store."""
+    return _innermost.conversation
+
+
+class UnitOfWork:
+    """What a backend does for one outermost conversation and for those nested in it.
+
+    This one suits every store that has the hooks ``_lock``, ``_read``, ``_read_sender`` and
+    ``_commit``. A database whose transaction locks, reads and commits in one has its own.
+    """
+
+    def __init__(self, store: StateStorage) -> None:
+        self._store = store
+        self._releases: list[Callable[[], None]] = []
+
+    def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
+        """Wins a sender's lock and returns the sender's states by module.
+
+        Args:
+            sender: Whose conversation begins.
+            timeout: How long to wait for the lock, in seconds; 0 does not wait.
+            lock: False for the null sender, whose conversations nobody keeps apart.
+
+        Raises:
+            ConversationBusy: The lock was not won in time.
+        """
+        if lock:
+            self._releases.append(self._store._lock(sender, timeout))
+        return self._store._read_sender(sender)
+
+    def read(self, module: str, sender: Sender) -> str | None:
+        """Returns the committed state of a conversation of somebody else."""
+        return self._store._read(module, sender)
+
+    def read_sender(self, sender: Sender) -> Mapping[str, str]:
+        """Returns the committed states of somebody else by module."""
+        return self._store._read_sender(sender)
+
+    def commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+        """Makes the moves and then the transitions, all or none, durably.
+
+        Raises:
+            ConversationBusy: Somebody changed a state that a conditional transition went by.
+        """
+        if moves or transitions:
+            self._store._commit(moves, transitions)
+
+    def rollback(self) -> None:
+        """Undoes what the backend has not committed."""
+
+    def close(self) -> None:
+        """Gives the locks back; called once, whatever happened."""
+        for release in reversed(self._releases):
+            release()
+
+    @property
+    def connection(self) -> Any:
+        """The database connection that handlers may take part with."""
+        raise NotImplementedError(
+            f"{type(self._store).__name__} has no database connection to take part with: "
+            "that is for SQLAlchemyStorage"
+        )
+
+
+class _LockOnly(UnitOfWork):
+    """For a store that has only ``get``, ``set`` and ``clear``: they go through as they are."""
+
+    def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
+        if lock:
+            self._releases.append(self._store._lock(sender, timeout))
+        return {}
+
+
+class Conversation:
+    """One mail's dealings with the states of its sender; made by `StateStorage.conversation`.
+
+    Inside, the store's ``get``, ``set``, ``set_all`` and ``compare_and_set`` in this thread see
+    and change this conversation: reads of its sender come from one snapshot and the
+    conversation's own writes, reads of others from the store, and all writes wait for the end.
+
+    A conversation inside another one is a layer on it: leaving it normally hands its writes to
+    the outer one, which commits everything; leaving it with a temporary failure drops them.
+
+    Attributes:
+        sender: Whose conversation it is.
+    """
+
+    def __init__(self, store: StateStorage, sender: Sender, timeout: float) -> None:
+        self.sender = sender
+        self._store = store
+        self._timeout = timeout
+        self._changes: dict[tuple[str, Sender], tuple[str | None, int]] = {}
+        self._moves: dict[Sender, tuple[str | None, int]] = {}
+        self._expected: dict[tuple[str, Sender], str | None] = {}
+        self._savepoint: Any = None
+        self._outer: Conversation | None = None
+        self._before: Conversation | None = None
+
+    # ---------------------------------------------------------------- entering and leaving
+
+    def __enter__(self) -> Conversation:
+        store, sender = self._store, self.sender
+        store._check_open()
+        outer = self._outer = store._active.conversation
+        self._pid = os.getpid()
+        if outer is None:
+            self._unit = store._begin() if store._has_hooks else _LockOnly(store)
+            self._snapshots: dict[Sender, Mapping[str, str]] = {}
+        else:  # trying without waiting: two that wait for each other would wait for ever
+            self._unit, self._snapshots, self._timeout = outer._unit, outer._snapshots, 0
+        if sender not in self._snapshots:
+            try:
+                states = self._unit.enter(sender, self._timeout, lock=bool(sender))
+            except BaseException as error:
+                if outer is None:
+                    self._unit.close()
+                if isinstance(error, Exception):
+                    store._raise(error)
+                raise
+            self._snapshots[sender] = states
+        self._before, _innermost.conversation = _innermost.conversation, self
+        store._active.conversation = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pid != os.getpid():
+            return  # a forked child: the lock, the connection and the commit are its parent's
+        _innermost.conversation = self._before
+        self._store._active.conversation = self._outer
+        undo = error is not None and _will_come_again(error)
+        if self._outer is not None:
+            self._leave_layer(self._outer, undo=undo)
+            return
+        try:
+            if undo:
+                self._unit.rollback()
+            else:
+                self._unit.commit(self._all_moves(), self._transitions())
+        except Exception as failure:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._store._raise(failure)
+        finally:
+            self._unit.close()
+
+    def _leave_layer(self, outer: Conversation, *, undo: bool) -> None:
+        if self._savepoint is not None:
+            if undo:
+                self._savepoint.rollback()
+            else:
+                self._savepoint.commit()
+        if undo:
+            return
+        for sender, (state, now) in self._moves.items():
+            outer._move(sender, state, now)
+        outer._changes.update(self._changes)
+        for key, expected in self._expected.items():
+            outer._expected.setdefault(key, expected)
+
+    def _all_moves(self) -> list[Move]:
+        return [Move(sender, *move) for sender, move in self._moves.items()]
+
+    def _transitions(self) -> list[Transition]:
+        transitions = []
+        for (module, sender), (state, now) in self._changes.items():
+            seen: str | None = None
+            conditional = False
+            if sender and sender in self._snapshots:
+                seen, conditional = self._snapshots[sender].get(module), True
+            elif (module, sender) in self._expected:
+                seen, conditional = self._expected[module, sender], True
+            if not (conditional and seen is None and state is None):
+                transitions.append(Transition(module, sender, state, now, conditional, seen))
+        return transitions
+
+    # ---------------------------------------------------------------- what the store's methods do
+
+    def get(self, module: str, sender: Sender) -> str | None:
+        """Returns the state as this conversation sees it; ``None`` without an entry."""
+        key = module, sender
+        layer: Conversation | None = self
+        moved: tuple[str | None, int] | None = None
+        while layer is not None:
+            if key in layer._changes:
+                state = layer._changes[key][0]
+                break
+            moved = moved or layer._moves.get(sender)
+            layer = layer._outer
+        else:
+            snapshot = self._snapshots.get(sender)
+            state = self._unit.read(*key) if snapshot is None else snapshot.get(module)
+        return state if state is None or moved is None else moved[0]
+
+    def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
+        """Sets a state, or removes the entry, at the end of the outermost conversation."""
+        self._changes[module, sender] = state, now
+
+    def compare_and_set(
+        self, module: str, sender: Sender, expected: str | None, state: str | None, now: int
+    ) -> bool:
+        """Sets a state if it is the expected one; of somebody else's, also at the commit."""
+        if self.get(module, sender) != expected:
+            return False
+        if self._own_write(module, sender) is None:
+            self._expected.setdefault((module, sender), expected)
+        self.set(module, sender, state, now)
+        return True
+
+    def set_all(self, sender: Sender, state: str | None, now: int) -> int:
+        """Moves every conversation of a sender that exists; returns how many there are now."""
+        modules = [module for module in self._modules(sender) if self.get(module, sender)]
+        if sender in self._snapshots:
+            for module in modules:
+                self.set(module, sender, state, now)
+        else:  # those that come to exist until the commit, too
+            self._move(sender, state, now)
+        return len(modules)
+
+    def forget(self) -> None:
+        """Drops what was read and written so far: the store was cleared."""
+        layer: Conversation | None = self
+        while layer is not None:
+            layer._changes.clear()
+            layer._moves.clear()
+            layer._expected.clear()
+            layer = layer._outer
+        for sender in self._snapshots:
+            self._snapshots[sender] = {}
+
+    def _own_write(self, module: str, sender: Sender) -> tuple[str | None, int] | None:
+        layer: Conversation | None = self
+        while layer is not None:
+            if (module, sender) in layer._changes:
+                return layer._changes[module, sender]
+            layer = layer._outer
+        return None
+
+    def _move(self, sender: Sender, state: str | None, now: int) -> None:
+        layer: Conversation | None = self
+        while layer is not None:
+            for key, (written, _) in list(layer._changes.items()):
+                if key[1] == sender and written is not None:
+                    self._changes[key] = state, now
+            layer = layer._outer
+        self._moves[sender] = state, now
+
+    def _modules(self, sender: Sender) -> Iterable[str]:
+        snapshot = self._snapshots.get(sender)
+        modules = set(self._unit.read_sender(sender) if snapshot is None else snapshot)
+        layer: Conversation | None = self
+        while layer is not None:
+            modules |= {module for module, whose in layer._changes if whose == sender}
+            layer = layer._outer
+        return modules
+
+    # ---------------------------------------------------------------- for handlers
+
+    @property
+    def connection(self) -> Any:
+        """The SQLAlchemy connection of this conversation's transaction.
+
+        What a handler writes through it is committed together with the states, or not at all. It
+        must not be committed, rolled back or kept by the handler.
+
+        Raises:
+            NotImplementedError: The store is no `SQLAlchemyStorage`.
+            StorageUnavailable: The database cannot be reached now.
+        """
+        try:
+            connection = self._unit.connection
+            if self._outer is not None and self._savepoint is None:
+                self._savepoint = connection.begin_nested()
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._store._raise(error)
+        return connection
+
+
+def _will_come_again(error: BaseException) -> bool:
+    """Returns whether the sending server will send this mail again, so that nothing may be kept."""
+    if isinstance(error, SMTPError):
+        return 400 <= int(error.code) < 500
+    return isinstance(error, StorageError) or not isinstance(error, Exception)
+
+
+class ThreadLocks:
+    """A lock for each name that somebody uses now; names that nobody uses take no memory."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[object, list[Any]] = {}
+
+    def acquire(self, name: object, timeout: float) -> Callable[[], None]:
+        """Waits for a name and returns what gives it back.
+
+        Args:
+            name: Anything hashable.
+            timeout: In seconds; 0 does not wait.
+
+        Raises:
+            ConversationBusy: Another thread had it all the time.
+        """
+        with self._guard:
+            entry = self._locks.setdefault(name, [threading.Lock(), 0])
+            entry[1] += 1
+        if entry[0].acquire(timeout=timeout) if timeout > 0 else entry[0].acquire(blocking=False):
+            return lambda: self._release(name, entry)
+        self._leave(name, entry)
+        raise busy(timeout)
+
+    def _release(self, name: object, entry: list[Any]) -> None:
+        entry[0].release()
+        self._leave(name, entry)
+
+    def _leave(self, name: object, entry: list[Any]) -> None:
+        with self._guard:
+            entry[1] -= 1
+            if entry[1] == 0:
+                del self._locks[name]
+
+
+def busy(timeout: float) -> ConversationBusy:
+    """Returns the error for a lock that was not won."""
+    return ConversationBusy(
+        f"another mail of the same sender was in hand for {timeout:g} s"
+        if timeout > 0
+        else "another mail of the same sender is in hand"
+    )
+
+
+def overtaken() -> ConversationBusy:
+    """Returns the error for a state that changed under a conversation."""
+    return ConversationBusy("somebody else changed a state of this conversation meanwhile")

@@ -1,0 +1,162 @@
+"""attach(): every mail that Salmon's router delivers becomes one conversation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from typing import Any
+
+from salmon.queue import Queue
+from salmon.routing import RoutingBase
+from salmon.server import SMTPError
+
+from salmon_state.conversation import Conversation, current_conversation
+from salmon_state.errors import StorageError, StorageUnavailable
+from salmon_state.storage import StateStorage
+
+__all__ = ["attach", "detach"]
+
+LOG = logging.getLogger("salmon_state")
+
+
+def attach(
+    router: RoutingBase,
+    storage: Any = None,
+    *,
+    lock_timeout: float = 2.0,
+    queue_delay: float = 1.0,
+) -> None:
+    """Makes each ``router.deliver(message)`` one conversation with the message's sender.
+
+    The handler's transitions, and ERROR if it raises, are committed together just before the
+    sending mail server hears ``250``. When the store cannot be read, locked or written, that
+    server hears one line ``451 4.3.0 ...`` and sends the mail again, and the states are as if it
+    had never come. A mail from a queue directory (`salmon.server.QueueReceiver`) has no client to
+    send it again: it is put back into its queue.
+
+    Harmless when repeated; the last call's arguments hold. It survives ``Router.reload()``, and a
+    store that is put into ``router.STATE_STORE`` afterwards is used from the next mail on. A
+    store that has only ``get``, ``set`` and ``clear``, such as Salmon's own, gets the lock
+    between the threads of this process and nothing else.
+
+    Args:
+        router: ``salmon.routing.Router``.
+        storage: Put into ``router.STATE_STORE`` if given.
+        lock_timeout: How long a mail waits, in seconds, while another one of the same sender is
+            handled. The SMTP and LMTP receivers have one thread: all their clients wait as well.
+        queue_delay: How long a queue's worker rests, in seconds, after it has put a mail back, so
+            that an outage is no busy loop.
+
+    Raises:
+        TypeError: `router` is no router, or a time is no number.
+        ValueError: A time is negative.
+    """
+    if not isinstance(router, RoutingBase):
+        raise TypeError(f"router must be salmon.routing.Router, not {type(router).__name__}")
+    for name, seconds in (("lock_timeout", lock_timeout), ("queue_delay", queue_delay)):
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
+        if not seconds >= 0:
+            raise ValueError(f"{name} must be 0 or more seconds, got {seconds}")
+    if storage is not None:
+        router.STATE_STORE = storage
+    delivery = _delivery_of(router)
+    if delivery is None:
+        delivery = Delivery(router)
+        router.deliver = delivery
+    delivery.lock_timeout = lock_timeout
+    delivery.queue_delay = queue_delay
+
+
+def detach(router: RoutingBase) -> None:
+    """Undoes `attach`; harmless when there is nothing to undo. The store stays in the router."""
+    delivery = _delivery_of(router)
+    if delivery is not None:
+        delivery.restore()
+
+
+def _delivery_of(router: RoutingBase) -> Delivery | None:
+    deliver = vars(router).get("deliver")
+    return deliver if isinstance(deliver, Delivery) else None
+
+
+class Delivery:
+    """What stands in a router's ``deliver`` while it is attached.
+
+    An attribute of the instance: Salmon's receivers and its `RouterConversation` look it up for
+    every mail, and a reload of the handlers does not touch it.
+    """
+
+    def __init__(self, router: RoutingBase) -> None:
+        self.lock_timeout = 2.0
+        self.queue_delay = 1.0
+        self._router = router
+        self._replaced = vars(router).get("deliver")
+        self._deliver = router.deliver
+        self._warned: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._guests: weakref.WeakKeyDictionary[Any, _Guest] = weakref.WeakKeyDictionary()
+
+    def restore(self) -> None:
+        """Puts back what `attach` found."""
+        del self._router.deliver
+        if self._replaced is not None:
+            self._router.deliver = self._replaced
+
+    def __call__(self, message: Any) -> None:
+        """Delivers one message, in a conversation with its sender."""
+        outermost = current_conversation() is None
+        try:
+            with self._conversation(message.From):
+                self._deliver(message)
+        except SMTPError as error:
+            if outermost and 400 <= int(error.code) < 500 and self._put_back(message, error):
+                return
+            raise
+        except StorageError as error:
+            # Trying again cannot mend it, but an operator can, before the sender gives up.
+            failure = StorageUnavailable(str(error))
+            if outermost and self._put_back(message, failure):
+                return
+            raise failure from error
+
+    def _conversation(self, sender: Any) -> Conversation:
+        found = self._router.STATE_STORE
+        store: StateStorage
+        if isinstance(found, StateStorage):
+            store = found
+        else:
+            if found not in self._guests:
+                self._guests[found] = _Guest(found)
+            store = self._guests[found]
+        if not store._locks_processes and store not in self._warned:
+            self._warned.add(store)
+            LOG.warning(
+                "%r keeps mails of one sender apart between the threads of this process only", store
+            )
+        return store.conversation(sender, timeout=self.lock_timeout)
+
+    def _put_back(self, message: Any, error: SMTPError) -> bool:
+        """Returns a mail to the queue directory that it came out of, if it did.
+
+        At once and not after the delay: until then it would only be in memory.
+        """
+        queue = message.Peer
+        if not isinstance(queue, str) or not os.path.isdir(os.path.join(queue, "new")):
+            return False
+        key = Queue(queue).push(message.Data)
+        LOG.warning("put a mail back into the queue %r as %r: %s", queue, key, error)
+        time.sleep(self.queue_delay)
+        return True
+
+
+class _Guest(StateStorage):
+    """A store that is none of ours, so that its conversations have at least a lock."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__()
+        self._store_name = type(store).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self._store_name}>"
