@@ -1,0 +1,78 @@
+"""Makes the server ready; ``salmon start`` and ``make run`` import it.
+
+``salmon start`` becomes a daemon first and imports this module then. That order matters: sockets
+and database connections made earlier would not survive becoming a daemon.
+"""
+
+import logging.config
+import os
+import sys
+
+# Python would import these with the first mail, and after ``salmon start --uid`` might not be
+# allowed to.
+from email import contentmanager, feedparser, headerregistry, parser, policy  # noqa: F401
+from pathlib import Path
+
+from salmon.queue import Queue
+from salmon.routing import Router
+
+from config import settings
+from config.environment import SettingsError
+from config.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
+from config.relays import Outbox, SMTPRelay
+from config.run_directory import private_directory, private_maildir, private_secret
+from examples.mailing_list import subscribers
+from salmon_state import ConfigurationError, StorageUnavailable, open_storage
+
+# A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
+os.umask(0o077)
+
+private_directory("run")
+private_directory("logs")
+logging.config.fileConfig(
+    Path(__file__).with_name("logging.conf"), disable_existing_loggers=False, encoding="utf-8"
+)
+
+if settings.relay_address:
+    settings.relay = SMTPRelay(
+        *settings.relay_address,
+        user=settings.relay_user,
+        password=settings.relay_password,
+        tls=settings.relay_tls,
+    )
+else:
+    settings.relay = Outbox(private_maildir(settings.outbox_directory))
+
+settings.list_secret = settings.list_secret_given.encode() or private_secret(
+    settings.list_secret_file
+)
+
+try:
+    Router.STATE_STORE = open_storage(settings.state_url)
+    subscribers.forget_unconfirmed()
+except ConfigurationError as error:
+    raise SettingsError(f"SALMON_STATE_URL: {error}") from None
+except StorageUnavailable as error:
+    raise SettingsError(f"SALMON_STATE_URL: {error.detail}") from None
+
+Router.UNDELIVERABLE_QUEUE = Queue(str(private_maildir(settings.undeliverable_directory)))
+Router.RELOAD = False  # re-importing the handlers before every mail is for development
+Router.defaults(**settings.router_defaults)
+Router.load(settings.handlers)
+for handler in settings.handlers:
+    if handler not in sys.modules:  # Salmon logs it and would go on without it
+        raise SettingsError(f"handlers: {handler} cannot be imported, see logs/salmon.log")
+
+try:
+    if settings.receiver_kind == "queue":
+        settings.receiver = QueueReceiver(str(private_maildir(settings.queue_directory)))
+    else:
+        _receivers = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}
+        settings.receiver = _receivers[settings.receiver_kind](
+            settings.receiver_host, settings.receiver_port
+        )
+except OSError as error:
+    raise SettingsError(
+        f"SALMON_HOST={settings.receiver_host} SALMON_PORT={settings.receiver_port}: "
+        f"cannot listen there: {error.strerror}"
+    ) from None

@@ -1,0 +1,142 @@
+"""Runs the server in the foreground: ``make run``, or ``python -m config.serve``.
+
+It is the server that ``salmon start`` would start, with something to read on the terminal and an
+end that lets the mail in hand finish. Ctrl-C, SIGTERM and SIGHUP end it; a second one kills it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import NoReturn
+
+from salmon.routing import Router
+
+__all__ = ["main"]
+
+LOG = logging.getLogger("config.serve")
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+SENDER = "you@example.com"
+
+WELCOME = """\
+Mailing list  {list}
+Listens       {place}
+States        {store}
+Replies       {replies}
+
+Send the first mail from another terminal, in this directory:
+
+  {first}
+
+The answer asks to confirm. Read it, then reply to the address that it comes from:
+
+  cat {outbox}/new/*
+  {second}
+
+Then write to {list}. Ctrl-C stops the server; started again, it goes on from there.
+"""
+
+
+def main() -> int:
+    """Serves until a signal comes; returns the status to exit with."""
+    for number in ENDING:
+        signal.signal(number, _leave)
+
+    # Importing it boots the server: not before Ctrl-C has its handler.
+    import config.boot  # noqa: F401
+    from config import settings
+
+    receiver = settings.receiver
+    stopped_by: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped_by.append(number)
+        for each in ENDING:
+            signal.signal(each, signal.SIG_DFL)
+        receiver.stop()
+
+    _log_to_terminal()
+    # A queue's start() blocks; this thread must be free for the signals.
+    threading.Thread(target=receiver.start, name="start").start()
+    sys.stdout.write(_welcome())
+    sys.stdout.flush()
+    for number in ENDING:
+        signal.signal(number, stop)
+    while not receiver.wait(0.5):
+        pass
+    Router.STATE_STORE.close()
+    if not stopped_by:
+        LOG.error("the receiver ended by itself, see logs/salmon.log")
+        return 1
+    LOG.info("stopped by %s", signal.Signals(stopped_by[0]).name)
+    return 0
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _log_to_terminal() -> None:
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().addHandler(terminal)
+
+
+def _welcome() -> str:
+    from config import settings
+
+    name, domain = settings.list_names[0], settings.list_domain
+    place = f"{settings.receiver_kind.upper()} on {settings.receiver_host}:{settings.receiver_port}"
+    if settings.receiver_kind == "queue":
+        place = f"the Maildir {settings.queue_directory}"
+    replies = f"in the Maildir {settings.outbox_directory}; SALMON_RELAY=host:port sends them"
+    if settings.relay_address:
+        replies = f"sent by {settings.relay!r}"
+    subscribe, outbox = f"{name}-subscribe@{domain}", settings.outbox_directory
+    confirm = f"grep -ho '{name}-confirm-[0-9a-z]*@{domain}' {outbox}/new/* | tail -n 1"
+    swaks = _swaks(subscribe)
+    return WELCOME.format(
+        list=f"{name}@{domain}",
+        place=place,
+        store=repr(Router.STATE_STORE),
+        replies=replies,
+        first=(swaks and f"{swaks}\n\nor without swaks:\n\n  ") + _command(subscribe),
+        outbox=outbox,
+        second=_command(f'"$({confirm})"'),
+    )
+
+
+def _swaks(recipient: str) -> str:
+    from config import settings
+
+    if settings.receiver_kind == "queue":
+        return ""
+    lmtp = " --protocol LMTP" if settings.receiver_kind == "lmtp" else ""
+    server = f"--server {settings.receiver_host} --port {settings.receiver_port}"
+    return f"swaks{lmtp} {server} --from {SENDER} --to {recipient}"
+
+
+def _command(recipient: str) -> str:
+    """Returns a shell command that sends a mail and needs nothing that is not here."""
+    from config import settings
+
+    if settings.receiver_kind == "queue":
+        # Moved into new/ when it is complete, as every program that writes to a Maildir must do.
+        mail = f'printf "From: {SENDER}\\nTo: %s\\n\\nhello\\n" {recipient}'
+        tmp, new = (os.path.join(settings.queue_directory, name) for name in ("tmp", "new"))
+        return f"{mail} > {tmp}/1 && mv {tmp}/1 {new}/$(date +%s)"
+    salmon = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "salmon"))
+    server = f"--host {settings.receiver_host} --port {settings.receiver_port}"
+    lmtp = " --lmtp true" if settings.receiver_kind == "lmtp" else ""
+    envelope = f"--sender {SENDER} --to {recipient}"
+    return f"{salmon} send {server}{lmtp} {envelope} --subject hello --body hello"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

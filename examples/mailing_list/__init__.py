@@ -1,0 +1,1 @@
+"""A mailing list with double opt-in; see handlers.py for what it answers to."""

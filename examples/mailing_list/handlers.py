@@ -1,0 +1,172 @@
+"""The conversations of a mailing list with double opt-in.
+
+==========================  ===============================================================
+mail to                     does
+==========================  ===============================================================
+news-subscribe@…            sends back a mail that asks to confirm
+news-confirm-TOKEN@…        a reply to it: the sender is on the list
+news@…                      goes to everybody on the list
+news-unsubscribe@…          the sender leaves
+news-bounce-TOKEN-ADDR@…    a mail to this address bounced: it is suspended on all lists
+==========================  ===============================================================
+
+::
+
+    START ──subscribe──▶ CONFIRMING ──confirm──▶ POSTING ──bounce──▶ SUSPENDED
+      ▲                       ▲                     │                  │   │
+      └──────unsubscribe──────┼─────────────────────┴──────────────────┘   │
+                              └─────────────────subscribe──────────────────┘
+
+ERROR is where Salmon puts a conversation whose handler failed; the sender's next mail is answered
+with a request to confirm again.
+
+What all states share: a mail that a machine wrote gets no answer and goes to nobody, mail by
+strangers is refused while their mail server is still on the line rather than answered later (the
+answer would go to whoever's address they have forged), and every token is signed.
+
+A function that returns ``None`` leaves the state, and the time at which it was set, as they are.
+"""
+
+# ruff: noqa: N802 - Salmon's states are in capitals
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from salmon.routing import route, route_like, state_key_generator, stateless
+from salmon.server import SMTPError
+
+from config import settings
+from examples.mailing_list import outgoing, subscribers, tokens
+from examples.mailing_list.incoming import has_failed, is_automatic, is_from_its_author
+
+LOG = logging.getLogger("examples.mailing_list")
+
+NextState = Any
+"""The function that handles the sender's next mail, or ``None``."""
+
+
+@state_key_generator
+def list_key(module_name: str, message: Any) -> str:
+    """Keeps a sender's conversations with different lists apart.
+
+    `salmon.testing.assert_in_state` gives a dict in place of the message.
+    """
+    address = getattr(message, "To", None) or message["to"]
+    local = str(address).lower().rpartition("@")[0]
+    for name in sorted(settings.list_names, key=len, reverse=True):
+        if local == name or local.startswith(f"{name}-"):
+            return subscribers.state_key(name)
+    return module_name
+
+
+@route("(list_name)(request)@(host)", request="|-subscribe|-unsubscribe|-confirm-[0-9a-z]+")
+def START(message: Any, list_name: str, request: str, host: str) -> NextState:
+    """Somebody who is not on the list, and whom we have not asked."""
+    if is_automatic(message):
+        return _ignored(message)
+    if request == "-subscribe":
+        return _asked_to_confirm(message, list_name)
+    if request == "":
+        raise _refusal(list_name, "Only subscribers can post")
+    return _ignored(message)
+
+
+@route_like(START)
+def CONFIRMING(message: Any, list_name: str, request: str, host: str) -> NextState:
+    """Somebody whom we have asked to confirm, or in whose name somebody else subscribed.
+
+    Unsubscribing does not lead back to START: together with subscribing it would make us send
+    one mail after the other to a victim.
+    """
+    if is_automatic(message):
+        return _ignored(message)
+    if request.startswith("-confirm-"):
+        token = request.removeprefix("-confirm-")
+        if not subscribers.confirm(list_name, message.From, token):
+            return _ignored(message)
+        outgoing.say_welcome(list_name, message.From)
+        LOG.info("%s: %r has subscribed", list_name, message.From)
+        return POSTING
+    if request == "-subscribe" and not subscribers.asked_recently(list_name, message.From):
+        return _asked_to_confirm(message, list_name)
+    if request == "":
+        raise _refusal(list_name, "Only subscribers can post; reply to the confirmation first")
+    return _ignored(message)
+
+
+@route_like(START)
+def POSTING(message: Any, list_name: str, request: str, host: str) -> NextState:
+    """A subscriber. Leaving works for mail that a program wrote, too; posting does not."""
+    automatic = is_automatic(message)
+    if request == "-unsubscribe":
+        if not automatic:
+            outgoing.say_goodbye(list_name, message.From)
+        LOG.info("%s: %r has left", list_name, message.From)
+        return START
+    if automatic or request != "":
+        return _ignored(message)
+    if not is_from_its_author(message):
+        raise SMTPError(550, "5.7.1 The From header must name the address that sends the mail")
+    outgoing.distribute(list_name, message)
+    # Not POSTING: the time of this state tells how long the sender has been subscribed.
+    return None
+
+
+@route_like(START)
+def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextState:
+    """A subscriber to whom mail bounced, until they confirm again."""
+    if request == "-unsubscribe":
+        return START
+    if is_automatic(message):
+        return _ignored(message)
+    if request == "-subscribe":
+        return _asked_to_confirm(message, list_name)
+    if request == "":
+        raise _refusal(list_name, "Mail to your address bounced")
+    return _ignored(message)
+
+
+@route_like(START)
+def ERROR(message: Any, list_name: str, request: str, host: str) -> NextState:
+    """Somebody whose last mail a bug of ours met; that mail is in the undeliverable queue.
+
+    Whether they were subscribed is forgotten, so they are asked.
+    """
+    if request == "-unsubscribe":
+        return START
+    if is_automatic(message):
+        return _ignored(message)
+    return _asked_to_confirm(message, list_name)
+
+
+@route("(list_name)-bounce-(token)-(bounced)@(host)", token="[0-9a-z]+", bounced=".+")  # noqa: S106
+@stateless
+def BOUNCE(message: Any, list_name: str, token: str, bounced: str, host: str) -> None:
+    """A mail server that could not deliver a post.
+
+    The sender is a mail daemon and has no state; it is the recipient whose state changes, in
+    every conversation that they have.
+    """
+    address = tokens.unescape(bounced.lower())
+    if has_failed(message) and subscribers.suspend(list_name, address, token):
+        LOG.warning("%s: mail to %r bounced, suspended", list_name, address)
+    else:
+        _ignored(message)
+
+
+def _asked_to_confirm(message: Any, list_name: str) -> NextState:
+    outgoing.ask_to_confirm(list_name, message.From)
+    LOG.info("%s: asked %r to confirm", list_name, message.From)
+    return CONFIRMING
+
+
+def _refusal(list_name: str, reason: str) -> SMTPError:
+    subscribe = outgoing.address_of(list_name, "-subscribe")
+    return SMTPError(550, f"5.7.2 {reason}; to subscribe, write to {subscribe}")
+
+
+def _ignored(message: Any) -> NextState:
+    LOG.info("ignored a mail from %r to %r", message.From, message.To)
+    return None

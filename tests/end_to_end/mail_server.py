@@ -1,0 +1,207 @@
+"""A real mail server in a process and a directory of its own, and somebody who writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import mailbox
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from email.message import EmailMessage, Message
+from pathlib import Path
+from typing import TypeVar
+
+CHECKOUT = Path(__file__).parents[2]
+DOMAIN = "lists.example.com"
+SALMON = str(Path(sys.executable).with_name("salmon"))
+HOW = {
+    "serve": [sys.executable, "-m", "config.serve"],
+    "foreground": [SALMON, "start", "--no-daemon"],
+    "debug": [SALMON, "start", "--debug"],
+    "daemon": [SALMON, "start"],
+}
+
+_Found = TypeVar("_Found")
+
+
+def wait_until(condition: Callable[[], _Found], what: str, seconds: float = 30) -> _Found:
+    """Asks again and again until the answer is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    """Returns a TCP port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class MailServer:
+    """The application in a working directory of its own; end it with `kill`.
+
+    Args:
+        directory: Where it runs; several servers may share one.
+        state_url: Where it keeps its states; ``''`` leaves it at its default.
+        receiver: ``smtp``, ``lmtp`` or ``queue``.
+        how: What starts it: one of `HOW`.
+        **settings: More variables, without the ``SALMON_``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        state_url: str = "",
+        receiver: str = "smtp",
+        how: str = "serve",
+        **settings: str,
+    ) -> None:
+        self.directory = directory
+        self.receiver = receiver
+        self.how = how
+        self.port = free_port()
+        self.process: subprocess.Popen[str] | None = None
+        mine = {"STATE_URL": state_url, "RECEIVER": receiver, "PORT": str(self.port), **settings}
+        self.environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("SALMON_")},
+            **{f"SALMON_{name}": text for name, text in mine.items()},
+        }
+        for name in ("config", "examples"):
+            with contextlib.suppress(FileExistsError):
+                (directory / name).symlink_to(CHECKOUT / name)
+
+    # ------------------------------------------------------------ its life
+
+    def start(self) -> MailServer:
+        """Starts it and waits until it takes mail."""
+        self._remove(self._output)
+        with open(self._output, "w") as output:
+            self.process = subprocess.Popen(
+                HOW[self.how],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                umask=0,  # as in a daemon: what is private must be so all the same
+            )
+        if self.how == "daemon":
+            assert self.process.wait(30) == 0, self.output()
+        wait_until(self._is_ready, f"the server to be ready: {self.output()}")
+        return self
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Sends it a signal, waits for its end, and returns its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        """Kills it with SIGKILL, if it runs, and waits for its end."""
+        if self.how == "daemon":
+            with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+                os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
+            self._remove(self.pid_file)
+            wait_until(lambda: not self._listens(), "the daemon's port to be closed")
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def salmon(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a ``salmon`` command in the same directory."""
+        return subprocess.run(
+            [SALMON, *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def output(self) -> str:
+        """Returns everything that it printed or logged."""
+        files = [self._output, *sorted(self.directory.glob("logs/*"))]
+        return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / "run" / "smtp.pid"
+
+    # ------------------------------------------------------------ its mail
+
+    def send(self, sender: str, to: str, body: str = "hello") -> None:
+        """Sends it a mail; raises what `smtplib` raises if it does not take it."""
+        mail = EmailMessage()
+        mail["From"], mail["To"], mail["Subject"] = sender, self.address(to), "hi"
+        mail.set_content(body)
+        if self.receiver == "queue":
+            mailbox.Maildir(self.directory / "run" / "queue").add(mail)
+            return
+        protocol = smtplib.LMTP if self.receiver == "lmtp" else smtplib.SMTP
+        with protocol("127.0.0.1", self.port, timeout=30) as connection:
+            connection.sendmail(sender, [self.address(to)], mail.as_bytes())
+
+    def address(self, to: str) -> str:
+        """Returns an address of the lists, whose domain may be left out."""
+        return to if "@" in to else f"{to}@{DOMAIN}"
+
+    def mail_to(self, recipient: str) -> list[Message]:
+        """Returns the mails that it sent to somebody, the oldest first."""
+        found: list[Message] = []
+        for path in sorted((self.directory / "run" / "outbox" / "new").glob("*"), key=_age):
+            with path.open("rb") as file:
+                mail = mailbox.MaildirMessage(file)
+            if mail["X-Envelope-To"] == f"<{recipient}>":
+                found.append(mail)
+        return found
+
+    def wait_for_mail(self, recipient: str, subject: str) -> Message:
+        """Waits for a mail to somebody whose subject begins like this; returns the newest."""
+
+        def newest() -> Message | None:
+            found = [m for m in self.mail_to(recipient) if str(m["Subject"]).startswith(subject)]
+            return found[-1] if found else None
+
+        mail = wait_until(newest, f"the mail {subject!r} to {recipient}; {self.output()}")
+        assert mail is not None
+        return mail
+
+    # ------------------------------------------------------------
+
+    @property
+    def _output(self) -> Path:
+        return self.directory / f"output.{self.port}"
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.how != "daemon":
+            assert self.process.poll() is None, self.output()
+        if self.receiver == "queue":
+            return "QueueReceiver started" in self._output.read_text()
+        return self._listens()
+
+    def _listens(self) -> bool:
+        if self.receiver == "queue":
+            return False
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5):
+            return True
+        return False
+
+    def _remove(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns

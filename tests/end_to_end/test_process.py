@@ -1,0 +1,160 @@
+"""The server as a process: how it begins, how it ends, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Serve, States
+from tests.end_to_end.conversation import ask, confirm
+from tests.end_to_end.mail_server import HOW, MailServer, wait_until
+from tests.end_to_end.smtp_sink import SMTPSink
+
+ANNA = "anna@example.com"
+
+
+def test_the_daemon_as_salmons_documentation_says(serve: Serve) -> None:
+    server = serve(how="daemon", state_url="")
+    status = server.salmon("status")
+    assert status.stdout == f"Salmon running with PID {server.pid_file.read_text().strip()}\n"
+    confirm(server, ANNA, ask(server, ANNA))
+    with pytest.raises(Exception, match="550"):
+        server.send("stranger@example.com", "news")
+    server.send(ANNA, "nobody@elsewhere.example.com")  # is undeliverable
+    check_modes(server.directory)
+
+    assert server.salmon("stop").returncode == 0
+    wait_until(lambda: not server._listens(), "the daemon to end")
+    status = server.salmon("status")
+    assert (status.returncode, status.stderr) == (1, "Salmon not running.\n")
+
+    server.start()
+    server.send(ANNA, "news", "still subscribed")
+
+
+def check_modes(directory: Path) -> None:
+    """Everything that holds mail, addresses or states is for its owner only."""
+    private = [directory / "run" / name for name in ("states.db", "list.secret", "outbox")]
+    private += (directory / "run").glob("states.db-*")
+    private += (directory / "run" / "undeliverable").rglob("*")
+    private += (directory / "run" / "outbox").rglob("*")
+    private.append(directory / "logs" / "salmon.log")
+    assert len([path for path in private if path.parent.name == "new"]) == 3
+    for path in private:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("receiver", ["smtp", "lmtp", "queue"])
+def test_the_mail_in_hand_is_finished_before_the_end(
+    receiver: str, serve: Serve, states: States
+) -> None:
+    with SMTPSink() as sink:
+        server = serve(receiver=receiver, RELAY=sink.address)
+        sink.may_answer.clear()
+        client = threading.Thread(target=server.send, args=(ANNA, "news-subscribe"))
+        client.start()
+        assert sink.arrived.wait(30)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: is_caught(server), "the signal to arrive")
+        sink.may_answer.set()
+        assert server.process.wait(30) == 0, server.output()
+        client.join()
+
+    assert [mail[:2] for mail in sink.mails] == [("<>", f"<{ANNA}>")]
+    assert states() == {ANNA: "CONFIRMING"}
+    assert "Traceback" not in server.output()
+
+
+def is_caught(server: MailServer) -> bool:
+    """Returns whether the server has handled its first SIGINT: the next one would kill it."""
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return not int(caught, 16) & 1 << (signal.SIGINT - 1)
+
+
+def test_a_relay_that_is_down_costs_no_mail(serve: Serve, states: States) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # but does not listen
+        server = serve(RELAY=f"127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(Exception, match=r"4\.4\.1 Mail cannot be sent on now") as failure:
+            server.send(ANNA, "news-subscribe")
+    assert getattr(failure.value, "smtp_code", None) == 451
+    assert states() == {}
+
+
+def test_what_a_newcomer_reads(serve: Serve) -> None:
+    server = serve()
+    wait_until(lambda: "Ctrl-C stops" in server.output(), "the welcome")
+    text = server.output()
+    assert f"SMTP on 127.0.0.1:{server.port}" in text
+    assert "<SQLAlchemyStorage sqlite" in text
+
+    commands = [line.strip() for line in text.splitlines() if " send " in line]
+    assert len(commands) == 2
+    for command, answer in zip(commands, ("Please confirm", "Welcome"), strict=True):
+        there = os.path.relpath(Path(HOW["foreground"][0]).parent, server.directory)
+        assert command.startswith(there)
+        subprocess.run(command, shell=True, cwd=server.directory, check=True, timeout=30)
+        server.wait_for_mail("you@example.com", answer)
+
+
+def test_what_a_newcomer_with_a_queue_reads(serve: Serve) -> None:
+    server = serve(receiver="queue")
+    wait_until(lambda: "Ctrl-C stops" in server.output(), "the welcome")
+    commands = [line for line in server.output().splitlines() if "printf" in line]
+    for command, answer in zip(commands, ("Please confirm", "Welcome"), strict=True):
+        subprocess.run(command, shell=True, cwd=server.directory, check=True, timeout=30)
+        server.wait_for_mail("you@example.com", answer)
+
+
+@pytest.mark.parametrize("how", ["serve", "foreground"])
+def test_a_port_that_is_taken_is_one_line(how: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = MailServer(tmp_path, how=how)
+        server.environment["SALMON_PORT"] = str(port)
+        ended = run(server)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"SALMON_HOST=127.0.0.1 SALMON_PORT={port}: cannot listen there: Address already in use\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("SALMON_STATE_URL", "nosql://user:hunter2@x", "SALMON_STATE_URL: unknown scheme 'nosql'"),
+        ("SALMON_STATE_URL", "sqlite:///missing/x.db", "SALMON_STATE_URL: cannot keep states in"),
+        ("SALMON_PORT", "smtp", "SALMON_PORT: expected a TCP port between 1 and 65535, got 'smtp'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_one_line(
+    name: str, given: str, message: str, tmp_path: Path
+) -> None:
+    server = MailServer(tmp_path)
+    server.environment[name] = given
+    ended = run(server)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(message)
+    assert ended.stderr.count("\n") == 1
+    assert "hunter2" not in ended.stderr
+
+
+def run(server: MailServer) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        HOW[server.how],
+        cwd=server.directory,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )

@@ -1,0 +1,138 @@
+"""Whole conversations, as Salmon's documentation teaches to test them."""
+
+from __future__ import annotations
+
+import pytest
+from salmon.routing import Router
+from salmon.server import SMTPError
+from salmon.testing import RouterConversation, assert_in_state
+
+from config import settings
+from config.testing import SentMail
+from examples.mailing_list import handlers, outgoing, subscribers
+from salmon_state import open_storage
+from tests.examples.correspondence import (
+    ANNA,
+    BEN,
+    DOMAIN,
+    NEWS,
+    confirm_address,
+    state_of,
+    subscribe,
+    write,
+)
+
+
+@pytest.mark.parametrize("url", ["memory://", "shelve:///run/states", "sqlite:///run/states.db"])
+def test_subscribe_confirm_post_unsubscribe(url: str, sent: SentMail) -> None:
+    Router.STATE_STORE = open_storage(url)
+    client = RouterConversation(ANNA, "hello")
+    client.begin()
+    module = handlers.__name__
+
+    client.say(f"news-subscribe@{DOMAIN}", "I want to")
+    assert_in_state(module, NEWS, ANNA, "CONFIRMING")
+    assert [(mail.recipient, mail.sender) for mail in sent] == [(ANNA, "")]
+
+    client.say(confirm_address(sent.pop()), "I do")
+    assert_in_state(module, NEWS, ANNA, "POSTING")
+    assert [mail.message["Subject"] for mail in sent] == ["Welcome to news"]
+    sent.clear()
+
+    client.say(NEWS, "Dear all")
+    assert_in_state(module, NEWS, ANNA, "POSTING")
+    assert [mail.recipient for mail in sent] == [ANNA]
+    assert "Dear all" in sent.pop().message.as_string()
+
+    client.say(f"news-unsubscribe@{DOMAIN}", "Farewell")
+    assert_in_state(module, NEWS, ANNA, "START")
+    assert [mail.message["Subject"] for mail in sent] == ["You have left news"]
+    assert subscribers.addresses("news") == []
+
+
+def test_each_list_has_conversations_of_its_own(sent: SentMail) -> None:
+    subscribe(ANNA)
+    write(ANNA, f"book-club-subscribe@{DOMAIN}")
+
+    assert (state_of(ANNA, "news"), state_of(ANNA, "book-club")) == ("POSTING", "CONFIRMING")
+    assert_in_state(handlers.__name__, f"book-club@{DOMAIN}", ANNA, "CONFIRMING")
+    assert subscribers.addresses("book-club") == []
+
+
+def test_an_address_is_the_same_however_it_is_written(sent: SentMail) -> None:
+    subscribe(ANNA)
+    write("Anna@Example.COM", f"NEWS-Unsubscribe@{DOMAIN.upper()}")
+    assert state_of(ANNA) == "START"
+
+
+def test_who_is_subscribed_already_gets_no_mail_for_asking(sent: SentMail) -> None:
+    subscribe(ANNA)
+    write(ANNA, f"news-subscribe@{DOMAIN}")
+    assert (state_of(ANNA), sent) == ("POSTING", [])
+
+
+def test_a_stranger_can_neither_leave_nor_post(sent: SentMail) -> None:
+    subscribe(BEN)
+    write(ANNA, f"news-unsubscribe@{DOMAIN}")
+    with pytest.raises(SMTPError) as refused:
+        write(ANNA, NEWS)
+
+    assert str(refused.value) == (
+        "550 5.7.2 Only subscribers can post; to subscribe, write to "
+        "news-subscribe@lists.example.com"
+    )
+    assert (len(Router.STATE_STORE), sent) == (2, [])  # Ben, and his used token
+
+
+def test_a_program_can_leave_but_is_not_answered(sent: SentMail) -> None:
+    subscribe(ANNA)
+    write(ANNA, f"news-unsubscribe@{DOMAIN}", Auto_Submitted="auto-generated")
+    assert (state_of(ANNA), sent) == ("START", [])
+
+
+def test_a_bug_of_ours_ends_in_being_asked_again(
+    sent: SentMail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe(ANNA)
+    with monkeypatch.context() as broken:
+        broken.setattr(outgoing, "distribute", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(ANNA, NEWS)
+    assert state_of(ANNA) == "ERROR"
+
+    write(ANNA, NEWS, Auto_Submitted="auto-replied")
+    assert (state_of(ANNA), sent) == ("ERROR", [])
+    write(ANNA, NEWS)
+    assert state_of(ANNA) == "CONFIRMING"
+    write(ANNA, confirm_address(sent[-1]))
+    assert state_of(ANNA) == "POSTING"
+
+
+def test_after_a_bug_one_can_still_leave(sent: SentMail) -> None:
+    Router.STATE_STORE.set("examples.mailing_list.handlers:news", ANNA, "ERROR")
+    write(ANNA, f"news-unsubscribe@{DOMAIN}")
+    assert (state_of(ANNA), sent) == ("START", [])
+
+
+@pytest.mark.parametrize("request_", ["-subscribe", "", "-unsubscribe"])
+def test_when_mail_cannot_be_sent_the_sender_is_asked_to_try_again(
+    request_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request_ != "-subscribe":
+        subscribe(ANNA)
+    before = state_of(ANNA)
+    monkeypatch.setattr(settings, "relay", BrokenRelay())
+    if request_ == "-unsubscribe":  # the farewell is not worth keeping somebody on the list
+        write(ANNA, f"news{request_}@{DOMAIN}")
+        assert state_of(ANNA) == "START"
+        return
+    with pytest.raises(SMTPError) as failure:
+        write(ANNA, f"news{request_}@{DOMAIN}")
+
+    assert str(failure.value) == "451 4.4.1 Mail cannot be sent on now, try again later"
+    assert state_of(ANNA) == before
+
+
+class BrokenRelay:
+    def deliver(self, *_: object, **__: object) -> None:
+        raise ConnectionRefusedError("password is hunter2\r\n250 OK")
