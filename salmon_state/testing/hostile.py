@@ -1,0 +1,77 @@
+"""HostileKeySuite: whatever a sender puts into an address, no two conversations meet."""
+
+from __future__ import annotations
+
+import pytest
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state.storage import Sender, StateStorage
+from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE
+from salmon_state.testing.suite import StoreSuite, contents
+
+__all__ = ["HostileKeySuite"]
+
+_STATES = {key: f"S{number}" for number, key in enumerate(HOSTILE_KEYS)}
+
+
+def _describe(key: tuple[str, Sender]) -> str:
+    text = ascii(key)
+    return text if len(text) < 60 else f"{text[:40]}...{text[-10:]}"
+
+
+class HostileKeySuite(StoreSuite):
+    """Every store: `HOSTILE_KEYS` never meet, and each comes back exactly."""
+
+    def test_no_two_keys_meet(self, store: StateStorage) -> None:
+        """Each key gives its own state back, and `records` gives each key back."""
+        for number, key in enumerate(HOSTILE_KEYS):
+            assert store.get(*key) == ROUTE_FIRST_STATE, f"{_describe(key)} met an earlier key"
+            store.set(*key, _STATES[key])
+            assert len(store) == number + 1
+        for key in HOSTILE_KEYS:
+            assert store.get(*key) == _STATES[key], _describe(key)
+        assert contents(store) == _STATES
+
+    @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=_describe)
+    def test_key_comes_back(self, store: StateStorage, key: tuple[str, Sender]) -> None:
+        """One key through every method that takes one."""
+        module, sender = key
+        assert store.compare_and_set(module, sender, ROUTE_FIRST_STATE, "ONE") is True
+        assert store.get(module, sender) == "ONE"
+        assert [(record.module, record.sender) for record in store] == [key]
+        assert list(contents(store, module=module, sender=sender, state="ONE")) == [key]
+        assert store.rename(module, "ONE", "TWO") == 1
+        assert store.set_all(sender, "THREE") == 1
+        assert store.compare_and_set(module, sender, "THREE", "FOUR") is True
+        assert store.get(module, sender) == "FOUR"
+        store.set(module, sender, ROUTE_FIRST_STATE)
+        assert contents(store) == {}
+
+    def test_removing_one_key_keeps_the_others(self, store: StateStorage) -> None:
+        """Removed are exactly those that were set to START."""
+        for key, state in _STATES.items():
+            store.set(*key, state)
+        for key in HOSTILE_KEYS[::2]:
+            store.set(*key, ROUTE_FIRST_STATE)
+        assert contents(store) == {key: _STATES[key] for key in HOSTILE_KEYS[1::2]}
+
+    def test_a_filter_matches_nothing_else(self, store: StateStorage) -> None:
+        """Filtering by a sender gives that sender's conversations, and nobody else's."""
+        for key, state in _STATES.items():
+            store.set(*key, state)
+        for sender in dict.fromkeys(sender for _, sender in HOSTILE_KEYS[:150:3]):
+            if sender is not None:
+                expected = {key: state for key, state in _STATES.items() if key[1] == sender}
+                assert contents(store, sender=sender) == expected, ascii(sender)[:60]
+
+    def test_senders_of_five_million_characters(self, store: StateStorage) -> None:
+        """They are kept whole, and the last character tells them apart."""
+        one, two = LONG_SENDERS
+        store.set(MODULE, one, "ONE")
+        assert store.get(MODULE, two) == ROUTE_FIRST_STATE
+        store.set(MODULE, two, "TWO")
+        assert (store.get(MODULE, one), store.get(MODULE, two)) == ("ONE", "TWO")
+        found = {record.sender: record.state for record in store}
+        assert found == {one: "ONE", two: "TWO"}
+        assert store.set_all(one, "BOTH") == 1
+        assert store.get(MODULE, two) == "TWO"

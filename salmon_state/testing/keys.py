@@ -1,0 +1,71 @@
+"""Keys that a store may confuse: what attackers, old clients and other alphabets send."""
+
+from __future__ import annotations
+
+from salmon_state.storage import Sender
+
+__all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "SENDER"]
+
+MODULE = "app.handlers"
+SENDER = "anna@example.com"
+
+_SENDERS: tuple[Sender, ...] = (
+    # The null sender, and texts that a careless store takes for it or for another type.
+    *(None, "", "None", "null", "NULL", "0", "1", "01", "1.0", "1e0", "True", "START", "nan"),
+    # Case, which no store may fold: also where folding is not one letter to one letter.
+    *("a@x", "A@x", "a@X", "ß@x", "ss@x", "SS@x", "ẞ@x", "i@x", "I@x", "\u0131@x", "İ@x"),
+    *("k@x", "\u212a@x", "ﬁ@x", "fi@x", "\u03c3@x", "\u03c2@x"),
+    # The same to the eye, or to a database's collation.
+    *("e@x", "\u00e9@x", "e\u0301@x", "æ@x", "ae@x", "\u0430@x", "\uff41@x"),
+    # Spaces and characters that cannot be seen.
+    *("a@x ", "a@x  ", " a@x", "a@x\t", "a@x\u00a0", "a@x\u3000", "a@x\u200b", "\ufeffa@x"),
+    *(" ", "  ", "\t"),
+    # What ends a C string, a line, a record, a literal.
+    *("\0", "\0\0", "a@x\0", "a\0b@x", "a@x\n", "a@x\r", "a@x\r\n", "\n", "a@x\x1a", "a@x\x85"),
+    *("a@x\u2028", "'", '"', "''", "o'neil@x", '"o\'neil"@x', '"a b"@x', "`", "';--", "')--"),
+    # Backslashes, and escapes written out beside the character they stand for.
+    *("\\", "\\\\", "a\\@x", "a@x\\", "\\'", "\\x00", "\\n", "\\xe9@x", "\\u00e9@x", "\\udcff@x"),
+    *("%00", "&#233;@x", "=E9@x", "é@x".encode().decode("latin-1")),
+    # Lone surrogates come out of plain SMTP; two of them are not the emoji that they spell.
+    *("\udcff@x", "\udcfe@x", "\ud83e@x", "\udee8@x", "\ud83e\udee8@x", "\U0001fae8@x"),
+    # Newer than some Python's tables, or in nobody's yet: repr() shows them differently.
+    *("\U0001faea@x", "\U0001fae9@x", "\ua7dc@x", "\u0378@x", "\u0379@x", "\U000e0fff@x"),
+    *("\U0001f600@x", "\U0001f601@x", "\ufffd@x", "\uffff@x", "\U0010ffff@x", "?@x", "??@x"),
+    # More than one address, names as written, patterns, paths, separators, slots.
+    *("a@x, b@y", "b@y, a@x", "Anna <a@x>", "<a@x>", "%", "_", "*", "a*", "a?x", "[a]@x", "^a"),
+    *("{a}@x", "{a}", "../a@x", "/a@x", ".", "..", "a@x/", "a:b", "a|b", "a,b", "a;b", "a&b=c"),
+    # Longer than an index row, and differing only where a limit would cut.
+    *("a" * 63, "a" * 64, "a" * 254 + "@x", "a" * 255 + "@x", "a" * 3071 + "x", "a" * 3071 + "y"),
+    *("é" * 9000 + "x", "é" * 9000 + "y", "x" + "\U0001fae8" * 700, "y" + "\U0001fae8" * 700),
+)
+
+_MODULES = (
+    *("", " ", "App.Handlers", "app.handlers ", "app.handlers\0", "app.handlers.", "app_handlers"),
+    *("app.handlers:list@example.com", "b'app.handlers'", "['app.handlers', 'a@x']", "['a'", "[]"),
+    *("it's", 'a "module"', "a'b\"c", "mod[0]", "mod]", "mod\\", "mod\n", "é.handlers"),
+    *("e\u0301.handlers", "모듈", "\udcff.handlers", "\U0001faea.handlers", "m" * 3071, "m" * 3072),
+)
+
+# Equal as soon as a store joins module and sender by something.
+_JOINED = (
+    *(("a", "b:c"), ("a:b", "c"), ("a", "b/c"), ("a/b", "c"), ("a", "b|c"), ("a|b", "c")),
+    *(("a", "b c"), ("a b", "c"), ("a", "b\0c"), ("a\0b", "c"), ("a", "b\nc"), ("a\nb", "c")),
+    *(("a", "b,c"), ("a,b", "c"), ("a", "b.c"), ("a.b", "c"), ("a", "b_c"), ("a_b", "c")),
+    *(("a", "b', 'c"), ("a', 'b", "c"), ("a", 'b", "c'), ('a", "b', "c"), ("a", "b\x1fc")),
+    *(("a\x1fb", "c"), ("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc"), ("abc", None)),
+    *(("a", "c"), ("c", "a"), ("a", "', 'c"), ("a', '", "c"), ("a", "b\tc"), ("a\tb", "c")),
+)
+
+HOSTILE_KEYS: tuple[tuple[str, Sender], ...] = tuple(
+    dict.fromkeys(
+        (
+            *((MODULE, sender) for sender in _SENDERS),
+            *((module, sender) for module in _MODULES for sender in (SENDER, None)),
+            *_JOINED,
+        )
+    )
+)
+"""(module, sender) pairs, all different, of which no two may meet in any store."""
+
+LONG_SENDERS = ("a" * 5_000_000, "a" * 4_999_999 + "b")
+"""As long as an LMTP client was seen to send, and different in the last character only."""

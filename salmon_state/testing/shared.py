@@ -1,0 +1,156 @@
+"""SharedSuite: several processes have the store open at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state.testing import processes
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
+from salmon_state.testing.processes import StoreProcess, store_processes
+from salmon_state.testing.suite import OpenStore, StoreSuite, contents
+
+__all__ = ["SharedSuite"]
+
+
+class SharedSuite(StoreSuite):
+    """A store that processes share: what one has set, the others read at once.
+
+    Attributes:
+        writers: How many processes start together.
+        writes: How many states each of them sets.
+        kills_beside_others: How many processes are killed while another one writes.
+        steps_won: How far they count together with `compare_and_set`.
+    """
+
+    writers = 3
+    writes = 100
+    steps_won = 300
+    kills_beside_others = 4
+
+    @pytest.fixture
+    def others(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
+        """The other processes, each with the store open."""
+        with store_processes(open_store, self.writers) as others:
+            yield others
+
+    def test_no_set_is_lost(self, open_store: OpenStore, others: Sequence[StoreProcess]) -> None:
+        """Processes that write at the same time find all of each other's states."""
+        jobs = [
+            [(MODULE, f"{writer}.{number}@x", f"S{number}") for number in range(self.writes)]
+            for writer in range(self.writers)
+        ]
+        for other, job in zip(others, jobs, strict=True):
+            other.start(processes.set_many, job)
+        for other in others:
+            other.result()
+        with open_store() as store:
+            expected = {(module, sender): state for job in jobs for module, sender, state in job}
+            assert contents(store) == expected
+            assert len(store) == self.writers * self.writes
+
+    def test_processes_win_each_step_once(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Processes count up with compare_and_set: the steps they won add up exactly."""
+        for other in others:
+            other.start(processes.win, MODULE, SENDER, self.steps_won)
+        assert sum(other.result() for other in others) == self.steps_won
+        with open_store() as store:
+            assert store.get(MODULE, SENDER) == str(self.steps_won)
+
+    def test_one_of_all_processes_wins(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Of processes that try the same step at once, one succeeds, and its state is there."""
+        for number in range(20):
+            sender = f"{number}@x"
+            for name, other in enumerate(others):
+                step = (MODULE, sender, ROUTE_FIRST_STATE, f"S{name}")
+                other.start(processes.do, "compare_and_set", *step)
+            winners = [other.result() for other in others]
+            assert sum(winners) == 1
+            with open_store() as store:
+                assert store.get(MODULE, sender) == f"S{winners.index(True)}"
+
+    def test_a_set_is_read_at_once(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """As soon as `set` has returned, every process reads the new state, again and again."""
+        with open_store() as store:
+            for step in range(10):
+                state = ROUTE_FIRST_STATE if step % 4 == 3 else f"S{step}"
+                others[step % 2].call(processes.do, "set", MODULE, SENDER, state)
+                assert store.get(MODULE, SENDER) == state
+                for other in others:
+                    assert other.call(processes.do, "get", MODULE, SENDER) == state
+                    assert other.call(processes.do, "__len__") == (state != ROUTE_FIRST_STATE)
+
+    def test_changes_of_many_are_seen(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """`set_all`, `rename`, `compare_and_set` and `clear` work on the others' states."""
+        writer, changer, *_ = others
+        keys = [("one", "a@x"), ("two", "a@x"), ("one", "b@x")]
+        writer.call(processes.set_many, [(*key, "A") for key in keys])
+        with open_store() as store:
+
+            def seen() -> list[str]:
+                states = [store.get(*key) for key in keys]
+                assert writer.call(processes.get_many, keys) == states
+                return states
+
+            assert changer.call(processes.do, "set_all", "a@x", "B") == 2
+            assert seen() == ["B", "B", "A"]
+            assert changer.call(processes.do, "rename", "one", "A", "C") == 1
+            assert seen() == ["B", "B", "C"]
+            assert changer.call(processes.do, "compare_and_set", "two", "a@x", "B", "D") is True
+            assert seen() == ["B", "D", "C"]
+            assert store.compare_and_set("two", "a@x", "B", "E") is False
+            changer.call(processes.do, "clear")
+            assert seen() == [ROUTE_FIRST_STATE] * 3
+            assert len(store) == 0
+
+    def test_hostile_keys_are_the_same_for_all(self, others: Sequence[StoreProcess]) -> None:
+        """A key that one process wrote is the key that another one looks up and lists."""
+        writer, reader, *_ = others
+        states = [(module, sender, f"S{n}") for n, (module, sender) in enumerate(HOSTILE_KEYS)]
+        writer.call(processes.set_many, states)
+        assert reader.call(processes.get_many, HOSTILE_KEYS) == [state for *_, state in states]
+        found = {tuple(record[:3]) for record in reader.call(processes.read)}
+        assert found == set(states)
+
+    def test_instances_in_one_process(self, open_store: OpenStore) -> None:
+        """Two stores at one place in the same process are one store."""
+        with open_store() as one, open_store() as two:
+            for step in range(5):
+                one.set(MODULE, SENDER, f"S{step}")
+                assert two.get(MODULE, SENDER) == f"S{step}"
+                assert two.compare_and_set(MODULE, SENDER, f"S{step}", "ANSWERED")
+                assert one.get(MODULE, SENDER) == "ANSWERED"
+            one.close()
+            two.set(MODULE, SENDER, "ALONE")
+            assert contents(two) == {(MODULE, SENDER): "ALONE"}
+
+    def test_a_killed_process_stops_nobody(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Whatever a process held when it was killed, the others read and write on."""
+        survivor = others[0]
+        for kill in range(self.kills_beside_others):
+            states = [(f"survivor{kill}", f"{number}@x", "POSTING") for number in range(30)]
+            with store_processes(open_store, 1) as (victim,):
+                victim.start(processes.set_forever, f"victim{kill}", 3)
+                victim.item()
+                survivor.start(processes.set_many, states)
+                victim.kill_after(10, (kill + 1) / (self.kills_beside_others + 1))
+            survivor.result()
+            with open_store() as store:
+                expected = {(module, sender): state for module, sender, state in states}
+                assert contents(store, module=f"survivor{kill}") == expected
+                assert store.get(f"victim{kill}", "0@x") != ROUTE_FIRST_STATE
+                for sender in ("0@x", "1@x", "2@x"):  # one of them was in hand
+                    store.set(f"victim{kill}", sender, "AFTERWARDS")
+                    assert store.get(f"victim{kill}", sender) == "AFTERWARDS"

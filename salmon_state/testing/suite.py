@@ -1,0 +1,66 @@
+"""StoreSuite: what all suites of the kit build on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from salmon_state.storage import Change, Sender, StateStorage
+
+__all__ = ["OpenStore", "StoreSuite", "contents", "fill", "set_clock"]
+
+OpenStore = Callable[..., StateStorage]
+
+NOON = 1_700_000_000_000_000
+"""A moment in microseconds since 1970, for stores whose clock the kit holds."""
+
+
+class StoreSuite:
+    """Opens the store under test; a subclass of the suites overrides `open_store`."""
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        """Returns a callable that opens the store, on a place that is fresh for this test.
+
+        It is called without arguments, once more with ``protect=True``, and again whenever a
+        suite reopens the store or opens a second one at the same place. For the suites that start
+        processes it must be picklable, such as ``functools.partial(open_storage, url)``, a class,
+        or a function of a module. What it opens, the kit closes; what lies at the place is the
+        test's own to remove (``tmp_path`` does).
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must override the fixture open_store; "
+            "see salmon_state.testing.StoreSuite.open_store"
+        )
+
+    @pytest.fixture
+    def store(self, open_store: OpenStore) -> Iterator[StateStorage]:
+        """Opens the store, and closes it after the test."""
+        with open_store() as store:
+            yield store
+
+
+def contents(store: StateStorage, **filters: Any) -> dict[tuple[str, Sender], str]:
+    """Returns what `records` gives, after checking that nothing comes twice."""
+    found: dict[tuple[str, Sender], str] = {}
+    for record in store.records(**filters):
+        key = (record.module, record.sender)
+        assert key not in found, f"records() gave {key!r:.200} twice"
+        found[key] = record.state
+    return found
+
+
+def fill(
+    store: StateStorage,
+    states: Iterable[tuple[str, Sender, str]],
+    updated_at: int | None = NOON,
+) -> None:
+    """Sets many states in one write of the backend, which is what makes large tests quick."""
+    store._write([Change(module, sender, state, updated_at) for module, sender, state in states])
+
+
+def set_clock(store: StateStorage, microseconds: int) -> None:
+    """Makes a store believe that it is that many microseconds after 1970 began."""
+    store._clock = lambda: microseconds

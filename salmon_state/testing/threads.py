@@ -1,0 +1,170 @@
+"""ThreadSuite: one store, many threads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state.storage import StateStorage
+from salmon_state.testing.keys import MODULE, SENDER
+from salmon_state.testing.processes import PATIENCE, win
+from salmon_state.testing.suite import StoreSuite, contents, fill
+
+__all__ = ["ThreadSuite", "run_together"]
+
+
+def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Runs jobs in threads that start at a barrier; returns their results in the same order.
+
+    Raises:
+        AssertionError: A thread did not end; it is left behind as a daemon.
+        Exception: The first error of a job.
+    """
+    barrier = threading.Barrier(len(jobs))
+    results: dict[int, Any] = {}
+    errors: list[BaseException] = []
+
+    def run(number: int, job: Callable[[], Any]) -> None:
+        try:
+            barrier.wait(PATIENCE)
+            results[number] = job()
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the main thread
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(number, job), daemon=True)
+        for number, job in enumerate(jobs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error  # a broken barrier is only what came of another thread's error
+    assert not any(thread.is_alive() for thread in threads), "threads are stuck in the store"
+    return [results[number] for number in range(len(jobs))]
+
+
+class ThreadSuite(StoreSuite):
+    """Every store that may be used by the threads of one process.
+
+    Attributes:
+        threads: How many start together.
+        sets: How many states each of them sets; at least 10.
+    """
+
+    threads = 8
+    sets = 40
+
+    @pytest.fixture(autouse=True)
+    def _quick_switches(self) -> Iterator[None]:
+        """Makes Python change threads a hundred times as often, where races would hide."""
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(5e-5)
+        yield
+        sys.setswitchinterval(usual)
+
+    def test_sets_of_different_senders(self, store: StateStorage) -> None:
+        """No set is lost, and each thread reads its own at once."""
+
+        def work(thread: int) -> None:
+            for number in range(self.sets):
+                sender = f"{thread}.{number}@x"
+                store.set(MODULE, sender, f"S{number}")
+                assert store.get(MODULE, sender) == f"S{number}"
+
+        run_together([partial(work, thread) for thread in range(self.threads)])
+        assert contents(store) == {
+            (MODULE, f"{thread}.{number}@x"): f"S{number}"
+            for thread in range(self.threads)
+            for number in range(self.sets)
+        }
+        assert len(store) == self.threads * self.sets
+
+    def test_sets_of_one_sender(self, store: StateStorage) -> None:
+        """Every state read is one that somebody set; the last one stays, once."""
+        possible = {f"S{thread}" for thread in range(self.threads)}
+
+        def work(thread: int) -> None:
+            for _ in range(self.sets):
+                store.set(MODULE, SENDER, f"S{thread}")
+                assert store.get(MODULE, SENDER) in possible
+
+        run_together([partial(work, thread) for thread in range(self.threads)])
+        assert len(store) == 1
+        assert contents(store)[MODULE, SENDER] in possible
+
+    def test_set_and_remove(self, store: StateStorage) -> None:
+        """Setting and removing side by side leaves the conversation set or gone, never half."""
+
+        def work(thread: int) -> None:
+            for number in range(self.sets):
+                store.set(f"module{number % 3}", SENDER, f"S{thread}" if number % 2 else "START")
+                store.set_all(SENDER, "BANNED" if thread % 2 else "START")
+
+        run_together([partial(work, thread) for thread in range(self.threads)])
+        found = contents(store)
+        assert len(store) == len(found)
+        assert contents(store, sender=SENDER) == found
+        assert store.set_all(SENDER, "START") == len(found)
+        assert contents(store) == {}
+
+    def test_threads_win_each_step_once(self, store: StateStorage) -> None:
+        """Threads count up with compare_and_set: the steps they won add up exactly."""
+        won = run_together([lambda: win(store, MODULE, SENDER, 100)] * self.threads)
+        assert sum(won) == 100
+        assert store.get(MODULE, SENDER) == "100"
+
+    def test_one_of_all_wins(self, store: StateStorage) -> None:
+        """Of threads that try the same step at the same moment, one succeeds, and its state is."""
+        for number in range(15):
+            begin = partial(store.compare_and_set, MODULE, f"{number}@x", ROUTE_FIRST_STATE)
+            winners = run_together([partial(begin, f"S{n}") for n in range(self.threads)])
+            assert sum(winners) == 1
+            assert store.get(MODULE, f"{number}@x") == f"S{winners.index(True)}"
+
+    def test_records_beside_writes(self, store: StateStorage) -> None:
+        """Whoever iterates finds each conversation that nobody touches exactly once."""
+        untouched = [f"{number}@x" for number in range(300)]
+        fill(store, [(MODULE, sender, "POSTING") for sender in untouched])
+        meeting = threading.Barrier(3)
+        ended = threading.Event()
+
+        def write() -> None:
+            try:
+                meeting.wait(PATIENCE)  # both readers are in the middle
+                for number in range(self.sets):
+                    store.set(MODULE, f"new{number}@x", "POSTING")
+                    if number == 9:
+                        meeting.wait(PATIENCE)
+            except BaseException:
+                meeting.abort()
+                raise
+            finally:
+                ended.set()
+
+        def read(met: bool) -> None:
+            seen: Counter[str | None] = Counter()
+            for record in store:
+                seen[record.sender] += 1
+                if not met:
+                    meeting.wait(PATIENCE)
+                    meeting.wait(PATIENCE)  # ten states were set meanwhile
+                    met = True
+            assert all(seen[sender] == 1 for sender in untouched)
+            assert max(seen.values()) == 1
+
+        def read_on() -> None:
+            read(met=False)
+            while not ended.is_set():
+                read(met=True)
+
+        run_together([write, read_on, read_on])
+        assert len(store) == 300 + self.sets

@@ -1,0 +1,121 @@
+"""VersionSuite: what one version of Python wrote, another one reads."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import salmon_state
+from salmon_state.testing import processes
+from salmon_state.testing.keys import HOSTILE_KEYS
+from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, contents, set_clock
+
+__all__ = ["VersionSuite"]
+
+OTHERS = [f"3.{minor}" for minor in range(10, 15) if (3, minor) != sys.version_info[:2]]
+_STATES = [(module, sender, f"S{n}") for n, (module, sender) in enumerate(HOSTILE_KEYS)]
+
+
+class VersionSuite(StoreSuite):
+    """A durable store whose place is shared by different Pythons, as during an upgrade.
+
+    Tried is every other Python that is found in ``PATH`` or installed beside the running one, and
+    that can import the store: with its own packages, and with those of the running Python as far
+    as they are written in Python.
+    """
+
+    @pytest.fixture(params=OTHERS)
+    def elsewhere(self, request: pytest.FixtureRequest) -> Callable[..., Any]:
+        """Calls a function with the store in another Python."""
+        python = _interpreter(request.param)
+        if python is None:
+            pytest.skip(f"there is no Python {request.param} on this machine")
+
+        def call(open_store: OpenStore, function: Callable[..., Any], *arguments: Any) -> Any:
+            return _call(python, open_store, function, *arguments)
+
+        return call
+
+    def test_written_there_and_read_here(
+        self, open_store: OpenStore, elsewhere: Callable[..., Any]
+    ) -> None:
+        """Every hostile key that another Python wrote is found, and listed."""
+        elsewhere(open_store, processes.set_many, _STATES)
+        with open_store() as store:
+            assert [store.get(*key) for key in HOSTILE_KEYS] == [state for *_, state in _STATES]
+            assert contents(store) == {(module, sender): s for module, sender, s in _STATES}
+
+    def test_written_here_and_read_there(
+        self, open_store: OpenStore, elsewhere: Callable[..., Any]
+    ) -> None:
+        """Every hostile key written here is found by another Python, and listed with its time."""
+        with open_store() as store:
+            set_clock(store, NOON)
+            for entry in _STATES:
+                store.set(*entry)
+            (moment,) = {record.updated_at for record in store}
+        found = elsewhere(open_store, processes.get_many, HOSTILE_KEYS)
+        assert found == [state for *_, state in _STATES]
+        records = elsewhere(open_store, processes.read)
+        assert sorted(records, key=ascii) == sorted(
+            ((*entry, moment) for entry in _STATES), key=ascii
+        )
+
+
+@cache
+def _interpreter(version: str) -> str | None:
+    for candidate in _candidates(version):
+        # What is found may be a shim that only tells how to choose a version.
+        answer = subprocess.run(  # noqa: S603 - a Python of this machine
+            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            timeout=processes.PATIENCE,
+            check=False,
+        )
+        if answer.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def _candidates(version: str) -> Iterator[str]:
+    found = shutil.which(f"python{version}")
+    if found:
+        yield found
+    installations = Path(sys.base_prefix).parent
+    yield from map(str, sorted(installations.glob(f"*/bin/python{version}")))
+
+
+def _call(python: str, open_store: OpenStore, function: Callable[..., Any], *arguments: Any) -> Any:
+    program = (
+        f"import sys; sys.path += {_own_path()!r}; from {processes.__name__} import main; main()"
+    )
+    ended = subprocess.run(  # noqa: S603 - a Python of this machine
+        [python, "-W", "ignore", "-c", program],
+        input=pickle.dumps((open_store, function, arguments), protocol=4),
+        capture_output=True,
+        timeout=processes.PATIENCE * 2,
+        check=False,
+    )
+    errors = ended.stderr.decode(errors="replace")
+    if processes.CANNOT_IMPORT in errors or "ModuleNotFoundError" in errors:
+        pytest.skip(f"{python}: {errors.strip().splitlines()[-1]}")
+    assert ended.returncode == 0, f"{python}:\n{errors}"
+    return pickle.loads(ended.stdout)  # noqa: S301 - from the process just started
+
+
+def _own_path() -> list[str]:
+    """Where this Python finds what the other one may use: all but the standard library."""
+    library = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    library |= {f"{path}/lib-dynload" for path in library}
+    own = str(Path(salmon_state.__file__).parents[1])
+    return [path for path in (*sys.path, own) if path and path not in library]

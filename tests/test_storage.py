@@ -1,0 +1,279 @@
+"""What all stores have from the base class, and what a store without hooks can do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from salmon import routing
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state import MemoryStorage, StateStorage, StorageError, StorageUnavailable
+from salmon_state.storage import (
+    Change,
+    Sender,
+    ascii_key,
+    from_microseconds,
+    parse_key,
+    to_microseconds,
+)
+from salmon_state.testing import HOSTILE_KEYS, RouterSuite
+from salmon_state.testing.lifecycle import CALLS
+from salmon_state.testing.router import HANDLERS, LIST, private_router
+
+texts = st.text(st.characters(exclude_categories=()))
+
+
+# ---------------------------------------------------------------- keys
+
+
+@given(module=texts, sender=st.none() | texts)
+@example(module="', '", sender="', '")
+@example(module="']", sender="['")
+@example(module="\\", sender="\\'")
+@example(module='"', sender="'")
+def test_keys_survive_parsing(module: str, sender: Sender) -> None:
+    assert parse_key(ascii_key(module, sender)) == (module, sender)
+    assert parse_key(StateStorage().key(module, sender)) == (module, sender)
+
+
+@pytest.mark.parametrize(("module", "sender"), HOSTILE_KEYS, ids=range(len(HOSTILE_KEYS)))
+def test_hostile_keys_survive_parsing(module: str, sender: Sender) -> None:
+    assert parse_key(ascii_key(module, sender)) == (module, sender)
+    assert parse_key(repr([module, sender])) == (module, sender)
+
+
+@given(one=st.tuples(texts, st.none() | texts), two=st.tuples(texts, st.none() | texts))
+def test_different_pairs_have_different_keys(
+    one: tuple[str, Sender], two: tuple[str, Sender]
+) -> None:
+    assert (ascii_key(*one) == ascii_key(*two)) is (one == two)
+
+
+@given(module=texts, sender=st.none() | texts)
+def test_the_durable_key_is_ascii_in_one_line(module: str, sender: Sender) -> None:
+    key = ascii_key(module, sender)
+    assert key.isascii()
+    assert key.isprintable()
+    if module.isascii() and (sender or "").isascii():
+        assert key == repr([module, sender])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", "a", "'a'", "[]", "['a']", "['a', 'b', 'c']", "[1, 'a']", "['a', 1]", "[None, 'a']"),
+        *("['a', b'b']", "[b'a', 'b']", "['a', 'b'", "'a', 'b']", "{'a': 'b'}", "{'a', 'b'}"),
+        *("['a', open('x')]", "__import__('os')", "['a', 'b'] + []", "['a', 'b']x", "\0", "\udcff"),
+        *("[" * 10_000, "('a', 'b')", "['a','b']", " ['a', 'b']", "['a', 'b'] # comment", "ab"),
+        *("[f'a', 'b']", "['a' 'x', 'b']", "['\\x61', 'b']", "['a', (\n'b')]"),
+    ],
+    ids=lambda key: ascii(key)[:30],
+)
+def test_a_damaged_key_is_an_error(key: str) -> None:
+    with pytest.raises(StorageError, match="damaged key") as caught:
+        parse_key(key)
+    assert len(str(caught.value)) < 1000
+
+
+@given(st.datetimes(datetime(1970, 1, 1), timezones=st.just(timezone.utc)))
+def test_moments_survive_storing(moment: datetime) -> None:
+    assert from_microseconds(to_microseconds(moment)) == moment
+
+
+@given(st.none() | st.integers(-(10**15), 10**17))
+def test_microseconds_survive_reading(moment: int | None) -> None:
+    assert to_microseconds(from_microseconds(moment)) == moment
+
+
+# ---------------------------------------------------------------- errors of a backend
+
+
+class Failing(MemoryStorage):
+    """Raises what it is told to, from every hook."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        for hook in ("read", "read_sender", "write", "scan", "wipe", "exclusive", "count", "ping"):
+            setattr(self, f"_{hook}", self.fail)
+
+    def fail(self, *_: Any) -> Any:
+        raise self.error
+
+    def _place(self) -> str:
+        return "nowhere"
+
+
+HOOKED = [name for name in CALLS if name != "iter"]
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_an_os_error_makes_the_store_unavailable(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = OSError(28, "No space left on device\n250 OK é")
+    with pytest.raises(StorageUnavailable) as caught:
+        CALLS[name](Failing(error))
+    assert str(caught.value) == "451 4.3.0 State store unavailable, try again later"
+    assert caught.value.__cause__ is error
+    assert "No space left" in caught.value.detail
+    (logged,) = caplog.records
+    assert (logged.name, logged.levelno) == ("salmon_state", logging.ERROR)
+    assert "No space left" in logged.getMessage()
+    assert "<Failing nowhere>" in logged.getMessage()
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_any_other_error_is_a_storage_error(name: str) -> None:
+    error = LookupError("what a driver raises")
+    with pytest.raises(StorageError, match="LookupError: what a driver raises") as caught:
+        CALLS[name](Failing(error))
+    assert not isinstance(caught.value, StorageUnavailable)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [StorageError("damaged"), StorageUnavailable("away")], ids=repr)
+@pytest.mark.parametrize("name", HOOKED)
+def test_a_storage_error_passes_unchanged(name: str, error: StorageError) -> None:
+    with pytest.raises(StorageError) as caught:
+        CALLS[name](Failing(error))
+    assert caught.value is error
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_the_end_of_the_process_is_no_storage_error(kind: type[BaseException]) -> None:
+    error: Any = kind()
+    with pytest.raises(kind):
+        Failing(error).get("app", "a@x")
+
+
+def test_an_error_in_the_middle_of_records_is_wrapped() -> None:
+    class BreaksLate(MemoryStorage):
+        def _scan(self, *filters: Any) -> Any:
+            yield from super()._scan(*filters)
+            raise OSError("gone")
+
+    store = BreaksLate()
+    store.set("app", "a@x", "A")
+    records = store.records()
+    assert next(records).state == "A"
+    with pytest.raises(StorageUnavailable):
+        next(records)
+
+
+def test_a_damaged_entry_is_never_a_missing_one() -> None:
+    store = MemoryStorage()
+    store.set("app", "a@x", "A")
+    store.states["['app', 'b@x'"] = "B"
+    with pytest.raises(StorageError, match="damaged"):
+        list(store)
+
+
+# ---------------------------------------------------------------- get, set and clear only
+
+
+class Simple(StateStorage):
+    """What Salmon's documentation teaches to write."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def get(self, module: str, sender: Sender) -> str:
+        state: str = self.states.get(self.key(module, sender), ROUTE_FIRST_STATE)
+        return state
+
+    def set(self, module: str, sender: Sender, state: str) -> None:
+        self.states[self.key(module, sender)] = state
+
+    def clear(self) -> None:
+        self.states.clear()
+
+
+def test_a_simple_store_works_in_the_router(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from salmon.testing import RouterConversation, assert_in_state
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = Simple()
+    with private_router(store):
+        routing.Router.load([HANDLERS])
+        anna = RouterConversation("anna@example.com", "hello")
+        anna.begin()
+        for body, state in (("subscribe", "CONFIRMING"), ("yes", "POSTING"), ("leave", "START")):
+            anna.say(LIST, body)
+            assert_in_state(HANDLERS, LIST, anna.From, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("compare_and_set", "read and write in one step"),
+        ("records", "list its records"),
+        ("iter", "list its records"),
+        ("len", "list its records"),
+        ("set_all", "read and write in one step"),
+        ("rename", "read and write in one step"),
+        ("purge", "read and write in one step"),
+    ],
+)
+def test_a_simple_store_says_what_it_cannot_do(name: str, what: str) -> None:
+    store = Simple()
+    store.set("app", "a@x", "A")
+    with pytest.raises(NotImplementedError) as caught:
+        CALLS[name](store)
+    assert str(caught.value) == f"Simple cannot {what}: it implements get, set and clear only"
+    assert store.states == {"['app', 'a@x']": "A"}
+
+
+def test_a_simple_store_can_be_pinged_closed_and_printed() -> None:
+    with Simple() as store:
+        store.ping()
+        assert repr(store) == "<Simple>"
+        assert bool(store) is True
+    with pytest.raises(StorageUnavailable, match="451"):
+        store.ping()
+
+
+def test_a_store_with_nothing_cannot_do_anything() -> None:
+    for name in CALLS.keys() - {"ping"}:
+        with pytest.raises(NotImplementedError, match=r"^StateStorage cannot "):
+            CALLS[name](StateStorage())
+
+
+class TestPrivateRouter(RouterSuite):
+    """The suite leaves Salmon's one router as it found it."""
+
+    before: dict[str, Any]
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _untouched(cls) -> Any:
+        before = dict(vars(routing.Router))
+        routes = list(routing.Router.ORDER)
+        yield
+        assert dict(vars(routing.Router)) == before
+        assert list(routing.Router.ORDER) == routes
+
+    @pytest.fixture
+    def open_store(self) -> Callable[..., StateStorage]:
+        return MemoryStorage
+
+
+def test_writing_several_changes_at_once() -> None:
+    """The kit, and whoever migrates a store, writes through the hook."""
+    store = MemoryStorage()
+    store._write([Change("app", "a@x", "A", None), Change("app", "b@x", "B", 7)])
+    store._write([Change("app", "a@x", None, None), Change("app", "none@x", None, None)])
+    assert [tuple(record[:3]) for record in store] == [("app", "b@x", "B")]
+    with pytest.raises(ValueError, match="older_than"):
+        store.purge(older_than=-timedelta(days=1))

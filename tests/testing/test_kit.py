@@ -1,0 +1,173 @@
+"""The kit itself: its keys, its processes, and what it tells whoever uses it wrongly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import salmon_state.testing
+from salmon_state import MemoryStorage
+from salmon_state.storage import StateStorage
+from salmon_state.testing import HOSTILE_KEYS, processes
+from salmon_state.testing.processes import StoreProcess, store_processes
+from salmon_state.testing.threads import run_together
+
+
+def test_hostile_keys_are_all_different() -> None:
+    assert len(set(HOSTILE_KEYS)) == len(HOSTILE_KEYS) > 200
+
+
+@given(st.sampled_from([None, "", "None", "A@x", "a@x ", "e\u0301@x", "\udcff@x", "\U0001faea@x"]))
+def test_hostile_keys_have_what_was_seen(sender: str | None) -> None:
+    assert sender in {its for _, its in HOSTILE_KEYS}
+
+
+def test_public_names_exist() -> None:
+    for name in salmon_state.testing.__all__:
+        assert getattr(salmon_state.testing, name) is not None
+        assert name in dir(salmon_state.testing)
+    with pytest.raises(AttributeError, match="no attribute 'SillySuite'"):
+        _ = salmon_state.testing.SillySuite
+
+
+@pytest.mark.parametrize("missing", ["pytest", "hypothesis"])
+def test_an_import_error_names_the_extra(missing: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "import salmon_state.testing.processes\n"  # what needs neither
+        "from salmon_state.testing import ContractSuite"
+    )
+    ended = run_python(program)
+    assert ended.returncode == 1
+    error = ended.stderr.splitlines()[-1]
+    assert error.startswith("ImportError: salmon_state.testing.ContractSuite needs pytest and")
+    assert repr(missing) in error
+    assert "pip install 'salmon-state[testing]'" in error
+
+
+def test_assertions_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "from salmon_state import MemoryStorage\n"
+        "from salmon_state.testing import ContractSuite\n"
+        "import pytest\n"
+        "class Silent(MemoryStorage):\n"
+        "    def _write(self, changes): pass\n"
+        "class TestIt(ContractSuite):\n"
+        "    @pytest.fixture\n"
+        "    def open_store(self): return Silent\n"
+    )
+    arguments = ["-p", "no:cacheprovider", "-k", "test_get_returns_what_was_set"]
+    ended = run_python("import pytest; pytest.main()", *arguments, directory=tmp_path)
+    assert "AssertionError: assert 'START' == 'CONFIRMING'" in ended.stdout
+
+
+def test_a_forgotten_fixture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "from salmon_state.testing import ModelSuite\nclass TestIt(ModelSuite): pass\n"
+    )
+    ended = run_python("import pytest; pytest.main()", "-p", "no:cacheprovider", directory=tmp_path)
+    assert "TestIt must override the fixture open_store" in ended.stdout
+
+
+def run_python(
+    program: str, *arguments: str, directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# ---------------------------------------------------------------- what other processes are told
+
+
+def break_down(store: StateStorage) -> None:
+    raise LookupError("in the other process")
+
+
+def die(store: StateStorage) -> None:
+    os._exit(7)
+
+
+def count(store: StateStorage, end: int) -> Iterator[int]:
+    yield from range(end)
+
+
+def pid(store: StateStorage) -> int:
+    return os.getpid()
+
+
+def wait(store: StateStorage) -> None:
+    while True:
+        os.read(os.pipe()[0], 1)
+
+
+def test_a_process_works() -> None:
+    with store_processes(MemoryStorage, 1) as (process,):
+        process.call(processes.do, "set", "app", "a@x", "A")
+        assert process.call(processes.do, "get", "app", "a@x") == "A"
+        process.start(count, 3)
+        assert [process.item() for _ in range(3)] == [0, 1, 2]
+        assert process.result() is None
+        first = process.call(pid)
+        assert first != os.getpid()
+    with store_processes(MemoryStorage, 1) as (process,):
+        assert process.call(pid) == first  # it is used again, with a store of its own
+        assert process.call(processes.do, "get", "app", "a@x") == "START"
+
+
+def test_an_error_in_a_process_arrives() -> None:
+    with store_processes(MemoryStorage, 1) as (process,):
+        with pytest.raises(LookupError, match="in the other process") as caught:
+            process.call(break_down)
+        assert "def break_down" not in str(caught.value)
+        assert "in break_down" in str(caught.value.__cause__)
+        assert process.call(pid) > 0
+
+
+def test_a_process_that_dies_is_reported() -> None:
+    with (
+        store_processes(MemoryStorage, 1) as (process,),
+        pytest.raises(AssertionError, match=r"process died.*exitcode=7"),
+    ):
+        process.call(die)
+
+
+def test_a_stuck_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with store_processes(MemoryStorage, 1) as (process,):
+        monkeypatch.setattr(processes, "PATIENCE", 0.2)
+        with pytest.raises(AssertionError, match="stuck"):
+            process.call(wait)
+        monkeypatch.undo()
+        assert not process.usable
+
+
+def test_a_process_that_is_busy_is_not_used_again() -> None:
+    with store_processes(MemoryStorage, 1) as (process,):
+        process.start(wait)
+        busy: StoreProcess = process
+    with store_processes(MemoryStorage, 1) as (process,):
+        assert process is not busy
+        process.start(wait)
+        assert process.kill() == []
+
+
+def test_threads_report_the_first_error() -> None:
+    def fail() -> Any:
+        raise LookupError("in a thread")
+
+    assert run_together([lambda: 1, lambda: 2]) == [1, 2]
+    with pytest.raises(LookupError, match="in a thread"):
+        run_together([lambda: 1, fail])

@@ -1,0 +1,63 @@
+"""The kit catches every wrong store, and every test of the kit catches one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Set
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import salmon_state.testing
+from salmon_state.testing import StoreSuite
+from tests.testing import wrong_suites
+from tests.testing.wrong_suites import IN_MEMORY, ON_DISK, Expected, case_name
+
+CASES = (*IN_MEMORY, *ON_DISK)
+SUITES = [
+    getattr(salmon_state.testing, name)
+    for name in salmon_state.testing.__all__
+    if name.endswith("Suite") and name != "StoreSuite"
+]
+
+
+@pytest.fixture(scope="module")
+def caught(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
+    """Runs the kit over the wrong stores; gives the names of the cases that failed."""
+    report = tmp_path_factory.mktemp("wrong") / "report.xml"
+    options = ["-q", "-p", "no:cacheprovider", "--tb=no", f"--junitxml={report}"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(wrong_suites.__file__)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    return {
+        case.attrib["classname"].rpartition(".")[2]
+        for case in ElementTree.parse(report).iter("testcase")
+        if case.find("failure") is not None  # and not an error in a fixture
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_name)
+def test_the_kit_catches(caught: Set[str], case: Expected) -> None:
+    assert case_name(case) in caught
+
+
+def test_every_test_of_the_kit_can_fail() -> None:
+    tests = {name for suite in SUITES for name in dir(suite) if name.startswith("test_")}
+    assert tests - {expected for _, _, expected in CASES} == set()
+
+
+def test_suites_can_be_combined() -> None:
+    """A class that subclasses several suites has the tests and the numbers of each of them."""
+    names = [
+        name
+        for suite in SUITES
+        for name in set(dir(suite)) - set(dir(StoreSuite))
+        if not name.startswith("_")
+    ]
+    assert [name for name in names if names.count(name) > 1] == []
