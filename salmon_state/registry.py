@@ -1,27 +1,48 @@
-"""open_storage(): from a URL to a store."""
+"""open_storage(): from a URL to a store, entry points included."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import logging
+import os
 import re
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote_from_bytes
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.storage import StateStorage
 
-__all__ = ["open_storage"]
+__all__ = ["open_storage", "path_of"]
+
+LOG = logging.getLogger("salmon_state")
+
+_GROUP = "salmon_state.storages"
+_SQL = "salmon_state.stores.sqlalchemy:SQLAlchemyStorage"
+_REDIS = "salmon_state.stores.redis:RedisStorage"
 
 # Names and not classes, so that a backend and its driver are imported only when they are used.
 _BUILT_IN = {
-    "mariadb": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
+    "mariadb": _SQL,
     "memory": "salmon_state.stores.memory:MemoryStorage",
-    "mysql": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
-    "postgresql": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
+    "mysql": _SQL,
+    "postgresql": _SQL,
+    "redis": _REDIS,
+    "redis+cluster": _REDIS,
+    "redis+sentinel": _REDIS,
+    "rediss": _REDIS,
+    "rediss+cluster": _REDIS,
+    "rediss+sentinel": _REDIS,
     "shelve": "salmon_state.stores.shelve:ShelveStorage",
-    "sqlite": "salmon_state.stores.sqlalchemy:SQLAlchemyStorage",
+    "sqlite": _SQL,
+    "unix": _REDIS,
 }
+_EXTRAS = {_REDIS: "redis"}
+
+_compared: set[str] = set()
+"""The built-in schemes whose namesakes in other packages were warned of."""
 
 
 def open_storage(url: str, **options: Any) -> StateStorage:
@@ -35,10 +56,20 @@ def open_storage(url: str, **options: Any) -> StateStorage:
     ``sqlite:///run/states.db``  `SQLAlchemyStorage`    the processes of one machine
     ``postgresql+psycopg://…``   `SQLAlchemyStorage`    all machines that reach the server
     ``mysql+pymysql://…``        `SQLAlchemyStorage`    all machines that reach the server
+    ``redis://…``, ``unix://…``  `RedisStorage`         all machines that reach the server
     ===========================  =====================  ===============================
 
     Three slashes are followed by a path relative to the working directory at this moment, four
-    by an absolute path, as in SQLAlchemy's database URLs.
+    by an absolute path, as in SQLAlchemy's database URLs. ``rediss://`` is Redis with TLS, and
+    ``redis+sentinel://``, ``redis+cluster://`` and their forms with TLS are several servers.
+
+    Any other scheme is looked for among the installed packages, in the entry-point group
+    ``salmon_state.storages``: first all of it, then the part before its ``+``. The stores in the
+    table win over packages that offer the same scheme.
+
+    ``${NAME}`` stands for a variable of the environment, and its value arrives as it is: in the
+    user, the password and the query of a URL, which are percent-encoded, it is encoded here.
+    Every other ``$`` stands for itself, and ``%24{`` for ``${``.
 
     >>> with open_storage("memory://") as store:
     ...     store.get("app.handlers", "anna@example.com")
@@ -49,23 +80,52 @@ def open_storage(url: str, **options: Any) -> StateStorage:
         **options: Arguments of the store's class, such as ``protect=True``.
 
     Raises:
-        ConfigurationError: The URL or an option cannot work; the message lists what can.
+        ConfigurationError: The URL or an option cannot work, a variable of the environment or a
+            package is missing; the message lists what can, and shows no password.
         StorageUnavailable: The store cannot be reached now.
     """
+    url = _from_environment(url) if isinstance(url, str) else url
     scheme = _scheme(url)
-    target = _BUILT_IN.get(scheme.partition("+")[0])
-    if target is None:
-        known = ", ".join(f"{name}://" for name in sorted(_BUILT_IN))
-        raise ConfigurationError(f"unknown scheme {scheme!r} in the URL of a store: known: {known}")
-    module, _, name = target.partition(":")
-    factory = getattr(importlib.import_module(module), name)
-    _check_options(factory, options)
+    factory, owner = _find(scheme)
+    _check_options(scheme, factory, options)
     from_url = getattr(factory, "from_url", factory)
-    store: StateStorage = from_url(url, **options)
+    store = from_url(scheme + url[len(scheme) :], **options)
+    if not isinstance(store, StateStorage):
+        raise ConfigurationError(
+            f"{scheme}:// of {owner} gave a {type(store).__name__} instead of a StateStorage"
+        )
     return store
 
 
-def _scheme(url: str) -> str:
+def _from_environment(url: str) -> str:
+    begin, end = _user_and_password(url)
+    query = url.find("?")
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None:  # what follows is not shown: it may be a part of a password
+            raise ConfigurationError(
+                "'${' in the URL of a store begins a variable of the environment, as in "
+                "'${NAME}'; '%24{' stands for the two characters themselves"
+            )
+        if name not in os.environ:
+            raise ConfigurationError(
+                f"the URL of a store needs the environment variable {name!r}, which is not set"
+            )
+        if begin <= match.start() < end or 0 <= query < match.start():
+            return quote_from_bytes(os.fsencode(os.environ[name]), safe="")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(?:([A-Za-z_][A-Za-z0-9_]*)\})?", value, url)
+
+
+def _user_and_password(url: str) -> tuple[int, int]:
+    """Returns where they begin and end in a URL as it was written, before any value is in it."""
+    authority = re.match(r"[^:/?#]*://([^/?#]*)@", url)
+    return authority.span(1) if authority else (0, 0)
+
+
+def _scheme(url: object) -> str:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url) if isinstance(url, str) else None
     if match is None:
         # The URL itself is not shown: it may hold a password.
@@ -76,18 +136,108 @@ def _scheme(url: str) -> str:
     return match[1].lower()
 
 
-def _check_options(factory: type[StateStorage], options: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(factory).parameters.values())
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+# ---------------------------------------------------------------- whose store it is
+
+
+def _find(scheme: str) -> tuple[Callable[..., object], str]:
+    """Returns the class or function for a scheme, and the name of the package it is from."""
+    for name in dict.fromkeys((scheme, scheme.partition("+")[0])):
+        if name in _BUILT_IN:
+            _warn_of_namesakes(name)
+            return _load_built_in(name), "salmon-state"
+        offers = [offer for offer in _offers() if offer.name.lower() == name]
+        if offers:
+            return _load(name, offers), _owner(offers[0])
+    known = sorted({*_BUILT_IN, *(offer.name.lower() for offer in _offers())})
+    raise ConfigurationError(
+        f"unknown scheme {scheme!r} in the URL of a store: known: "
+        f"{', '.join(f'{name}://' for name in known)}; "
+        f"others come with packages that have an entry point in {_GROUP!r}"
+    )
+
+
+def _offers() -> list[EntryPoint]:
+    return list(entry_points(group=_GROUP))
+
+
+def _owner(offer: EntryPoint) -> str:
+    return offer.dist.name if offer.dist and offer.dist.name else "an unknown package"
+
+
+def _warn_of_namesakes(name: str) -> None:
+    if name not in _compared:
+        _compared.add(name)
+        for offer in _offers():
+            if offer.name.lower() == name:
+                own = "%s:// is the store of salmon-state; that of the package %s is not used"
+                LOG.warning(own, name, _owner(offer))
+
+
+def _load_built_in(name: str) -> Callable[..., object]:
+    target = _BUILT_IN[name]
+    module, _, attribute = target.partition(":")
+    try:
+        factory: Callable[..., object] = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        if target not in _EXTRAS or (error.name or "").partition(".")[0] == "salmon_state":
+            raise
+        raise ConfigurationError(
+            f"{name}:// needs the package {error.name!r}: "
+            f"pip install 'salmon-state[{_EXTRAS[target]}]'"
+        ) from error
+    return factory
+
+
+def _load(name: str, offers: list[EntryPoint]) -> Callable[..., object]:
+    if len(offers) > 1:
+        owners = ", ".join(sorted(map(_owner, offers)))
+        raise ConfigurationError(f"{name}:// is offered by several packages: {owners}: keep one")
+    what = f"{name}:// comes with the package {_owner(offers[0])}, whose {offers[0].value!r}"
+    try:
+        factory: Callable[..., object] = offers[0].load()
+    except Exception as error:  # importing somebody's module may raise anything
+        raise ConfigurationError(
+            f"{what} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    is_store = not isinstance(factory, type) or issubclass(factory, StateStorage)
+    if not is_store or not callable(factory):
+        raise ConfigurationError(f"{what} is neither a subclass of StateStorage nor a function")
+    return factory
+
+
+def _check_options(scheme: str, factory: Callable[..., object], options: dict[str, Any]) -> None:
+    known = _options(getattr(factory, "from_url", factory))
+    if known is None:  # then it hands them on to the class
+        known = _options(factory)
     for option in options:
-        if option not in known:
+        if known is not None and option not in known:
             raise ConfigurationError(
-                f"{factory.__name__} has no option {option!r}: known: {', '.join(known)}"
+                f"{scheme}:// has no option {option!r}: known: {', '.join(known) or 'none'}"
             )
 
 
+def _options(factory: Callable[..., object]) -> list[str] | None:
+    """Returns the names of all options, or ``None`` if it takes whatever it is given."""
+    parameters = list(inspect.signature(factory).parameters.values())
+    if parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY:
+        del parameters[0]  # the URL, or what `from_url` makes of it
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+# ---------------------------------------------------------------- for those who write stores
+
+
 def path_of(url: str) -> str:
-    """Returns the path in a URL whose scheme is followed by ``///path`` or ``////path``."""
+    """Returns the path in a URL whose scheme is followed by ``///path`` or ``////path``.
+
+    >>> path_of("shelve:///run/states"), path_of("shelve:////var/lib/states")
+    ('run/states', '/var/lib/states')
+
+    Raises:
+        ConfigurationError: There is a host, a query or a fragment in it, or no path.
+    """
     scheme, _, rest = url.partition(":")
     path, _, query = rest.partition("?")
     if parse_qsl(query, keep_blank_values=True) or "#" in rest:
@@ -95,6 +245,6 @@ def path_of(url: str) -> str:
     if not path.startswith("///") or len(path) == 3:
         raise ConfigurationError(
             f"a {scheme} URL needs three slashes and a relative path, or four and an absolute "
-            f"one: {scheme}:///run/states or {scheme}:////var/lib/app/states, got {url!r}"
+            f"one: {scheme}:///run/states or {scheme}:////var/lib/app/states"
         )
     return path[3:]
