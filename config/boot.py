@@ -22,7 +22,7 @@ from config.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 from config.relays import Outbox, SMTPRelay
 from config.run_directory import private_directory, private_maildir, private_secret
 from examples.mailing_list import subscribers
-from salmon_state import ConfigurationError, StorageUnavailable, open_storage
+from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
 
 # A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
 os.umask(0o077)
@@ -49,6 +49,8 @@ settings.list_secret = settings.list_secret_given.encode() or private_secret(
 
 try:
     Router.STATE_STORE = open_storage(settings.state_url)
+    attach(Router)
+    subscribers.prepare()
     subscribers.forget_unconfirmed()
 except ConfigurationError as error:
     raise SettingsError(f"SALMON_STATE_URL: {error}") from None

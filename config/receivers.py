@@ -93,7 +93,9 @@ class QueueReceiver(_Ending, server.QueueReceiver):
 
     Salmon's own takes every mail out of the directory at once, so that all of them are lost if
     the process dies, and drops a mail that it cannot parse. This one takes a mail when a worker
-    is free for it, and puts what cannot be parsed into the undeliverable queue.
+    is free for it, and puts what cannot be parsed into the undeliverable queue. What cannot be
+    handled now is put back by `salmon_state.attach`, and its worker rests: in an outage all of
+    them do, and look for mail again once a second.
 
     Args:
         queue_dir: The Maildir.
@@ -129,8 +131,10 @@ class QueueReceiver(_Ending, server.QueueReceiver):
         return True
 
     def _pop(self) -> Any:
-        # Not Salmon's pop(): it loses a mail that it cannot parse, and leaves files open.
-        for key in self.queue.mbox.keys():  # noqa: SIM118 - a Maildir iterates over its mails
+        # Not Salmon's pop(): it loses a mail that it cannot parse, and leaves files open. In the
+        # order of the names, which begin with the time: a mail that was put back because it could
+        # not be handled now is behind all others, and keeps none of them waiting.
+        for key in sorted(self.queue.mbox.keys()):
             try:
                 data = self.queue.mbox.get_bytes(key)
                 self.queue.remove(key)

@@ -4,13 +4,15 @@ Import it in place of `config.boot`, then talk to the router with
 `salmon.testing.RouterConversation`.
 """
 
+import logging
 from email.message import Message
 from typing import NamedTuple
 
 from salmon.routing import Router
 
 from config import settings
-from salmon_state import MemoryStorage
+from examples.mailing_list import subscribers
+from salmon_state import MemoryStorage, attach
 
 
 class Sent(NamedTuple):
@@ -35,6 +37,11 @@ settings.list_secret = b"known to everybody, for tests only"
 
 Router.STATE_STORE = MemoryStorage()
 # Against another store: Router.STATE_STORE = salmon_state.open_storage("sqlite:///run/tests.db")
+attach(Router)
+subscribers.prepare()
+
+# Not to hear on the terminal that states in memory are not shared: here they need not be.
+logging.getLogger("salmon_state").addHandler(logging.NullHandler())
 
 Router.RELOAD = False
 Router.LOG_EXCEPTIONS = False  # a test must see them

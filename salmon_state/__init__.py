@@ -13,11 +13,13 @@ from salmon_state.errors import (
     StorageError,
     StorageUnavailable,
 )
+from salmon_state.named import close_all, configure, storage
 from salmon_state.registry import open_storage
 from salmon_state.storage import Record, StateStorage
 from salmon_state.stores.memory import MemoryStorage
 
 if TYPE_CHECKING:
+    from salmon_state.stores.redis import RedisStorage
     from salmon_state.stores.shelve import ShelveStorage
     from salmon_state.stores.sqlalchemy import SQLAlchemyStorage
 
@@ -27,19 +29,24 @@ __all__ = [
     "ConversationBusy",
     "MemoryStorage",
     "Record",
+    "RedisStorage",
     "SQLAlchemyStorage",
     "ShelveStorage",
     "StateStorage",
     "StorageError",
     "StorageUnavailable",
     "attach",
+    "close_all",
+    "configure",
     "current_conversation",
     "detach",
     "open_storage",
+    "storage",
 ]
 
 # Imported on first use: whoever keeps states in memory need not load a database toolkit.
 _LAZY = {
+    "RedisStorage": "salmon_state.stores.redis",
     "SQLAlchemyStorage": "salmon_state.stores.sqlalchemy",
     "ShelveStorage": "salmon_state.stores.shelve",
 }

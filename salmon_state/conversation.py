@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from salmon.server import SMTPError
 
-from salmon_state.errors import ConversationBusy, StorageError
+from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable
 
 if TYPE_CHECKING:
     from salmon_state.storage import Sender, StateStorage
 
 __all__ = ["Conversation", "Move", "Transition", "UnitOfWork", "current_conversation"]
+
+LOG = logging.getLogger("salmon_state")
 
 
 class Transition(NamedTuple):
@@ -48,6 +53,12 @@ class Active(threading.local):
 
 
 _innermost = Active()
+
+ERROR_STATE = "ERROR"
+"""What Salmon sets when a handler raises."""
+
+_LONGEST_WAIT = 1_000_000.0
+"""In seconds; what is longer, a thread's lock or a database would refuse."""
 
 
 def _leave_to_the_parent() -> None:
@@ -110,13 +121,16 @@ class UnitOfWork:
         if moves or transitions:
             self._store._commit(moves, transitions)
 
-    def rollback(self) -> None:
-        """Undoes what the backend has not committed."""
-
     def close(self) -> None:
-        """Gives the locks back; called once, whatever happened."""
-        for release in reversed(self._releases):
-            release()
+        """Undoes what is not committed and gives the locks back; called once, whatever happened."""
+        with ExitStack() as releases:
+            for release in self._releases:
+                releases.callback(release)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the database gave the transaction up when a handler's statement failed in it."""
+        return False
 
     @property
     def connection(self) -> Any:
@@ -153,19 +167,24 @@ class Conversation:
     def __init__(self, store: StateStorage, sender: Sender, timeout: float) -> None:
         self.sender = sender
         self._store = store
-        self._timeout = timeout
+        self._timeout = min(timeout, _LONGEST_WAIT)
         self._changes: dict[tuple[str, Sender], tuple[str | None, int]] = {}
         self._moves: dict[Sender, tuple[str | None, int]] = {}
         self._expected: dict[tuple[str, Sender], str | None] = {}
         self._savepoint: Any = None
         self._outer: Conversation | None = None
         self._before: Conversation | None = None
+        self._entered = False
 
     # ---------------------------------------------------------------- entering and leaving
 
     def __enter__(self) -> Conversation:
         store, sender = self._store, self.sender
         store._check_open()
+        if self._entered:
+            raise RuntimeError(
+                "a conversation is entered once: call conversation() again for the next mail"
+            )
         outer = self._outer = store._active.conversation
         self._pid = os.getpid()
         if outer is None:
@@ -178,11 +197,12 @@ class Conversation:
                 states = self._unit.enter(sender, self._timeout, lock=bool(sender))
             except BaseException as error:
                 if outer is None:
-                    self._unit.close()
+                    self._close()
                 if isinstance(error, Exception):
                     store._raise(error)
                 raise
             self._snapshots[sender] = states
+        self._entered = True
         self._before, _innermost.conversation = _innermost.conversation, self
         store._active.conversation = self
         return self
@@ -202,21 +222,33 @@ class Conversation:
             self._leave_layer(self._outer, undo=undo)
             return
         try:
-            if undo:
-                self._unit.rollback()
-            else:
+            if not undo:
+                self._store._check_open()  # it may have been closed inside
                 self._unit.commit(self._all_moves(), self._transitions())
         except Exception as failure:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(failure)
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Rolls back what is not committed and gives the locks back.
+
+        Its failure changes nothing: what is committed is, and a connection that is broken frees
+        its locks. It must not take the place of the error that ends the conversation either.
+        """
+        try:
             self._unit.close()
+        except Exception:
+            LOG.exception("%r: a conversation was not closed in order", self._store)
 
     def _leave_layer(self, outer: Conversation, *, undo: bool) -> None:
         if self._savepoint is not None:
-            if undo:
-                self._savepoint.rollback()
-            else:
-                self._savepoint.commit()
+            try:
+                self._leave_savepoint(undo=undo)
+            except Exception as failure:  # noqa: BLE001 - a driver may raise anything; see _raise
+                if not undo:
+                    self._store._raise(failure)
+                # Otherwise another error is on its way, and the outer one cannot commit either.
         if undo:
             return
         for sender, (state, now) in self._moves.items():
@@ -224,6 +256,15 @@ class Conversation:
         outer._changes.update(self._changes)
         for key, expected in self._expected.items():
             outer._expected.setdefault(key, expected)
+
+    def _leave_savepoint(self, *, undo: bool) -> None:
+        failed = self._unit.failed
+        if undo or failed:
+            self._savepoint.rollback()
+        else:
+            self._savepoint.commit()
+        if failed and not undo and all(s != ERROR_STATE for s, _ in self._changes.values()):
+            raise given_up()
 
     def _all_moves(self) -> list[Move]:
         return [Move(sender, *move) for sender, move in self._moves.items()]
@@ -260,22 +301,31 @@ class Conversation:
         return state if state is None or moved is None else moved[0]
 
     def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
-        """Sets a state, or removes the entry, at the end of the outermost conversation."""
+        """Sets a state, or removes the entry, at the end of the outermost conversation.
+
+        Raises:
+            StorageUnavailable: It is Salmon that sets ERROR because a handler let a `StorageError`
+                out: it would answer 250, but the store's failure is no reason to lose a mail.
+        """
+        if state == ERROR_STATE and isinstance(sys.exc_info()[1], StorageError):
+            raise StorageUnavailable(f"a handler was stopped: {sys.exc_info()[1]}")
         self._changes[module, sender] = state, now
 
     def compare_and_set(
         self, module: str, sender: Sender, expected: str | None, state: str | None, now: int
     ) -> bool:
         """Sets a state if it is the expected one; of somebody else's, also at the commit."""
+        self._check_hooks("compare_and_set")
         if self.get(module, sender) != expected:
             return False
-        if self._own_write(module, sender) is None:
+        if self._own_write(module, sender) is None and self._own_move(sender) is None:
             self._expected.setdefault((module, sender), expected)
         self.set(module, sender, state, now)
         return True
 
     def set_all(self, sender: Sender, state: str | None, now: int) -> int:
         """Moves every conversation of a sender that exists; returns how many there are now."""
+        self._check_hooks("set_all")
         modules = [module for module in self._modules(sender) if self.get(module, sender)]
         if sender in self._snapshots:
             for module in modules:
@@ -303,6 +353,18 @@ class Conversation:
             layer = layer._outer
         return None
 
+    def _own_move(self, sender: Sender) -> tuple[str | None, int] | None:
+        layer: Conversation | None = self
+        while layer is not None:
+            if sender in layer._moves:
+                return layer._moves[sender]
+            layer = layer._outer
+        return None
+
+    def _check_hooks(self, method: str) -> None:
+        if not self._store._has_hooks:
+            self._store._cannot(f"do {method}")
+
     def _move(self, sender: Sender, state: str | None, now: int) -> None:
         layer: Conversation | None = self
         while layer is not None:
@@ -310,7 +372,9 @@ class Conversation:
                 if key[1] == sender and written is not None:
                     self._changes[key] = state, now
             layer = layer._outer
-        self._moves[sender] = state, now
+        earlier = self._own_move(sender)
+        if earlier is None or earlier[0] is not None:  # what was removed is not moved again
+            self._moves[sender] = state, now
 
     def _modules(self, sender: Sender) -> Iterable[str]:
         snapshot = self._snapshots.get(sender)
@@ -328,7 +392,12 @@ class Conversation:
         """The SQLAlchemy connection of this conversation's transaction.
 
         What a handler writes through it is committed together with the states, or not at all. It
-        must not be committed, rolled back or kept by the handler.
+        must not be committed, rolled back or kept by the handler. On PostgreSQL a statement that
+        fails takes everything down that was written through it, unless it was tried within
+        ``connection.begin_nested()``: when the handler lets the error out, the state ERROR alone
+        is committed; when it goes on, the conversation ends with `StorageUnavailable`. On SQLite,
+        where only one may write at a time, the first statement that is no SELECT keeps everybody
+        else from writing until the end; the driver's own cursor must not be used there.
 
         Raises:
             NotImplementedError: The store is no `SQLAlchemyStorage`.
@@ -392,6 +461,14 @@ def busy(timeout: float) -> ConversationBusy:
         f"another mail of the same sender was in hand for {timeout:g} s"
         if timeout > 0
         else "another mail of the same sender is in hand"
+    )
+
+
+def given_up() -> StorageUnavailable:
+    """Returns the error for a commit after a handler's statement failed and it went on."""
+    return StorageUnavailable(
+        "a statement of a handler failed, so that the database gave its transaction up, and the "
+        "handler went on: let the error out, or try statements in connection.begin_nested()"
     )
 
 

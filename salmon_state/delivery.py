@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import mailbox
 import os
+import threading
 import time
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from salmon.queue import Queue
 from salmon.routing import RoutingBase
 from salmon.server import SMTPError
 
-from salmon_state.conversation import Conversation, current_conversation
+from salmon_state.conversation import current_conversation
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.storage import StateStorage
 
@@ -95,8 +99,12 @@ class Delivery:
         self._router = router
         self._replaced = vars(router).get("deliver")
         self._deliver = router.deliver
-        self._warned: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._guests: weakref.WeakKeyDictionary[Any, _Guest] = weakref.WeakKeyDictionary()
+        # Salmon resolves a queue's path when it opens the queue: a handler may os.chdir later.
+        self._directory = os.getcwd()
+        # By identity, because stores that are none of ours compare and hash as they like.
+        self._known: dict[int, tuple[Callable[[], Any], _Guest | None]] = {}
+        self._meeting = threading.Lock()
+        self._pushing = threading.Lock()  # two threads may give a mail in a Maildir the same name
 
     def restore(self) -> None:
         """Puts back what `attach` found."""
@@ -108,7 +116,7 @@ class Delivery:
         """Delivers one message, in a conversation with its sender."""
         outermost = current_conversation() is None
         try:
-            with self._conversation(message.From):
+            with self._store().conversation(message.From, timeout=self.lock_timeout):
                 self._deliver(message)
         except SMTPError as error:
             if outermost and 400 <= int(error.code) < 500 and self._put_back(message, error):
@@ -120,35 +128,60 @@ class Delivery:
             if outermost and self._put_back(message, failure):
                 return
             raise failure from error
+        except BaseException as error:
+            if outermost and not isinstance(error, Exception):  # the process or this thread ends
+                self._put_back(message, error)
+            raise
 
-    def _conversation(self, sender: Any) -> Conversation:
+    def _store(self) -> StateStorage:
         found = self._router.STATE_STORE
-        store: StateStorage
-        if isinstance(found, StateStorage):
-            store = found
-        else:
-            if found not in self._guests:
-                self._guests[found] = _Guest(found)
-            store = self._guests[found]
-        if not store._locks_processes and store not in self._warned:
-            self._warned.add(store)
+        known = self._known.get(id(found))
+        if known is None or known[0]() is not found:
+            with self._meeting:
+                known = self._meet(found)
+        return known[1] or found
+
+    def _meet(self, found: Any) -> tuple[Callable[[], Any], _Guest | None]:
+        """Returns what is known about the router's store; once, it is told what it cannot do."""
+        known = self._known.get(id(found))
+        if known is not None and known[0]() is found:  # another thread was first
+            return known
+        guest = None if isinstance(found, StateStorage) else _Guest(found)
+        try:
+            reference: Callable[[], Any] = weakref.ref(found)
+        except TypeError:
+            reference = partial(_same, found)
+        self._known[id(found)] = reference, guest
+        store = guest or found
+        if not store._locks_processes:
             LOG.warning(
                 "%r keeps mails of one sender apart between the threads of this process only", store
             )
-        return store.conversation(sender, timeout=self.lock_timeout)
+        return self._known[id(found)]
 
-    def _put_back(self, message: Any, error: SMTPError) -> bool:
+    def _put_back(self, message: Any, error: BaseException) -> bool:
         """Returns a mail to the queue directory that it came out of, if it did.
 
         At once and not after the delay: until then it would only be in memory.
         """
-        queue = message.Peer
-        if not isinstance(queue, str) or not os.path.isdir(os.path.join(queue, "new")):
+        if not message.Peer or not isinstance(message.Peer, str):
             return False
-        key = Queue(queue).push(message.Data)
+        queue = os.path.join(self._directory, os.path.expanduser(message.Peer))
+        if not os.path.isdir(os.path.join(queue, "new")):
+            return False
+        try:
+            with self._pushing:
+                key = Queue(queue).push(message.Data)
+        except (OSError, mailbox.Error):
+            LOG.exception("cannot put a mail back into the queue %r", queue)
+            return False  # the receiver puts it into the undeliverable queue, if there is one
         LOG.warning("put a mail back into the queue %r as %r: %s", queue, key, error)
         time.sleep(self.queue_delay)
         return True
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 class _Guest(StateStorage):

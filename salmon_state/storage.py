@@ -87,7 +87,9 @@ def parse_key(key: str) -> tuple[str, Sender]:
         module, sender = ast.literal_eval(key)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])") from None
-    if not isinstance(module, str) or not (sender is None or isinstance(sender, str)):
+    # Also damaged is a key that means a pair and is not the one that `get` would look up.
+    exact = key.encode("ascii", "backslashreplace").decode("ascii") == ascii([module, sender])
+    if not exact or not isinstance(module, str) or not isinstance(sender, (str, type(None))):
         raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])")
     return module, sender
 
@@ -344,8 +346,7 @@ class StateStorage(routing.StateStorage):
         if state is not None:
             state = _plain_state(state)
         sender = _plain_sender(sender)
-        self._check_open()
-        return self._translated(self._scan(module, sender, state))
+        return self._translated(self._call(self._scan, module, sender, state))
 
     def __iter__(self) -> Iterator[Record]:
         """The same as `records` without a filter."""
@@ -525,21 +526,40 @@ class StateStorage(routing.StateStorage):
         )
 
     # ---------------------------------------------------------------- hooks for backends
+    #
+    # This is the interface for whoever writes a store, and as stable as the public methods: the
+    # underscores keep applications out, not authors. docs/writing-a-store.md is the guide.
+    #
+    # Required are `_read`, `_read_sender`, `_write`, `_scan`, `_wipe` and `_exclusive`; the others
+    # have defaults made of those. Arguments were checked: texts are plain `str` and may hold any
+    # character, `None` as a state stands for having no entry, and START never comes. A hook may be
+    # called from any thread and raises what it likes: `_wrap` says what becomes of it.
 
     def _read(self, module: str, sender: Sender) -> str | None:
         """Returns the state of one conversation, or ``None`` if it has no entry."""
         self._cannot("read states")
 
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        """Returns the states of one sender by module, all from one moment."""
+        """Returns the states of one sender by module, all from one moment.
+
+        A conversation keeps the mapping as its snapshot: it must not change when the store does.
+        """
         self._cannot("find the conversations of one sender")
 
     def _write(self, changes: Iterable[Change]) -> None:
-        """Writes all changes or none; when it returns they are durable."""
+        """Writes all changes or none; when it returns they are durable.
+
+        They may be an iterator, of several senders, and come with each (module, sender) once. To
+        remove an entry that is not there is no error.
+        """
         self._cannot("write several changes at once")
 
     def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        """Yields the records that match, with bounded memory."""
+        """Yields the records that match all filters exactly, with bounded memory.
+
+        ``None`` does not filter. Nothing may stay locked or open between two records, as whoever
+        iterates may set states meanwhile, or stop; `records` says what then must still come.
+        """
         self._cannot("list its records")
 
     def _wipe(self) -> None:
@@ -549,8 +569,11 @@ class StateStorage(routing.StateStorage):
     def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
         """Waits for a sender's lock and returns what gives it back.
 
-        This one is between the threads of the process. A store that is shared by processes has
-        one between processes, which ends with the process that holds it.
+        The default is between the threads of the process. A store that is shared by processes has
+        one between processes, which ends with the process that holds it, and says so by the class
+        attribute ``_locks_processes = True``. It is asked for no null sender, and by a thread for
+        several senders one after the other, with a `timeout` of 0 from the second on. What is
+        returned is called once, perhaps after `close`.
 
         Raises:
             ConversationBusy: It was not won within `timeout` seconds; 0 does not wait.
@@ -559,11 +582,15 @@ class StateStorage(routing.StateStorage):
         return locks.acquire(sender, timeout)
 
     def _begin(self) -> UnitOfWork:
-        """Returns what an outermost conversation works with."""
+        """Returns what an outermost conversation works with: for databases with transactions."""
         return UnitOfWork(self)
 
     def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        """Makes the moves, then the transitions, all or none; `ConversationBusy` on a conflict."""
+        """Makes the moves, then the transitions, all or none.
+
+        Raises:
+            ConversationBusy: A conditional transition found another state than it had seen.
+        """
         with self._exclusive():
             changes = {}
             for sender, state, now in moves:
@@ -578,8 +605,13 @@ class StateStorage(routing.StateStorage):
     def _exclusive(self) -> AbstractContextManager[object]:
         """Returns a context in which no other thread or process writes to the store.
 
-        The defaults of the four hooks below need it. A backend whose database has a statement for
-        the purpose fills those in instead.
+        `_read`, `_read_sender`, `_scan` and `_write` are called inside it, so a `_write` that
+        enters it by itself finds its own thread there already. The defaults of `_commit` and of
+        the four hooks below need it. A backend whose database has a statement for their purpose
+        fills those in instead, and can do without.
+
+        Raises:
+            StorageUnavailable: Others were writing for longer than the store cares to wait.
         """
         self._cannot("read and write in one step")
 
@@ -627,17 +659,21 @@ class StateStorage(routing.StateStorage):
         return sum(1 for _ in self._scan(None, None, None))
 
     def _ping(self) -> None:
-        """Raises if the store cannot be reached."""
+        """Raises if the store cannot be reached or read; the default never does."""
 
     def _close(self) -> None:
-        """Releases what the store opened."""
+        """Releases what the store opened, and only that; called once."""
 
     def _place(self) -> str:
         """Returns where the states are, for ``repr`` and messages; never a password."""
         return ""
 
     def _wrap(self, error: Exception) -> StorageError:
-        """Returns the `StorageError` for an error of the driver; passwords masked."""
+        """Returns the `StorageError` for whatever error a hook let out; passwords masked.
+
+        `StorageUnavailable` is for what may be well a minute later, as it keeps the mail; a plain
+        `StorageError` is for what somebody has to mend. Errors that are one already do not come.
+        """
         if isinstance(error, OSError):
             return StorageUnavailable(f"{type(error).__name__}: {error}")
         return StorageError(f"{type(error).__name__}: {error}")

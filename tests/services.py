@@ -6,6 +6,7 @@ CI, it fails them.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import pwd
@@ -124,8 +125,10 @@ class Server:
     def kill(self) -> None:
         """Ends the server and all its processes as a power failure would: SIGKILL."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        killed = self._signal(signal.SIGKILL)
         self.process.wait()
+        while _alive(killed):  # it would not start again before they have let go of its memory
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """Stops the server; harmless when it does not run."""
@@ -138,17 +141,27 @@ class Server:
 
     def pause(self) -> None:
         """Makes the server say nothing, without closing a connection."""
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets a paused server go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> list[int]:
+        # One by one, because each of PostgreSQL's processes leads a process group of its own.
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGCONT)
+        if number != signal.SIGCONT:
+            os.kill(self.process.pid, signal.SIGSTOP)  # so that it makes no more
+        processes = [self.process.pid, *_ps("pid=", "--ppid", str(self.process.pid))]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), number)
+        return [int(process) for process in processes]
 
     def remove(self) -> None:
-        """Stops the server and removes its data."""
-        self.stop()
+        """Ends the server, which need not put its data in order, and removes them."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -238,6 +251,8 @@ class MariaDBServer(Server):
         )
 
     def ping(self) -> None:
+        with socket.socket(socket.AF_UNIX) as probe:  # PyMySQL forgets one that is refused
+            probe.connect(str(self.directory / "socket"))
         self.connect().close()
 
     def url(self, **changes: Any) -> str:
@@ -254,6 +269,16 @@ class MariaDBServer(Server):
 def _url(driver: str, port: int, parts: dict[str, Any]) -> str:
     user, password = parts.get("user", "salmon"), parts.get("password", PASSWORD)
     return f"{driver}://{user}:{password}@127.0.0.1:{port}/{parts['database']}"
+
+
+def _ps(what: str, *which: str) -> list[str]:
+    found = subprocess.run(["ps", "-o", what, *which], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
+def _alive(processes: list[int]) -> bool:
+    states = _ps("stat=", "-p", ",".join(map(str, processes)))
+    return any(not state.startswith("Z") for state in states)
 
 
 def _exists(user: str) -> bool:

@@ -25,6 +25,8 @@ strangers is refused while their mail server is still on the line rather than an
 answer would go to whoever's address they have forged), and every token is signed.
 
 A function that returns ``None`` leaves the state, and the time at which it was set, as they are.
+All that happens for one mail is one conversation (see `salmon_state.attach`): the next state, the
+subscriber and a used token are kept together, or, when the mail must come again, not at all.
 """
 
 # ruff: noqa: N802 - Salmon's states are in capitals
@@ -40,6 +42,7 @@ from salmon.server import SMTPError
 from config import settings
 from examples.mailing_list import outgoing, subscribers, tokens
 from examples.mailing_list.incoming import has_failed, is_automatic, is_from_its_author
+from examples.mailing_list.subscribers import in_step
 
 LOG = logging.getLogger("examples.mailing_list")
 
@@ -62,6 +65,7 @@ def list_key(module_name: str, message: Any) -> str:
 
 
 @route("(list_name)(request)@(host)", request="|-subscribe|-unsubscribe|-confirm-[0-9a-z]+")
+@in_step
 def START(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody who is not on the list, and whom we have not asked."""
     if is_automatic(message):
@@ -74,6 +78,7 @@ def START(message: Any, list_name: str, request: str, host: str) -> NextState:
 
 
 @route_like(START)
+@in_step
 def CONFIRMING(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody whom we have asked to confirm, or in whose name somebody else subscribed.
 
@@ -97,6 +102,7 @@ def CONFIRMING(message: Any, list_name: str, request: str, host: str) -> NextSta
 
 
 @route_like(START)
+@in_step
 def POSTING(message: Any, list_name: str, request: str, host: str) -> NextState:
     """A subscriber. Leaving works for mail that a program wrote, too; posting does not."""
     automatic = is_automatic(message)
@@ -115,6 +121,7 @@ def POSTING(message: Any, list_name: str, request: str, host: str) -> NextState:
 
 
 @route_like(START)
+@in_step
 def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextState:
     """A subscriber to whom mail bounced, until they confirm again."""
     if request == "-unsubscribe":
@@ -129,6 +136,7 @@ def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextStat
 
 
 @route_like(START)
+@in_step
 def ERROR(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody whose last mail a bug of ours met; that mail is in the undeliverable queue.
 
@@ -143,6 +151,7 @@ def ERROR(message: Any, list_name: str, request: str, host: str) -> NextState:
 
 @route("(list_name)-bounce-(token)-(bounced)@(host)", token="[0-9a-z]+", bounced=".+")  # noqa: S106
 @stateless
+@in_step
 def BOUNCE(message: Any, list_name: str, token: str, bounced: str, host: str) -> None:
     """A mail server that could not deliver a post.
 

@@ -19,7 +19,7 @@ from config import settings
 __all__ = ["author_name", "has_failed", "is_automatic", "is_from_its_author", "parsed", "readable"]
 
 _ATOM = r"[a-z0-9!#$%&'*+/=?^_`{|}~.-]+"
-_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f-\uffff]|\\[\x20-\x7e])+"'
+_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f-\U0010ffff]|\\[\x20-\x7e])+"'
 _ADDRESS = re.compile(rf"(?=.{{3,254}}\Z)(?:{_ATOM}|{_QUOTED})@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?\Z")
 
 

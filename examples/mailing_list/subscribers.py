@@ -1,22 +1,31 @@
-"""Who is on which list: a question to the state store, and to nothing else.
+"""Who is on which list: those whose conversation is in the state POSTING.
 
-A subscriber is a conversation in the state POSTING. There is no second table that could disagree.
+A store that is a SQL database has a table of them as well (see roster.py), in which an application
+may keep more than a state. It cannot disagree with the states: both are written in one
+transaction. Every other store is asked for its conversations in the state POSTING.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import wraps
+from typing import Any, TypeVar
 
 from salmon.routing import ROUTE_FIRST_STATE, Router
+from salmon.server import SMTPError
 
-from examples.mailing_list import tokens
-from salmon_state import Record
+from examples.mailing_list import roster, tokens
+from examples.mailing_list.roster import Subscriber
+from salmon_state import Record, SQLAlchemyStorage
 
 __all__ = [
     "addresses",
     "asked_recently",
     "confirm",
     "forget_unconfirmed",
+    "in_step",
+    "prepare",
     "state_key",
     "suspend",
 ]
@@ -26,17 +35,53 @@ ASK_AGAIN_AFTER = timedelta(hours=1)
 BOUNCE_WITHIN = timedelta(days=14)
 
 _USED_TOKENS = "examples.mailing_list.tokens"
+_STATE_KEY = "examples.mailing_list.handlers:"
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 
 def state_key(list_name: str) -> str:
     """Returns what stands for a list in the store: each has conversations of its own."""
-    return f"examples.mailing_list.handlers:{list_name}"
+    return f"{_STATE_KEY}{list_name}"
+
+
+def prepare() -> None:
+    """Makes the store that is in the router ready; call it before the first mail.
+
+    A table that is made for a store with subscribers in it begins with these.
+    """
+    if _have_a_table():
+        roster.prepare(_posting())
 
 
 def addresses(list_name: str) -> list[str]:
     """Returns the addresses of a list's subscribers, in alphabetical order."""
-    records = Router.STATE_STORE.records(module=state_key(list_name), state="POSTING")
-    return sorted({record.sender for record in records if record.sender})
+    if _have_a_table():
+        return sorted(roster.addresses(list_name))
+    return sorted({each.address for each in _posting(state_key(list_name))})
+
+
+def in_step(handler: _Handler) -> _Handler:
+    """Makes the subscribers follow the state that a handler leads its sender to.
+
+    Last of all, when the handler has sent its mails: whoever has written on SQLite keeps others
+    from writing until the mail is done.
+    """
+
+    @wraps(handler)
+    def handle(message: Any, list_name: str, **captures: str) -> Any:
+        try:
+            next_state = handler(message, list_name=list_name, **captures)
+        except SMTPError:  # leaves the state as it is
+            raise
+        except Exception:
+            _moves(list_name, message.From, "ERROR")  # Salmon does, now
+            raise
+        if next_state is not None:
+            _moves(list_name, message.From, next_state.__name__)
+        return next_state
+
+    return handle  # type: ignore[return-value]
 
 
 def asked_recently(list_name: str, address: str) -> bool:
@@ -64,7 +109,8 @@ def confirm(list_name: str, address: str, token: str) -> bool:
     asked = record.updated_at or issued
     if abs(asked - issued) > tokens.CLOCK_TOLERANCE:
         return False
-    # That a token is spent is a state as well: kept by every server, through every restart.
+    # That a token is spent is a state as well: kept by every server, through every restart. And
+    # when this mail must come again, it is not spent.
     used = Router.STATE_STORE.compare_and_set(_USED_TOKENS, token, ROUTE_FIRST_STATE, "USED")
     return bool(used)
 
@@ -77,15 +123,24 @@ def suspend(list_name: str, address: str, token: str) -> int:
 
     Returns:
         The number of lists it was moved on; 0 if the token proves nothing.
+
+    Raises:
+        ConversationBusy: A mail from that address is in hand, which may subscribe it to another
+            list: the bounce comes again.
     """
     issued = tokens.issued_at(token, "bounce", list_name, address, lifetime=BOUNCE_WITHIN)
-    record = _record(list_name, address)
-    if issued is None or record is None or record.state != "POSTING":
+    if issued is None:
         return 0
-    subscribed = record.updated_at or issued
-    if issued < subscribed - tokens.CLOCK_TOLERANCE:
-        return 0
-    return int(Router.STATE_STORE.set_all(address, "SUSPENDED"))
+    with Router.STATE_STORE.conversation(address):
+        record = _record(list_name, address)
+        if record is None or record.state != "POSTING":
+            return 0
+        subscribed = record.updated_at or issued
+        if issued < subscribed - tokens.CLOCK_TOLERANCE:
+            return 0
+        if _have_a_table():
+            roster.remove_everywhere(address)
+        return int(Router.STATE_STORE.set_all(address, "SUSPENDED"))
 
 
 def forget_unconfirmed() -> int:
@@ -98,6 +153,27 @@ def forget_unconfirmed() -> int:
     removed = store.purge(older_than=CONFIRM_WITHIN, state="CONFIRMING")
     removed += store.purge(older_than=CONFIRM_WITHIN, module=_USED_TOKENS)
     return int(removed)
+
+
+def _have_a_table() -> bool:
+    return isinstance(Router.STATE_STORE, SQLAlchemyStorage)
+
+
+def _moves(list_name: str, address: str, state: str) -> None:
+    posted = Router.STATE_STORE.get(state_key(list_name), address) == "POSTING"
+    if posted == (state == "POSTING") or not _have_a_table():
+        return
+    if posted:
+        roster.remove(list_name, address)
+    else:
+        roster.add(Subscriber(list_name, address, tokens.now()))
+
+
+def _posting(module: str | None = None) -> Iterator[Subscriber]:
+    for record in Router.STATE_STORE.records(module=module, state="POSTING"):
+        if record.module.startswith(_STATE_KEY) and record.sender:
+            list_name = record.module.removeprefix(_STATE_KEY)
+            yield Subscriber(list_name, record.sender, record.updated_at)
 
 
 def _record(list_name: str, address: str) -> Record | None:

@@ -50,7 +50,7 @@ class FileLocks:
     def _start_empty(self) -> None:
         self._threads = ThreadLocks()
         self._opening = threading.Lock()
-        self._descriptor = -1
+        self._file = _File()
 
     def acquire(self, sender: Sender, timeout: float) -> Callable[[], None]:
         """Waits for a sender's lock and returns what gives it back.
@@ -62,16 +62,18 @@ class FileLocks:
         deadline = time.monotonic() + timeout
         release = self._threads.acquire(sender, timeout)
         try:
-            descriptor = self._open()
+            file = self._open()
             offset = _offset(sender)
-            self._wait(descriptor, offset, deadline, timeout)
+            self._wait(file.descriptor, offset, deadline, timeout)
         except BaseException:
             release()
             raise
 
         def give_back() -> None:
             try:
-                _lock(descriptor, fcntl.F_UNLCK, offset)
+                with self._opening:
+                    if file.descriptor >= 0:  # or it was closed, and its number is another's
+                        _lock(file.descriptor, fcntl.F_UNLCK, offset)
             finally:
                 release()
 
@@ -91,26 +93,34 @@ class FileLocks:
             time.sleep(min(pause, remaining))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _open(self) -> int:
-        if self._descriptor < 0:
-            with self._opening:
-                if self._descriptor < 0:
-                    create_private_file(self._path)
-                    self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        return self._descriptor
+    def _open(self) -> _File:
+        with self._opening:
+            if self._file.descriptor < 0:
+                create_private_file(self._path)
+                self._file = _File(os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
+            return self._file
 
     def close(self) -> None:
         """Gives all locks back and closes the file."""
         with self._opening:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            self._file.close()
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: the open file, and so its locks, are the parent's."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._file.close()
         self._start_empty()
+
+
+class _File:
+    """An open file; whoever holds a lock in it must know when it was closed."""
+
+    def __init__(self, descriptor: int = -1) -> None:
+        self.descriptor = descriptor
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
 
 
 def _lock(descriptor: int, kind: int, offset: int) -> None:

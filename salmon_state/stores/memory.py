@@ -51,7 +51,7 @@ class MemoryStorage(StateStorage):
     def from_url(cls, url: str, **options: Any) -> MemoryStorage:
         """Makes the store for ``memory://``."""
         if url.lower() not in ("memory:", "memory://"):
-            raise ConfigurationError(f"a memory URL is just 'memory://', got {url!r}")
+            raise ConfigurationError("a memory URL is just 'memory://'")
         return cls(**options)
 
     def _read(self, module: str, sender: Sender) -> str | None:

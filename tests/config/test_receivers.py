@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from salmon import queue
 from salmon.routing import Router
+from salmon.server import SMTPError
 
 from config.receivers import QueueReceiver, SMTPReceiver
+from salmon_state import MemoryStorage, attach, detach
 from tests.end_to_end.mail_server import free_port, wait_until
 
 
@@ -117,3 +120,90 @@ def test_two_servers_share_a_queue(tmp_path: Path, delivered: list[Any]) -> None
     for thread in threads:
         thread.join()
     assert sorted(int(mail["Subject"]) for mail in delivered) == list(range(50))
+
+
+class Rest:
+    """Stands in for the time that a worker rests after it has put a mail back."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.over = threading.Event()
+
+    def sleep(self, _: float) -> None:
+        self.begun.release()
+        assert self.over.wait(30)
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Attaches a router that cannot handle the first two mails; gives those that reach it."""
+    found: list[Any] = []
+
+    def deliver(mail: Any) -> None:
+        found.append(mail)
+        if len(found) <= 2:
+            raise SMTPError(451, "4.3.0 Not now")
+
+    monkeypatch.setattr(Router, "deliver", deliver)
+    monkeypatch.setattr(Router, "STATE_STORE", MemoryStorage())
+    attach(Router)
+    yield found
+    detach(Router)
+
+
+@pytest.fixture
+def rest(monkeypatch: pytest.MonkeyPatch) -> Rest:
+    made = Rest()
+    monkeypatch.setattr("salmon_state.delivery.time", SimpleNamespace(sleep=made.sleep))
+    return made
+
+
+def test_a_mail_that_was_put_back_comes_again_as_it_was(
+    tmp_path: Path, outage: list[Any], rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undeliverable = queue.Queue(str(tmp_path / "undeliverable"))
+    monkeypatch.setattr(Router, "UNDELIVERABLE_QUEUE", undeliverable)
+    rest.over.set()
+    made = QueueReceiver(str(tmp_path / "queue"), workers=1)
+    data = b"Return-Path: <Anna@x>\nFrom: Ben <b@y>\nTo: A list <c@y>\n\nh\xe9llo\n"
+    made.queue.push(data)
+    running = threading.Thread(target=made.start)
+    running.start()
+    wait_until(lambda: len(outage) == 3, "the mail to be taken")
+    made.stop()
+    running.join()
+    assert {(mail.From, mail.To, mail.Data) for mail in outage} == {("anna@x", "c@y", data)}
+    assert (len(made.queue), len(undeliverable)) == (0, 0)
+
+
+def test_in_an_outage_all_workers_rest(tmp_path: Path, outage: list[Any], rest: Rest) -> None:
+    made = QueueReceiver(str(tmp_path / "queue"), workers=2)
+    made.queue.push("From: a@x\nTo: news@x\n\nhello\n")
+    running = threading.Thread(target=made.start)
+    running.start()
+    for _ in range(2):
+        assert rest.begun.acquire(timeout=30)
+    assert (len(outage), len(made.queue)) == (2, 1)
+    assert not made._free.acquire(blocking=False)  # nobody is left to try again
+
+    rest.over.set()
+    wait_until(lambda: len(outage) == 3, "the mail to be taken")
+    made.stop()
+    running.join()
+    assert len(made.queue) == 0
+
+
+def test_a_mail_that_was_put_back_is_behind_the_others(
+    tmp_path: Path, outage: list[Any], rest: Rest
+) -> None:
+    rest.over.set()
+    made = QueueReceiver(str(tmp_path / "queue"), workers=1)
+    for number in range(3):
+        new = tmp_path / "queue" / "new" / f"170000000{number}.x"
+        new.write_text(f"From: a@x\nTo: news@x\nSubject: {number}\n\nhello\n")
+    running = threading.Thread(target=made.start)
+    running.start()
+    wait_until(lambda: len(outage) == 5, "the mails to be taken")
+    made.stop()
+    running.join()
+    assert [mail["Subject"] for mail in outage] == ["0", "1", "2", "0", "1"]

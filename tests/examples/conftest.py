@@ -14,11 +14,38 @@ from salmon.routing import Router
 import config.testing
 from config import settings
 from config.testing import SentMail
-from examples.mailing_list import handlers, tokens
+from examples.mailing_list import handlers, roster, subscribers, tokens
+from salmon_state import SQLAlchemyStorage, StateStorage, detach, open_storage
+from tests.services import mariadb, postgresql  # noqa: F401 - they are fixtures
+
+SQL_STORES = ("sqlite", "postgresql", "mariadb")
+ALL_STORES = ("memory", "shelve", *SQL_STORES)
+
+
+@pytest.fixture(scope="session")
+def databases() -> dict[str, str]:
+    """The database on each server that these tests share: making one takes longer than a test."""
+    return {}
+
+
+@pytest.fixture
+def state_url(request: pytest.FixtureRequest, tmp_path: Path, databases: dict[str, str]) -> str:
+    """Where the states are: in memory, or in the store that a module is parametrized with."""
+    kind = getattr(request, "param", "memory")
+    if kind in ("postgresql", "mariadb"):
+        if kind not in databases:
+            databases[kind] = request.getfixturevalue(kind).fresh_database()
+        return databases[kind]
+    urls = {
+        "memory": "memory://",
+        "shelve": f"shelve:///{tmp_path}/run/states",
+        "sqlite": f"sqlite:///{tmp_path}/run/states.db",
+    }
+    return urls[kind]
 
 
 @pytest.fixture(autouse=True)
-def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SentMail]:
+def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_url: str) -> Iterator[SentMail]:
     """Loads the mailing list into the router; gives the mails that it sends."""
     before = {name: copy.copy(value) for name, value in vars(Router).items() if "lock" not in name}
     (tmp_path / "run").mkdir()
@@ -28,9 +55,21 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SentMail]:
     importlib.reload(config.testing)
     Router.clear_routes()
     importlib.reload(handlers)
+    Router.STATE_STORE = open_storage(state_url)
+    subscribers.prepare()
+    empty(Router.STATE_STORE)
     yield settings.relay
     Router.STATE_STORE.close()
+    detach(Router)
     vars(Router).update(before)
+
+
+def empty(store: StateStorage) -> None:
+    """Removes what another test has left."""
+    store.clear()
+    if isinstance(store, SQLAlchemyStorage):
+        with store.conversation(None) as conversation:
+            conversation.connection.execute(roster.TABLE.delete())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from salmon.server import SMTPError
 from config import settings
 from config.testing import SentMail
 from examples.mailing_list import tokens
-from tests.examples.conftest import Later
+from tests.examples.conftest import ALL_STORES, Later
 from tests.examples.correspondence import (
     ANNA,
     BEN,
@@ -23,6 +23,8 @@ from tests.examples.correspondence import (
     write,
     write_raw,
 )
+
+pytestmark = pytest.mark.parametrize("state_url", ALL_STORES, indirect=True)
 
 DAEMON = "mailer-daemon@example.com"
 

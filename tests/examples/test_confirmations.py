@@ -9,7 +9,7 @@ from salmon.server import SMTPError
 from config import settings
 from config.testing import SentMail
 from examples.mailing_list import subscribers, tokens
-from tests.examples.conftest import Later
+from tests.examples.conftest import ALL_STORES, Later
 from tests.examples.correspondence import (
     ANNA,
     BEN,
@@ -20,6 +20,8 @@ from tests.examples.correspondence import (
     subscribe,
     write,
 )
+
+pytestmark = pytest.mark.parametrize("state_url", ALL_STORES, indirect=True)
 
 SUBSCRIBE = f"news-subscribe@{DOMAIN}"
 UNSUBSCRIBE = f"news-unsubscribe@{DOMAIN}"

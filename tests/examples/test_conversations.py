@@ -10,7 +10,7 @@ from salmon.testing import RouterConversation, assert_in_state
 from config import settings
 from config.testing import SentMail
 from examples.mailing_list import handlers, outgoing, subscribers
-from salmon_state import open_storage
+from tests.examples.conftest import ALL_STORES
 from tests.examples.correspondence import (
     ANNA,
     BEN,
@@ -22,10 +22,10 @@ from tests.examples.correspondence import (
     write,
 )
 
+pytestmark = pytest.mark.parametrize("state_url", ALL_STORES, indirect=True)
 
-@pytest.mark.parametrize("url", ["memory://", "shelve:///run/states", "sqlite:///run/states.db"])
-def test_subscribe_confirm_post_unsubscribe(url: str, sent: SentMail) -> None:
-    Router.STATE_STORE = open_storage(url)
+
+def test_subscribe_confirm_post_unsubscribe(sent: SentMail) -> None:
     client = RouterConversation(ANNA, "hello")
     client.begin()
     module = handlers.__name__

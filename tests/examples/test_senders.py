@@ -119,6 +119,7 @@ def test_an_odd_address_takes_part_like_any_other(person: str, sent: SentMail) -
         "<a@x>",
         "anna ek <anna@example.com>",
         "é@example.com",
+        '"\U0001f600"@example.com',
         "\udcff@example.com",
         "a\0@example.com",
         '"a\nb"@example.com',

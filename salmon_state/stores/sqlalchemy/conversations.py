@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from salmon_state.conversation import Move, Transition, UnitOfWork, busy
-from salmon_state.errors import StorageUnavailable
+import sqlalchemy as sa
+
+from salmon_state.conversation import busy
 from salmon_state.storage import Sender
-from salmon_state.stores.sqlalchemy.connections import Lease
 from salmon_state.stores.sqlalchemy.schema import decode_states, sender_digest
+from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
 if TYPE_CHECKING:
     from salmon_state.stores.sqlalchemy.store import SQLAlchemyStorage
@@ -20,107 +20,43 @@ if TYPE_CHECKING:
 __all__ = ["MariaDBWork", "PostgreSQLWork", "SQLWork", "SQLiteWork"]
 
 
-class SQLWork(UnitOfWork):
-    """What the three have in common: one connection from the first need of it to the end."""
-
-    _store: SQLAlchemyStorage
-
-    def __init__(self, store: SQLAlchemyStorage) -> None:
-        super().__init__(store)
-        self._lease: Lease | None = None
-        self._in_transaction = False
-
-    def read(self, module: str, sender: Sender) -> str | None:
-        if self._lease is None:
-            return super().read(module, sender)
-        return self.read_sender(sender).get(module)
-
-    def read_sender(self, sender: Sender) -> Mapping[str, str]:
-        if self._lease is None:
-            return super().read_sender(sender)
-        statement = self._store._statements.get_sender
-        with self._on_lease() as cursor:
-            cursor.execute(statement.sql, (sender_digest(sender),))
-            return decode_states(cursor.fetchall())
-
-    def commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        if self._lease is None:
-            super().commit(moves, transitions)
-            return
-        if not (self._in_transaction or moves or transitions):
-            return
-        with self._on_lease() as cursor:
-            self._begin(cursor)
-            self._store._statements.write(cursor, moves, transitions)
-            try:
-                cursor.execute("COMMIT")
-            except self._store._connections.driver_error as error:
-                if self._store._database.is_conflict(error):
-                    raise
-                raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
-            self._in_transaction = False
-
-    def rollback(self) -> None:
-        if self._lease is not None and self._in_transaction:
-            with self._on_lease() as cursor:
-                cursor.execute("ROLLBACK")
-                self._in_transaction = False
-
-    def close(self) -> None:
-        try:
-            self.rollback()
-            self._unlock()
-        except self._store._connections.driver_error:
-            pass  # the connection is closed by now, which rolls back and frees the locks as well
-        finally:
-            if self._lease is not None:
-                self._store._connections.give_back(self._lease)
-                self._lease = None
-            super().close()
-
-    def _unlock(self) -> None:
-        """Frees the locks that neither a transaction's end nor `_releases` frees."""
-
-    def _begin(self, cursor: Any) -> None:
-        if not self._in_transaction:
-            cursor.execute(self._store._database.begin)
-            self._in_transaction = True
-
-    @contextmanager
-    def _on_lease(self) -> Iterator[Any]:
-        """Lends a cursor of the connection, which an error closes: nothing can go on on it."""
-        assert self._lease is not None  # noqa: S101 - for the type checker
-        cursor = self._lease.driver.cursor()
-        try:
-            yield cursor
-        except BaseException:
-            lease, self._lease = self._lease, None
-            self._in_transaction = False
-            self._lost = True
-            self._store._connections.discard(lease)
-            raise
-        cursor.close()
-
-    _lost = False
-
-    @property
-    def connection(self) -> Any:
-        """SQLAlchemy's connection; its transaction begins when a handler first asks for it."""
-        if self._lost:
-            raise StorageUnavailable("the connection of this conversation broke")
-        if self._lease is None:
-            self._lease = self._store._connections.take()
-        with self._on_lease() as cursor:
-            self._begin(cursor)
-        return self._lease.connection
-
-
 class SQLiteWork(SQLWork):
     """The lock is one of the operating system, on a file beside the database.
 
     A transaction of SQLite's would keep everybody else from writing while a handler runs. It is
-    begun at the end, or when a handler takes part.
+    begun at the end, or by the first statement of a handler that is no SELECT: reading, before a
+    mail is sent on to a thousand others, takes nothing from anybody.
     """
+
+    def _share(self, connection: sa.Connection) -> None:
+        sa.event.listen(connection, _EACH_STATEMENT, self._before_statement)
+
+    def close(self) -> None:
+        if self._shared and self._lease is not None:
+            sa.event.remove(self._lease.connection, _EACH_STATEMENT, self._before_statement)
+        super().close()
+
+    def _before_statement(
+        self, connection: sa.Connection, cursor: Any, statement: str, *_: object
+    ) -> None:
+        if self._in_transaction or statement[:7].upper() == "SELECT ":
+            return
+        try:
+            cursor.execute(self._store._database.begin)
+        except self._store._connections.driver_error as error:
+            self._store._raise(error)
+        self._in_transaction = True
+
+    @property
+    def failed(self) -> bool:
+        return (
+            self._lease is not None
+            and self._in_transaction
+            and not self._lease.driver.in_transaction
+        )
+
+
+_EACH_STATEMENT = "before_cursor_execute"
 
 
 class PostgreSQLWork(SQLWork):
@@ -132,7 +68,9 @@ class PostgreSQLWork(SQLWork):
     """
 
     def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
+        self._check_connection()
         if self._lease is None:
+            self._take_place()
             parts = self._parts(sender, timeout, lock=lock)
             self._lease, results = self._store._connections.hold(self._open, parts, timeout)
             self._in_transaction = bool(results)
@@ -143,13 +81,35 @@ class PostgreSQLWork(SQLWork):
             raise busy(timeout)
         return decode_states(results[-1])
 
+    @property
+    def failed(self) -> bool:
+        if self._lease is None or not self._shared:
+            return False
+        return self._status() != _IN_TRANSACTION
+
+    def _status(self) -> int:
+        assert self._lease is not None  # noqa: S101 - for the type checker
+        status: int = self._lease.driver.info.transaction_status
+        return status
+
+    def _recover(self, cursor: Any) -> None:
+        if self._status() == _IN_FAILED_TRANSACTION:
+            cursor.execute(f"ROLLBACK TO SAVEPOINT {BEFORE_HANDLERS}")  # the lock stays
+        else:
+            super()._recover(cursor)
+
     def _parts(self, sender: Sender, timeout: float, *, lock: bool) -> list[str]:
         """Returns what there is to say, with nothing from outside in it but digests."""
         digest = sender_digest(sender)
         parts = []
         if self._lease is None:
             wait = timeout if timeout > 0 else self._store._timeout
-            parts = ["BEGIN", f"SET LOCAL lock_timeout = {max(1, round(wait * 1000))}"]
+            # Whatever the server's default is: a snapshot of the whole transaction would be one
+            # from before the lock was won.
+            parts = [
+                "BEGIN ISOLATION LEVEL READ COMMITTED",
+                f"SET LOCAL lock_timeout = {max(1, round(wait * 1000))}",
+            ]
         if lock:
             name = hashlib.sha256(self._store._lock_space + digest).digest()
             number = int.from_bytes(name[:8], "big", signed=True)
@@ -200,6 +160,19 @@ class PostgreSQLWork(SQLWork):
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
+def _execute(driver: Any, statement: str) -> None:
+    cursor = driver.cursor()
+    cursor.execute(statement)
+    cursor.close()
+
+
+_IN_TRANSACTION = 2  # PQTRANS_INTRANS
+_IN_FAILED_TRANSACTION = 3  # PQTRANS_INERROR; its COMMIT would quietly roll back
+
+
+_NO_SUCH_SAVEPOINT = 1305
+
+
 class MariaDBWork(SQLWork):
     """A named lock of the server, the snapshot, then a transaction for the writes.
 
@@ -213,10 +186,12 @@ class MariaDBWork(SQLWork):
         self._names: list[str] = []
 
     def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
+        self._check_connection()
         digest = sender_digest(sender)
         # At most 64 characters, and one name space for all databases of the server.
         name = hashlib.sha256(self._store._lock_space + digest).hexdigest()[:60] if lock else None
         if self._lease is None:
+            self._take_place()
             self._lease, rows = self._store._connections.hold(self._open, name, digest, timeout)
         else:
             with self._on_lease() as cursor:
@@ -251,6 +226,15 @@ class MariaDBWork(SQLWork):
         cursor.execute(self._store._statements.get_sender.sql, (digest,))
         rows: list[Any] = list(cursor.fetchall())
         return rows
+
+    def _was_given_up(self, cursor: Any) -> bool:
+        try:
+            cursor.execute(f"RELEASE SAVEPOINT {BEFORE_HANDLERS}")
+        except self._store._connections.driver_error as error:
+            if error.args[:1] != (_NO_SUCH_SAVEPOINT,):
+                raise
+            return True
+        return False
 
     def _unlock(self) -> None:
         if self._names and self._lease is not None:

@@ -16,9 +16,10 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.errors import ConfigurationError
+from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.stores.files import create_private_file, resolve_path
 from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.sqlalchemy.sqlite_patience import FileReplaced, PatientConnection
 
 __all__ = ["Database"]
 
@@ -34,6 +35,8 @@ class Database:
     """The extra that installs it."""
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
+    inheritable: ClassVar[bool] = True
+    """Whether a forked child may have its parent's connections, as long as it leaves them alone."""
     has_locks: ClassVar[bool] = True
     """Whether it has locks by name, on which conversations can be built."""
 
@@ -89,6 +92,17 @@ class Database:
         """Returns the locks of conversations where the database has none of its own."""
         return None
 
+    def be_patient(self, driver: Any, seconds: float) -> None:
+        """Lets the database itself wait for other writers, where it has a setting for that."""
+
+    def is_busy(self, error: BaseException, driver: Any) -> bool:
+        """Returns whether nothing happened because somebody else is writing."""
+        return False
+
+    def is_gone(self, error: BaseException) -> bool:
+        """Returns whether the connection is of no more use, although SQLAlchemy thinks it is."""
+        return False
+
     def is_conflict(self, error: BaseException) -> bool:
         """Returns whether the database chose this transaction to fail so that another may go on."""
         return False
@@ -96,6 +110,18 @@ class Database:
     def is_forbidden(self, error: DBAPIError) -> bool:
         """Returns whether the user lacks a right."""
         return False
+
+    def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Raises the driver's error if the user may not read and write; changes nothing.
+
+        Otherwise a mail server would start, and refuse every mail that changes a state.
+        """
+        nothing = sa.select(*table.c).where(sa.false())
+        for statement in (
+            self.upsert(table).from_select([column.name for column in table.c], nothing),
+            table.delete().where(sa.false()),
+        ):
+            connection.execute(statement)
 
     def is_misconfigured(self, error: BaseException) -> bool:
         """Returns whether connecting cannot work until somebody changes the URL or the server."""
@@ -127,6 +153,7 @@ class SQLite(Database):
     names = ("sqlite",)
     driver = "pysqlite"
     begin = "BEGIN IMMEDIATE"  # a transaction that only then wants to write may find it cannot
+    inheritable = False
     has_locks = False
 
     def prepare_url(self, url: sa.URL) -> sa.URL:
@@ -146,7 +173,7 @@ class SQLite(Database):
         return url.set(database=str(path))
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
-        return {"timeout": timeout, "check_same_thread": False}
+        return {"timeout": 0, "check_same_thread": False}  # see PatientConnection
 
     def connect(
         self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
@@ -154,14 +181,17 @@ class SQLite(Database):
         path, *rest = arguments
         # mode=rw: SQLite would make a new file, readable by others, if ours had been removed.
         uri = f"file:{quote(path)}?mode=rw"
-        connection = sqlite3.connect(uri, *rest, uri=True, **options)
+        connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)
         try:
+            connection.settle(path, timeout)
             connection.isolation_level = None
+            cursor = connection.cursor()
             # WAL: readers and the writer do not wait for each other. FULL: every commit reaches
             # the disk before it returns (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-                connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = FULL")
+            if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.close()
         except BaseException:
             connection.close()
             raise
@@ -175,10 +205,26 @@ class SQLite(Database):
     def insert_missing(self, table: sa.Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=table.primary_key)
 
+    def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Does nothing: the rights are those of the file, which `prepare_url` has checked."""
+
     def file_locks(self, url: sa.URL) -> FileLocks | None:
         if not url.database or url.database == ":memory:":  # an application's own engine
             return None
         return FileLocks(Path(os.path.abspath(f"{url.database}.conversations")))
+
+    def be_patient(self, driver: Any, seconds: float) -> None:
+        driver.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}").fetchone()
+
+    def is_busy(self, error: BaseException, driver: Any) -> bool:
+        return (
+            isinstance(error, sqlite3.OperationalError)
+            and "database is locked" in str(error)
+            and not driver.in_transaction
+        )
+
+    def is_gone(self, error: BaseException) -> bool:
+        return isinstance(error, FileReplaced)
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return "unable to open database file" in str(error) or self.is_damaged(error)
@@ -203,7 +249,8 @@ class PostgreSQL(Database):
     # libpq reports a refused login as text only.
     _REFUSED = re.compile(
         "authentication failed|no password supplied|(role|database) .* does not exist|"
-        "permission denied for database|no pg_hba.conf entry|is not permitted to log in"
+        "permission denied for database|no pg_hba.conf entry|is not permitted to log in|"
+        "invalid connection option|invalid [a-z_ ]*value"
     )
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
@@ -228,6 +275,12 @@ class PostgreSQL(Database):
 
         connection = BoundedConnection.connect(*arguments, **options)
         connection.statement_timeout = timeout
+        # Whatever the default is: with a stricter one, writers of the same row fail each other.
+        connection.autocommit = True
+        connection.execute(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            prepare=False,
+        ).close()
         return connection
 
     def truncate(self, table: str) -> tuple[str, ...]:
@@ -272,12 +325,15 @@ class MariaDB(Database):
     ) -> Any:
         connection = dialect.connect(*arguments, **options)
         cursor = connection.cursor()
-        # No gap locks, with which two inserts can deadlock; and a server that gives up waiting
-        # for a lock when its client does.
+        # No gap locks, with which two inserts can deadlock; and a server that gives up before its
+        # client does, so that nothing happens after the client was told that it did not. What
+        # MySQL does not know is in a comment.
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         seconds = max(1, round(timeout))
         cursor.execute(
-            f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+            f"SET SESSION innodb_lock_wait_timeout = {max(1, seconds - 1)}, "
+            f"lock_wait_timeout = {max(1, seconds - 1)} "
+            f"/*M! , max_statement_time = {seconds * 0.8} */"
         )
         cursor.close()
         return connection
@@ -305,7 +361,8 @@ class MariaDB(Database):
     @contextmanager
     def schema_lock(self, connection: sa.Connection) -> Iterator[None]:
         # CREATE TABLE commits, so that a transaction would hold nothing together here.
-        connection.exec_driver_sql("SELECT GET_LOCK('salmon_state schema', 60)")
+        if connection.exec_driver_sql("SELECT GET_LOCK('salmon_state schema', 60)").scalar() != 1:
+            raise StorageUnavailable("another process has been changing the tables for too long")
         try:
             yield
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,8 @@ from sqlalchemy.schema import CreateTable
 
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.storage import Sender, ascii_key, parse_key
+from salmon_state.stores.encoding import decode_state as decode_state
+from salmon_state.stores.encoding import encode_state as encode_state
 from salmon_state.stores.sqlalchemy.databases import Database
 
 __all__ = ["SCHEMA_VERSION", "make_metadata"]
@@ -117,32 +120,6 @@ def decode_key(text: str) -> tuple[str, Sender]:
     return parse_key(text)
 
 
-def encode_state(state: str) -> str:
-    r"""Returns the text of the ``state`` column: an identifier as it is, the rest escaped.
-
-    Databases disagree about NUL, lone surrogates and trailing spaces; none of them is left.
-
-    >>> encode_state("POSTING"), encode_state("É ")
-    ('POSTING', '\\xc9\\x20')
-    """
-    if state.isascii() and state.isidentifier():
-        return state
-    return state.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
-
-
-def decode_state(text: str) -> str:
-    """Returns the state; the inverse of `encode_state`."""
-    if "\\" not in text and text and text.isascii():
-        return text
-    try:
-        state = text.encode("ascii").decode("unicode_escape")
-    except UnicodeError:
-        state = ""
-    if not state:
-        raise StorageError(f"damaged state {text[:200]!r}: expected the name of a function")
-    return state
-
-
 def decode_states(rows: Iterable[Any]) -> dict[str, str]:
     """Returns the states by module from rows of ``key`` and ``state`` of one sender."""
     return {decode_key(key)[0]: decode_state(state) for key, state in rows}
@@ -159,19 +136,13 @@ def prepare_tables(
     The common case, everything is there, is one query and needs no right but to read.
 
     Raises:
-        ConfigurationError: They are missing and may not be created, or are newer than the code.
+        ConfigurationError: They are missing and may not be created, are newer than the code, or
+            the user may not read and write them.
     """
     version_table = metadata.tables[f"{table.key}_version"]
     database = Database.of(connection.dialect)
-    try:
+    with _explained(database, table):
         version = _stored_version(connection, version_table)
-    except DBAPIError as error:
-        if not database.is_forbidden(error):
-            raise
-        raise ConfigurationError(
-            f"the table {version_table.fullname!r} may not be read by this user ({error.orig}); "
-            "grant SELECT, INSERT, UPDATE and DELETE on both tables"
-        ) from error.orig
     if version == _NO_ROW and not create:
         version = SCHEMA_VERSION  # whoever made the tables, such as Alembic, keeps them current
     if version < SCHEMA_VERSION:
@@ -188,6 +159,25 @@ def prepare_tables(
             f"the table {table.fullname!r} has version {version}, and this salmon-state knows "
             f"versions up to {SCHEMA_VERSION}: install a newer salmon-state"
         )
+    with _explained(database, table):
+        database.check_rights(connection, table)
+
+
+@contextmanager
+def _explained(database: Database, table: sa.Table) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if not database.is_forbidden(error):
+            raise
+        raise ConfigurationError(
+            f"this user must be granted SELECT, INSERT, UPDATE and DELETE on {table.fullname!r} "
+            f"and SELECT on '{table.fullname}_version': {_one_line(error.orig)}"
+        ) from error.orig
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int:

@@ -8,7 +8,13 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IdentifierError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 
 from salmon_state.conversation import Move, Transition, UnitOfWork
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
@@ -39,6 +45,9 @@ __all__ = ["SQLAlchemyStorage"]
 _PAGE = 1_000
 _BATCH = 5_000
 _NOBODY = b""
+_FOREVER = 10**6
+_LONGEST_NAME = 63
+"""In bytes; PostgreSQL's limit, and MariaDB has one more."""
 
 
 class SQLAlchemyStorage(StateStorage):
@@ -96,17 +105,18 @@ class SQLAlchemyStorage(StateStorage):
         protect: bool = False,
     ) -> None:
         super().__init__(protect=protect)
-        _check_positive("timeout", timeout)
-        _check_positive("pool_size", pool_size)
+        _check_positive("timeout", timeout, int, float)
+        _check_positive("pool_size", pool_size, int)
+        _check_table(table)
         self.metadata = make_metadata(table, schema=schema)
         self.table = self.metadata.tables[table if schema is None else f"{schema}.{table}"]
-        self._secret = ""
         engine: sa.Engine
         if isinstance(database, sa.Engine):
             engine = database.execution_options(isolation_level="AUTOCOMMIT")
         else:
             engine = self._make_engine(database, timeout, pool_size)
         self._url = engine.url.set(query={})  # which may hold passwords as well
+        self._secrets = _secrets(engine.url)
         self._database = Database.of(engine.dialect)
         self._connections = Connections(
             engine, size=pool_size, timeout=timeout, keep=not isinstance(database, sa.Engine)
@@ -136,17 +146,22 @@ class SQLAlchemyStorage(StateStorage):
                 "a database URL looks like 'sqlite:///run/states.db' or "
                 "'postgresql+psycopg://user:password@host/database'"
             ) from None
-        self._secret = str(url.password or "")
         kind = Database.named(url.get_backend_name())
         if "+" not in url.drivername:
             url = url.set(drivername=f"{url.drivername}+{kind.driver}")
         try:
-            url.get_dialect().import_dbapi()
+            dialect = url.get_dialect()
+            dialect.import_dbapi()
         except (NoSuchModuleError, ImportError) as error:
             hint = f": pip install 'salmon-state[{kind.extra}]'" if kind.extra else ""
             raise ConfigurationError(
                 f"the driver of {url.drivername!r} is not installed{hint} ({error})"
             ) from error
+        if dialect.is_async:
+            raise ConfigurationError(
+                f"{url.drivername!r} is an asynchronous driver, and Salmon is not: "
+                f"use {url.get_backend_name()}+{kind.driver}"
+            )
         url = kind.prepare_url(url)
         given = url.query
         arguments = {
@@ -177,8 +192,10 @@ class SQLAlchemyStorage(StateStorage):
         try:
             lease = self._connections.take()
             try:
+                self._database.be_patient(lease.driver, self._timeout)
                 prepare_tables(lease.connection, self.metadata, self.table, create=create)
                 lease.connection.commit()
+                self._database.be_patient(lease.driver, 0)
             except BaseException:
                 self._connections.discard(lease)
                 raise
@@ -187,7 +204,10 @@ class SQLAlchemyStorage(StateStorage):
             raise
         except Exception as error:  # noqa: BLE001 - a driver may raise anything
             cause = _original(error)
-            if self._database.is_misconfigured(cause):
+            # TypeError, ValueError: the driver does not know an option of the URL's query.
+            if isinstance(cause, (TypeError, ValueError, IdentifierError)) or (
+                self._database.is_misconfigured(cause)
+            ):
                 raise ConfigurationError(f"{self!r}: {self._describe(cause)}") from cause
             self._raise(cause)
 
@@ -365,7 +385,9 @@ class SQLAlchemyStorage(StateStorage):
     def _describe(self, error: object) -> str:
         """Returns an error in one line, without the password."""
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        return text.replace(self._secret, "***") if self._secret else text
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 _WORK: Mapping[type[Database], type[SQLWork]] = {
@@ -375,9 +397,26 @@ _WORK: Mapping[type[Database], type[SQLWork]] = {
 }
 
 
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigurationError(f"{name} must be a number greater than 0, got {value!r}")
+def _check_positive(name: str, value: float, *kinds: type) -> None:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < _FOREVER:
+        what = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigurationError(f"{name} must be greater than 0 and an {what}, got {value!r}")
+
+
+def _check_table(name: str) -> None:
+    if not name or len(f"{name}_version".encode()) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"table must be a name of 1 to {_LONGEST_NAME - len('_version')} bytes, got {name!r}"
+        )
+
+
+def _secrets(url: sa.URL) -> list[str]:
+    """Returns the passwords in a URL, wherever the driver takes them from; the longest first."""
+    found = {str(url.password or "")}
+    for name, values in url.normalized_query.items():
+        if "pass" in name.lower():
+            found.update(values)
+    return sorted(found - {""}, key=len, reverse=True)
 
 
 def _original(error: Exception) -> Exception:

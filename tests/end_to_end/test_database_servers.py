@@ -1,0 +1,106 @@
+"""Two mail servers that share one database, on PostgreSQL and on MariaDB."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import smtplib
+import threading
+
+import pytest
+
+from tests.end_to_end.conftest import Serve, States
+from tests.end_to_end.conversation import ask, confirm, leave, post
+from tests.end_to_end.mail_server import MailServer, wait_until
+from tests.end_to_end.smtp_sink import SMTPSink
+
+ANNA, BEN = "anna@example.com", "ben@example.com"
+
+
+@pytest.fixture(params=("postgresql", "mariadb"))
+def state_url(request: pytest.FixtureRequest) -> str:
+    """An empty database on each kind of server."""
+    return str(request.getfixturevalue(request.param).fresh_database())
+
+
+def test_a_whole_conversation_with_two_servers(serve: Serve, states: States) -> None:
+    one, other = serve(), serve(receiver="lmtp")
+    confirm(other, ANNA, ask(one, ANNA))
+    confirm(one, BEN, ask(other, BEN))
+    post(one, BEN, "from one", ANNA, BEN)
+    post(other, ANNA, "from the other", ANNA, BEN)
+    leave(other, ANNA)
+    with pytest.raises(smtplib.SMTPDataError, match="Only subscribers can post"):
+        one.send(ANNA, "news")
+    post(one, BEN, "without Anna", BEN)
+    assert not [mail for mail in one.mail_to(ANNA) if "without Anna" in mail.as_string()]
+    assert states() == {BEN: "POSTING"}
+    assert "Traceback" not in one.output() + other.output()
+
+
+def test_the_conversation_goes_on_after_a_restart(serve: Serve) -> None:
+    one, other = serve(), serve()
+    address = ask(one, ANNA)
+    one.stop(signal.SIGTERM)
+    confirm(other, ANNA, address)
+    other.kill()
+
+    one.start()
+    post(one, ANNA, "Still here", ANNA)
+
+
+def test_a_sigkill_in_the_middle_of_a_mail(serve: Serve, states: States) -> None:
+    with SMTPSink() as sink:
+        one, other = serve(RELAY=sink.address), serve()
+        sink.may_answer.clear()
+        client = threading.Thread(target=send_in_vain, args=(one, ANNA))
+        client.start()
+        assert sink.arrived.wait(30)  # the handler runs, and its conversation holds the lock
+        one.kill()
+        client.join()
+
+    assert states() == {}
+    other.send(ANNA, "news-subscribe")  # within the time that a mail waits for its conversation
+    assert states() == {ANNA: "CONFIRMING"}
+    assert len(other.mail_to(ANNA)) == 1
+
+
+def send_in_vain(server: MailServer, person: str) -> None:
+    with contextlib.suppress(OSError):
+        server.send(person, "news-subscribe")
+
+
+def test_whoever_heard_250_is_known_after_a_sigkill(serve: Serve, states: States) -> None:
+    servers = [serve(), serve(receiver="lmtp")]
+    heard: list[str] = []
+
+    def write(server: MailServer) -> None:
+        with contextlib.suppress(OSError):  # smtplib's errors are of this kind
+            for number in range(100_000):
+                server.send(f"{number}@{server.port}.example.com", "news-subscribe")
+                heard.append(f"{number}@{server.port}.example.com")
+
+    writers = [threading.Thread(target=write, args=(server,)) for server in servers]
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: len(heard) >= 20, "some mails to be taken")
+    for server in servers:
+        server.kill()
+    for writer in writers:
+        writer.join()
+
+    found = states()
+    assert [person for person in heard if found.get(person) != "CONFIRMING"] == []
+
+
+def test_servers_that_start_on_an_empty_database_together(serve: Serve, states: States) -> None:
+    servers: list[MailServer] = []
+    starts = [threading.Thread(target=lambda: servers.append(serve())) for _ in range(3)]
+    for start in starts:
+        start.start()
+    for start in starts:
+        start.join()
+    assert len(servers) == 3
+    confirm(servers[0], ANNA, ask(servers[1], ANNA))
+    post(servers[2], ANNA, "all together", ANNA)
+    assert states() == {ANNA: "POSTING"}
