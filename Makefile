@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# More than there are processors: the tests wait a lot, for servers and for locks.
+WORKERS ?= 4
+# An environment of their own: what others need must not change what the tests run with.
+PEERS := $(VENV)/benchmarks
 
 .PHONY: help run test check format stress bench clean
 
@@ -13,7 +17,10 @@ run: $(VENV)/.runtime ## set up, then run the mail server in the foreground
 	@$(BIN)/python -m config.serve
 
 test: $(VENV)/.development ## set up, then run the tests
-	$(BIN)/python -m pytest --cov $(PYTEST_ARGS)
+	@rm -f .coverage*
+	$(BIN)/coverage run -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: $(VENV)/.development ## format and lint, types, examples in the documentation
 	$(BIN)/ruff format --check .
@@ -27,10 +34,10 @@ format: $(VENV)/.development ## put the code into shape
 	$(BIN)/ruff format .
 
 stress: $(VENV)/.development ## the long fault runs
-	$(BIN)/python -m pytest -m stress -s $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m stress -v $(PYTEST_ARGS)
 
-bench: $(VENV)/.development ## the measurements
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.benchmarks ## the measurements, beside those of others; QUICK=1 for a short look
+	$(PEERS)/bin/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 clean: ## remove what the targets above made, but not what a server wrote to run/
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -44,4 +51,9 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/.benchmarks: $(VENV)/.runtime requirements-bench.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --editable . --requirement requirements-bench.txt
 	@touch $@

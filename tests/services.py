@@ -152,11 +152,14 @@ class Server:
         assert self.process is not None
         if number != signal.SIGCONT:
             os.kill(self.process.pid, signal.SIGSTOP)  # so that it makes no more
-        processes = [self.process.pid, *_ps("pid=", "--ppid", str(self.process.pid))]
+        processes = [
+            self.process.pid,
+            *(int(pid) for pid in _ps("pid=", "--ppid", str(self.process.pid))),
+        ]
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process), number)
-        return [int(process) for process in processes]
+                os.kill(process, number)
+        return processes
 
     def remove(self) -> None:
         """Ends the server, which need not put its data in order, and removes them."""

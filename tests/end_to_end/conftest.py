@@ -10,7 +10,6 @@ import pytest
 
 from salmon_state import open_storage
 from tests.end_to_end.mail_server import MailServer
-from tests.services import mariadb, postgresql  # noqa: F401 - they are fixtures
 
 KEY = "examples.mailing_list.handlers:news"
 

@@ -16,7 +16,6 @@ from config import settings
 from config.testing import SentMail
 from examples.mailing_list import handlers, roster, subscribers, tokens
 from salmon_state import SQLAlchemyStorage, StateStorage, detach, open_storage
-from tests.services import mariadb, postgresql  # noqa: F401 - they are fixtures
 
 SQL_STORES = ("sqlite", "postgresql", "mariadb")
 ALL_STORES = ("memory", "shelve", *SQL_STORES)

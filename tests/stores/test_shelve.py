@@ -9,6 +9,7 @@ import pickle
 import sqlite3
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -798,8 +799,10 @@ def test_a_shelf_of_sqlite_becomes_its_owners_only(path: Path, umask: int) -> No
 @pytest.mark.parametrize("old", [False, True])
 def test_made_by_root_and_used_by_somebody(tmp_path: Path, old: bool) -> None:
     somebody = 65534
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(folder, 0o755)
+    folder = tmp_path
+    while folder != Path(tempfile.gettempdir()):
+        folder.chmod(0o755)
+        folder = folder.parent
     run = tmp_path / "run"
     run.mkdir()
     if old:

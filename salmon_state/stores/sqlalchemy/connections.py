@@ -23,13 +23,6 @@ _Result = TypeVar("_Result")
 _ATTEMPTS = 10
 """How often a transaction is tried that the database ends in favour of another."""
 
-_BUSY_PAUSE = (0.0001, 0.001)
-"""How long to wait before the next look whether SQLite can be written, in seconds.
-
-SQLite's own busy handler waits up to 100 ms between two looks. Against a process that writes all
-the time that is starvation: of four, one did 82,109 sets in 3 s and another 1.
-"""
-
 _BEFORE_FORK = 1.0
 """How long a fork waits for the connections that other threads use, in seconds."""
 
@@ -210,10 +203,6 @@ class Connections:
             try:
                 return lease, operation(lease.driver, *arguments)
             except BaseException as error:
-                waited = time.monotonic() - started
-                if self._database.is_busy(error, lease.driver) and waited < self._timeout:
-                    time.sleep(random.uniform(*_BUSY_PAUSE))  # noqa: S311 - no secret
-                    continue
                 attempt += 1
                 dead = self._is_dead(lease, error)
                 self.discard(lease)

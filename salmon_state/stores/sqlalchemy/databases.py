@@ -92,23 +92,16 @@ class Database:
         """Returns the locks of conversations where the database has none of its own."""
         return None
 
-    def be_patient(self, driver: Any, seconds: float) -> None:
-        """Lets the database itself wait for other writers, where it has a setting for that."""
-
-    def is_busy(self, error: BaseException, driver: Any) -> bool:
-        """Returns whether nothing happened because somebody else is writing."""
-        return False
-
-    def is_gone(self, error: BaseException) -> bool:
-        """Returns whether the connection is of no more use, although SQLAlchemy thinks it is."""
-        return False
-
     def is_conflict(self, error: BaseException) -> bool:
         """Returns whether the database chose this transaction to fail so that another may go on."""
         return False
 
     def is_forbidden(self, error: DBAPIError) -> bool:
         """Returns whether the user lacks a right."""
+        return False
+
+    def is_gone(self, error: BaseException) -> bool:
+        """Returns whether the connection is of no more use, although SQLAlchemy thinks it is."""
         return False
 
     def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
@@ -168,6 +161,10 @@ class SQLite(Database):
             raise ConfigurationError(
                 "SQLite's file: URIs are not supported: give a path, sqlite:///run/states.db"
             )
+        if url.host or url.username or url.port:
+            raise ConfigurationError(
+                "an SQLite database has a path and no host or user: sqlite:///run/states.db"
+            )
         path = resolve_path(database)
         create_private_file(path)  # SQLite gives its -wal and -shm files the mode of this one
         return url.set(database=str(path))
@@ -180,7 +177,7 @@ class SQLite(Database):
     ) -> Any:
         path, *rest = arguments
         # mode=rw: SQLite would make a new file, readable by others, if ours had been removed.
-        uri = f"file:{quote(path)}?mode=rw"
+        uri = f"file://{quote(path)}?mode=rw"
         connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)
         try:
             connection.settle(path, timeout)
@@ -212,16 +209,6 @@ class SQLite(Database):
         if not url.database or url.database == ":memory:":  # an application's own engine
             return None
         return FileLocks(Path(os.path.abspath(f"{url.database}.conversations")))
-
-    def be_patient(self, driver: Any, seconds: float) -> None:
-        driver.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}").fetchone()
-
-    def is_busy(self, error: BaseException, driver: Any) -> bool:
-        return (
-            isinstance(error, sqlite3.OperationalError)
-            and "database is locked" in str(error)
-            and not driver.in_transaction
-        )
 
     def is_gone(self, error: BaseException) -> bool:
         return isinstance(error, FileReplaced)

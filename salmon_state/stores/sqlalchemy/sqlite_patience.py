@@ -19,7 +19,7 @@ from typing import Any
 
 __all__ = ["FileReplaced", "PatientConnection"]
 
-_LONGEST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.002
 
 
 class FileReplaced(sqlite3.OperationalError):

@@ -192,10 +192,8 @@ class SQLAlchemyStorage(StateStorage):
         try:
             lease = self._connections.take()
             try:
-                self._database.be_patient(lease.driver, self._timeout)
                 prepare_tables(lease.connection, self.metadata, self.table, create=create)
                 lease.connection.commit()
-                self._database.be_patient(lease.driver, 0)
             except BaseException:
                 self._connections.discard(lease)
                 raise

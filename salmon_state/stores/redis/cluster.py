@@ -1,0 +1,121 @@
+"""Talking to a cluster: which server has a key, and what to do when another one has it by now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from salmon_state.stores.redis.servers import Command, Server, exchange, is_dead
+
+__all__ = ["Cluster"]
+
+_REDIRECTIONS = 10
+_PAUSE = 0.02
+
+
+class Cluster(Server):
+    """A cluster, whose layout redis-py's client finds out.
+
+    A command that was redirected has not run, so each may be sent again. The layout is asked for
+    anew when a server redirects, or before the next call when one could not be reached.
+    """
+
+    _stale = False
+    _known: object = None
+
+    def _ask(self, key: bytes, command: Command, *, again: bool) -> Any:
+        (reply,) = self._exchange(key, (command,), again=again)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _exchange(self, key: bytes, commands: Sequence[Command], *, again: bool) -> list[Any]:
+        """Returns the replies to commands of which the first is about a key."""
+        asked: Any = None
+        for attempt in range(_REDIRECTIONS):
+            try:
+                if asked is None:
+                    replies = exchange(self._pool_of(key), commands)
+                else:
+                    replies = exchange(asked, ((b"ASKING",), *commands))[1:]
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                self._stale = True
+                if not (again and is_dead(error)):
+                    raise
+                again, asked = False, None
+                continue
+            asked = None
+            if isinstance(replies[0], MovedError):
+                self._stale = True
+            elif isinstance(replies[0], AskError):
+                asked = self._pool_at(replies[0].host, replies[0].port)
+            elif not isinstance(replies[0], TryAgainError):
+                self._stale = self._stale or isinstance(replies[0], ClusterDownError)
+                return replies
+            if attempt:  # the layout is changing: not everybody knows it yet
+                time.sleep(_PAUSE * attempt)
+        return replies
+
+    def _pool_of(self, key: bytes) -> Any:
+        if self._stale:
+            self._refresh()
+        return self._pool(self.source.get_node_from_key(key))
+
+    def _pool_at(self, host: str, port: int) -> Any:
+        node = self.source.get_node(host=host, port=port)
+        if node is None:
+            self._refresh()
+            node = self.source.get_node(host=host, port=port)
+        return None if node is None else self._pool(node)
+
+    def _pool(self, node: Any) -> Any:
+        return self.source.get_redis_connection(node).connection_pool
+
+    def _refresh(self) -> None:
+        self.source.nodes_manager.initialize()
+        self._stale = False
+
+    def close(self) -> None:
+        if self._given is None and self._made is not None:
+            self._made.disconnect_connection_pools()
+            self._made.close()
+
+    # ---------------------------------------------------------------- many keys
+
+    def pools(self) -> list[Any]:
+        return [self._pool(node) for node in self.source.get_primaries()]
+
+    def layout(self) -> object:
+        """Returns which server has which slots, and makes the client know it."""
+        try:
+            slots = self._slots()
+        except (RedisConnectionError, RedisTimeoutError):
+            self._refresh()  # which leads to a server that answers
+            slots = self._slots()
+        if slots != self._known:
+            self._refresh()
+            self._known = slots
+        return slots
+
+    def _slots(self) -> object:
+        pool = self._pool(self.source.get_default_node())
+        (reply,) = exchange(pool, ((b"CLUSTER", b"SLOTS"),), again=True)
+        if isinstance(reply, Exception):
+            raise reply
+        # First and last slot, then the primary's address and name.
+        return sorted([*part[:2], *part[2][:3]] for part in reply)
+
+    def batch(
+        self, pool: Any, keys: Sequence[bytes], commands: Sequence[Command], *, write: bool = False
+    ) -> list[Any]:
+        replies = super().batch(pool, keys, commands, write=write)
+        for number, reply in enumerate(replies):
+            if isinstance(reply, (AskError, TryAgainError)):  # a MovedError is an AskError
+                send = self.write if write else self.read
+                replies[number] = send(keys[number], commands[number])
+        return replies

@@ -1,0 +1,223 @@
+"""What is checked while a store is made, so that what cannot work says so at once."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import AuthenticationError, MovedError, NoPermissionError
+from redis.sentinel import MasterNotFoundError
+
+from salmon_state.errors import ConfigurationError
+from salmon_state.stores.redis.cluster import Cluster
+from salmon_state.stores.redis.entries import Keys
+from salmon_state.stores.redis.scripts import REMOVE, WRITE, Operation, Plan
+from salmon_state.stores.redis.servers import Server, exchange
+from salmon_state.stores.redis.urls import parse_target, place_of
+
+__all__ = ["Options", "check_options", "check_server", "misconfigured", "open_server"]
+
+LOG = logging.getLogger("salmon_state")
+
+_FOREVER = 10**6
+_SHORTEST_LEASE = 0.1
+
+
+class Options(NamedTuple):
+    """The numbers among the arguments of a store, as they are needed."""
+
+    ttl: bytes
+    """In milliseconds, or empty."""
+    timeout: float
+    replicas: int
+    wait: int
+    """In milliseconds."""
+
+
+def check_options(
+    ttl: float | timedelta | None,
+    lease: float,
+    timeout: float,
+    wait_replicas: int,
+    wait_timeout: float | None,
+) -> Options:
+    """Returns what a store is made with.
+
+    Raises:
+        ConfigurationError: An option cannot work.
+    """
+    _check_seconds("timeout", timeout)
+    _check_seconds("lease", lease)
+    if lease < _SHORTEST_LEASE:
+        raise ConfigurationError(f"lease must be {_SHORTEST_LEASE} s or more, got {lease}")
+    if isinstance(wait_replicas, bool) or not isinstance(wait_replicas, int) or wait_replicas < 0:
+        raise ConfigurationError(
+            f"wait_replicas must be 0 or more and an int, got {wait_replicas!r}"
+        )
+    if wait_timeout is None:
+        wait_timeout = timeout / 2
+    _check_seconds("wait_timeout", wait_timeout)
+    if not wait_timeout < timeout:
+        raise ConfigurationError(
+            "wait_timeout must be less than timeout, or the reply would come too late: "
+            f"got {wait_timeout} and {timeout}"
+        )
+    wait = max(1, round(wait_timeout * 1000))
+    if ttl is None:
+        return Options(b"", timeout, wait_replicas, wait)
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    _check_seconds("ttl", seconds, longest=10**10)
+    return Options(b"%d" % max(1, round(seconds * 1000)), timeout, wait_replicas, wait)
+
+
+def _check_seconds(name: str, value: object, longest: float = _FOREVER) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < longest:
+        raise ConfigurationError(f"{name} must be greater than 0, in seconds, got {value!r}")
+
+
+def open_server(
+    url: str | None, client: Any, options: Options
+) -> tuple[Server, str, tuple[str, ...]]:
+    """Returns the server, where it is, and what must never be shown; connects to nothing.
+
+    Raises:
+        ConfigurationError: Neither a URL that can work nor a client, or both.
+    """
+    if (url is None) == (client is None):
+        raise ConfigurationError("RedisStorage needs a URL or a client, and not both")
+    waiting = {"replicas": options.replicas, "wait": options.wait}
+    if client is None:
+        target = parse_target(url, options.timeout)
+        kind = Cluster if target.cluster else Server
+        return kind(target.connect, **waiting), target.place, target.secrets
+    _check_client(client)
+    if isinstance(client, RedisCluster):
+        server: Server = Cluster(_never, given=client, **waiting)
+    else:
+        server = Server(_never, given=client.connection_pool, **waiting)
+    return server, *place_of(client)
+
+
+def _never() -> Any:
+    raise AssertionError("a given client is never made again")
+
+
+def _check_client(client: object) -> None:
+    if not isinstance(client, (redis.Redis, RedisCluster)):
+        raise ConfigurationError(
+            "client must be a redis.Redis or a redis.RedisCluster, not "
+            f"{type(client).__module__}.{type(client).__name__}"
+        )
+    if isinstance(client, RedisCluster):
+        nodes: Any = client.get_nodes()
+        pools = [node.redis_connection.connection_pool for node in nodes if node.redis_connection]
+    else:
+        pools = [client.connection_pool]
+    if any(getattr(pool, "cache", None) is not None for pool in pools):
+        raise ConfigurationError(
+            "the client caches what it reads, and states must be read as they are now: give one "
+            "without client-side caching"
+        )
+    if not all(getattr(pool, "is_master", True) for pool in pools):
+        raise ConfigurationError(
+            "the client reads from replicas, which lag behind and cannot be written: give "
+            "Sentinel.master_for(...)"
+        )
+
+
+def check_server(server: Server, keys: Keys) -> None:
+    """Tries what a store does: to read, to run a script, to write.
+
+    Raises:
+        ConfigurationError: The server is of another kind than the URL says.
+        redis.RedisError: It cannot be reached, or refuses.
+    """
+    server.layout()
+    for pool in server.pools():
+        _check_info(server, _info(pool))
+    nobody = keys.of_text(b"")
+    server.read(nobody, (b"HGET", nobody, b""))
+    plan = Plan(keys).add_found(nobody, [Operation(b"nothing", REMOVE)])
+    server.run(WRITE, *plan.arguments([nobody]), again=True)
+
+
+def _check_info(server: Server, info: dict[str, str]) -> None:
+    mode = info.get("redis_mode")
+    if mode == "sentinel":
+        raise ConfigurationError(
+            "this server is a Sentinel: its URL is redis+sentinel://host:26379/service"
+        )
+    if mode == "cluster" and not isinstance(server, Cluster):
+        raise ConfigurationError(
+            "this server belongs to a cluster: its URL is redis+cluster://host:6379, "
+            "its client a redis.RedisCluster"
+        )
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy.startswith("allkeys") and info.get("maxmemory", "0") != "0":
+        LOG.warning("Redis removes states when its memory is full: maxmemory-policy is %s", policy)
+
+
+def _info(pool: Any) -> dict[str, str]:
+    (reply,) = exchange(pool, ((b"INFO",),), again=True)
+    if isinstance(reply, NoPermissionError):
+        return {}
+    if isinstance(reply, Exception):
+        raise reply
+    lines = bytes(reply).decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+# ---------------------------------------------------------------- what went wrong
+
+
+def misconfigured(error: BaseException, server: Server) -> str | None:
+    """Returns what is wrong with the configuration, if that is why a server refuses."""
+    for cause in _chain(error):
+        if isinstance(cause, MasterNotFoundError):
+            return _wrong_service(server.source)
+        text = str(cause)
+        if (
+            isinstance(cause, (AuthenticationError, NoPermissionError, TypeError, ValueError))
+            or type(cause) is ssl.SSLCertVerificationError
+            or any(part in text for part in _REFUSALS)
+        ):
+            return f"{type(cause).__name__}: {text}"
+        if isinstance(cause, MovedError):
+            return "this server belongs to a cluster: its URL is redis+cluster://host:6379"
+    return None
+
+
+_REFUSALS = (
+    *("Invalid Database", "DB index is out of range", "invalid DB index"),
+    *("SELECT is not allowed in cluster mode", "Cluster mode is not enabled"),
+    "unknown command",
+)
+
+
+def _wrong_service(pool: Any) -> str | None:
+    """Returns what is wrong if Sentinel answers and knows no such service."""
+    for sentinel in pool.sentinel_manager.sentinels:
+        try:
+            known = sentinel.sentinel_masters()
+        except AuthenticationError as error:
+            return (
+                "Sentinel refuses the login, which its URL gives as sentinel_username and "
+                f"sentinel_password: {error}"
+            )
+        except (redis.RedisError, OSError):
+            continue
+        if pool.service_name not in known:
+            names = ", ".join(sorted(map(str, known)))
+            return f"Sentinel knows no service {pool.service_name!r}: it knows {names}"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,254 @@
+"""From a URL to the servers it names: one, those that Sentinel watches, or a cluster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.retry import Retry
+from redis.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+from salmon_state.errors import ConfigurationError
+
+__all__ = ["SCHEMES", "Target", "parse_target"]
+
+SCHEMES = (
+    *("redis", "rediss", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
+"""The schemes of the URLs; the doubled ``s`` stands for TLS."""
+
+_OPTIONS = (
+    *("client_name", "db", "decode_responses", "health_check_interval", "max_connections"),
+    *("password", "protocol", "socket_connect_timeout", "socket_keepalive", "socket_read_size"),
+    *("socket_timeout", "username"),
+)
+_SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
+_EXAMPLES = (
+    "'redis://host:6379/0', 'unix:///path/to/socket?db=0', "
+    "'redis+sentinel://host:26379,host2:26379/service/0' or 'redis+cluster://host:6379,host2:6379'"
+)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[^\[\]@\s]+)?\]|[^\[\]:@\s]+)(?::([0-9]{1,5}))?")
+_MANY_CONNECTIONS = 10_000
+"""As many as Redis accepts by default: a thread never waits for another one's connection."""
+
+
+class Target(NamedTuple):
+    """What a URL says."""
+
+    connect: Callable[[], Any]
+    """Makes the pool of connections or, for a cluster, the client."""
+    cluster: bool
+    place: str
+    """The URL without passwords."""
+    secrets: tuple[str, ...]
+    """What must never be shown."""
+
+
+def parse_target(url: object, timeout: float) -> Target:
+    """Returns what a URL says; connects to nothing.
+
+    Args:
+        url: As the docstring of `RedisStorage` says.
+        timeout: For connecting, and for each exchange, in seconds.
+
+    Raises:
+        ConfigurationError: It cannot work. The message shows nothing of it but what cannot be a
+            part of a password.
+    """
+    scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
+    scheme = scheme.lower()
+    if not separator or scheme not in SCHEMES:
+        raise ConfigurationError(f"the URL of a Redis looks like {_EXAMPLES}")
+    address, _, query = rest.partition("?")
+    if "#" in rest:
+        raise ConfigurationError(f"a {scheme}:// URL has no part after '#': write %23 for it")
+    options = _options(scheme, query)
+    secrets = {value for name, value in options.items() if "password" in name}
+    if scheme == "unix":  # a path may have an @ in it
+        authority, slash, path = address.partition("/")
+        user, at, host = authority.rpartition("@")
+        address = host + slash + path
+    else:
+        user, at, address = address.rpartition("@")
+    name, colon, password = user.partition(":")
+    if at and name:
+        options["username"] = unquote(name)
+    if colon and password:
+        options["password"] = unquote(password)
+        secrets.update((password, unquote(password)))
+    options = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "max_connections": _MANY_CONNECTIONS,
+        **options,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    kind = scheme.partition("+")[2] or scheme
+    connect = _KINDS[kind](scheme, address, options)
+    shown = f"{quote(unquote(name), safe='')}{':***' if colon else ''}@" if at else ""
+    by_length = sorted(map(str, secrets - {""}), key=len, reverse=True)
+    return Target(connect, kind == "cluster", f"{scheme}://{shown}{address}", tuple(by_length))
+
+
+def _options(scheme: str, query: str) -> dict[str, Any]:
+    if "@" in query:  # what looks like an option may be the end of a password
+        raise ConfigurationError(
+            f"a {scheme}:// URL has '@' behind '?': special characters are percent-encoded"
+        )
+    try:  # redis-py's own parsing of the options
+        options: dict[str, Any] = parse_url(f"redis://?{query}")
+    except ValueError as error:  # it names the option and shows no value
+        raise ConfigurationError(f"a {scheme}:// URL: {error}") from None
+    known = list(_OPTIONS)
+    if scheme.endswith("sentinel"):
+        known += _SENTINEL_OPTIONS
+    for name in options:
+        is_tls = scheme.startswith("rediss") and re.fullmatch(r"ssl_[a-z_]+", name)
+        if name not in known and not is_tls:
+            raise ConfigurationError(
+                f"a {scheme}:// URL has no option {name[:50]!r}: known: {', '.join(known)}"
+                + (", and redis-py's ssl_ ones" if scheme.startswith("rediss") else "")
+            )
+    return options
+
+
+# ---------------------------------------------------------------- the kinds
+
+
+def _one(scheme: str, address: str, options: dict[str, Any]) -> Callable[[], Any]:
+    hosts, _, path = address.partition("/")
+    found = _hosts(scheme, hosts, 6379)
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"a {scheme}:// URL names one server: several are {scheme}+sentinel:// or "
+            f"{scheme}+cluster://"
+        )
+    host, port = found[0]
+    _set_db(scheme, path, options)
+    if scheme == "rediss":
+        options["connection_class"] = SSLConnection
+    return lambda: ConnectionPool(host=host, port=port, **options)
+
+
+def _unix(scheme: str, address: str, options: dict[str, Any]) -> Callable[[], Any]:
+    path = unquote(address)
+    if not path.startswith("/") or path == "/":
+        raise ConfigurationError("a unix:// URL needs an absolute path: unix:///path/to/socket")
+    options.pop("socket_connect_timeout")
+    options.pop("socket_keepalive", None)
+    options["connection_class"] = UnixDomainSocketConnection
+    return lambda: ConnectionPool(path=path, **options)
+
+
+def _sentinel(scheme: str, address: str, options: dict[str, Any]) -> Callable[[], Any]:
+    hosts, _, path = address.partition("/")
+    sentinels = _hosts(scheme, hosts, 26379)
+    service, _, path = path.partition("/")
+    if not service:
+        raise ConfigurationError(
+            f"a {scheme}:// URL needs the name of the service that Sentinel watches: "
+            f"{scheme}://host:26379/service"
+        )
+    _set_db(scheme, path, options)
+    tls = scheme == "rediss+sentinel"
+    shared = ("socket_timeout", "socket_connect_timeout", "retry")
+    to_sentinel = {
+        name: value for name, value in options.items() if name in shared or name.startswith("ssl_")
+    }
+    for name in ("username", "password"):
+        if f"sentinel_{name}" in options:
+            to_sentinel[name] = options.pop(f"sentinel_{name}")
+    connection_class = SentinelManagedSSLConnection if tls else SentinelManagedConnection
+
+    def connect() -> Any:
+        watchers = Sentinel(sentinels, sentinel_kwargs={**to_sentinel, "ssl": tls})
+        return SentinelConnectionPool(
+            unquote(service), watchers, connection_class=connection_class, **options
+        )
+
+    return connect
+
+
+def _cluster(scheme: str, address: str, options: dict[str, Any]) -> Callable[[], Any]:
+    hosts, _, path = address.partition("/")
+    found = _hosts(scheme, hosts, 6379)
+    if path not in ("", "0") or options.pop("db", 0) != 0:
+        raise ConfigurationError(f"a {scheme}:// URL has no database but 0: a cluster has no other")
+    if scheme == "rediss+cluster":
+        options["ssl"] = True
+
+    def connect() -> Any:
+        nodes = [ClusterNode(host, port) for host, port in found]
+        return RedisCluster(startup_nodes=nodes, **options)
+
+    return connect
+
+
+_KINDS: dict[str, Callable[[str, str, dict[str, Any]], Callable[[], Any]]] = {
+    "redis": _one,
+    "rediss": _one,
+    "unix": _unix,
+    "sentinel": _sentinel,
+    "cluster": _cluster,
+}
+
+
+def _hosts(scheme: str, text: str, port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for part in text.split(",") if text else ["localhost"]:
+        match = _HOST.fullmatch(part)
+        if match is None or not 0 < int(match[2] or port) < 65536:
+            raise ConfigurationError(
+                f"the URL of a Redis looks like {_EXAMPLES}; "
+                "special characters of a password are percent-encoded in it"
+            )
+        hosts.append((unquote(match[1]).strip("[]"), int(match[2] or port)))
+    return hosts
+
+
+def _set_db(scheme: str, path: str, options: dict[str, Any]) -> None:
+    if path and not re.fullmatch(r"[0-9]{1,9}/?", path):
+        raise ConfigurationError(
+            f"the number of the database in a {scheme}:// URL is no number; "
+            "special characters of a password are percent-encoded"
+        )
+    if path:
+        options.setdefault("db", int(path.rstrip("/")))
+
+
+def place_of(client: redis.Redis | RedisCluster) -> tuple[str, tuple[str, ...]]:
+    """Returns where a client's servers are, for people, and what must never be shown."""
+    if isinstance(client, RedisCluster):
+        kwargs: dict[str, Any] = client.get_connection_kwargs()
+        nodes: Any = client.get_nodes()
+        place = "redis+cluster://" + ",".join(sorted(node.name for node in nodes))
+    else:
+        kwargs = client.connection_pool.connection_kwargs
+        service = getattr(client.connection_pool, "service_name", None)
+        if service is not None:
+            kwargs = {**kwargs, **_sentinel_login(client.connection_pool)}
+            place = f"redis+sentinel:///{quote(str(service))}/{kwargs.get('db', 0)}"
+        elif "path" in kwargs:
+            place = f"unix://{kwargs['path']}?db={kwargs.get('db', 0)}"
+        else:
+            host, port = kwargs.get("host", "localhost"), kwargs.get("port", 6379)
+            place = f"redis://{host}:{port}/{kwargs.get('db', 0)}"
+    found = {str(value) for name, value in kwargs.items() if "password" in name and value}
+    return place, tuple(sorted(found, key=len, reverse=True))
+
+
+def _sentinel_login(pool: Any) -> dict[str, Any]:
+    options: dict[str, Any] = pool.sentinel_manager.sentinel_kwargs
+    return {f"sentinel_{name}": value for name, value in options.items()}

@@ -1,0 +1,191 @@
+"""ConversationSuite and SharedConversationSuite: one mail, one unit of work."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state.storage import StateStorage
+from salmon_state.testing import mails, processes
+from salmon_state.testing.conversation_model import ConversationModelTests
+from salmon_state.testing.endings import refused
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
+from salmon_state.testing.layers import LayerTests
+from salmon_state.testing.processes import StoreProcess, store_processes
+from salmon_state.testing.sender_locks import LockTests, check_ring
+from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
+from salmon_state.testing.units import UnitTests
+
+__all__ = ["ConversationSuite", "SharedConversationSuite"]
+
+OTHER = "ben@example.com"
+
+
+class ConversationSuite(UnitTests, LayerTests, LockTests, ConversationModelTests):
+    """Every store that has conversations: the docstring of `StateStorage.conversation`.
+
+    `UnitTests` is about one conversation, `LayerTests` about conversations inside others,
+    `LockTests` about the lock between threads; `ConversationModelTests` compares random runs with
+    a stack of dicts.
+    """
+
+
+class SharedConversationSuite(StoreSuite):
+    """A store whose conversations lock their sender between processes.
+
+    Attributes:
+        mails: How many mails of one sender each process handles.
+        freed_within: Seconds after the death of a process within which its lock is free.
+    """
+
+    mails = 200
+    freed_within = 10.0
+
+    @pytest.fixture
+    def others(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
+        """Two other processes, each with the store open."""
+        with store_processes(open_store, 2) as others:
+            yield others
+
+    def test_it_says_so(self, store: StateStorage) -> None:
+        """A router that is attached warns of stores that lock threads only."""
+        assert store._locks_processes is True
+
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_processes_and_one_sender(self, open_store: OpenStore, count: int) -> None:
+        """Processes move one sender round: every state is entered as often as it must be."""
+        with store_processes(open_store, count) as walkers:
+            for walker in walkers:
+                walker.start(mails.walk, [SENDER], self.mails, 2.0)
+            entered = sum((walker.result() for walker in walkers), Counter[str]())
+        check_ring(entered, count * self.mails)
+        with open_store() as store:
+            assert store.get(MODULE, SENDER) == mails.RING[count * self.mails % len(mails.RING)]
+
+    def test_processes_and_many_senders(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """The same for ten senders whose mails come in another order to each process."""
+        senders = [f"{number}@x" for number in range(10)]
+        for order, other in zip((senders, senders[::-1]), others, strict=True):
+            other.start(mails.walk, order, 6, 2.0)
+        for other in others:
+            other.result()
+        with open_store() as store:
+            assert [store.get(MODULE, s) for s in senders] == [mails.RING[12 % 5]] * 10
+
+    def test_one_at_a_time(self, store: StateStorage, others: Sequence[StoreProcess]) -> None:
+        """While one process is inside, another one is told so at once or after its timeout."""
+        with store.conversation(SENDER):
+            assert others[0].call(mails.can_enter, [SENDER, OTHER]) == [False, True]
+            assert others[0].call(mails.can_enter, [SENDER], 0.05) == [False]
+            others[1].start(mails.can_enter, [SENDER], processes.PATIENCE)
+        assert others[1].result() == [True]
+        assert others[0].call(mails.can_enter, [SENDER]) == [True]
+
+    def test_processes_with_other_senders_do_not_wait(
+        self, store: StateStorage, others: Sequence[StoreProcess]
+    ) -> None:
+        """Nobody's name is taken for another's."""
+        names = [sender for sender in dict.fromkeys(s for _, s in HOSTILE_KEYS) if sender]
+        names += [f"{number}@example.com" for number in range(1000)]
+        with store.conversation(names[0]):
+            assert others[0].call(mails.can_enter, names) == [False] + [True] * (len(names) - 1)
+
+    def test_the_null_sender_is_nobodys_to_lock(
+        self, store: StateStorage, others: Sequence[StoreProcess]
+    ) -> None:
+        """Any number of processes are in conversations with it."""
+        for null in (None, ""):
+            with store.conversation(null):
+                assert others[0].call(mails.can_enter, [None, ""]) == [True, True]
+
+    def test_crossing_processes_do_not_wait(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Two processes that want each other's sender as well: at most one gets it, none waits."""
+        for other, names in zip(others, (("a@x", "b@x"), ("b@x", "a@x")), strict=True):
+            other.start(mails.cross, *names, 0.3)
+        assert [other.item() for other in others] == ["inside", "inside"]
+        assert "busy" in [other.item() for other in others]
+        for other in others:
+            other.result()
+        with open_store() as store:
+            assert mails.can_enter(store, ["a@x", "b@x"]) == [True, True]
+
+    def test_sigkill_inside(self, open_store: OpenStore, others: Sequence[StoreProcess]) -> None:
+        """The lock ends with its process, and nothing half-written is left."""
+        victim, survivor = others
+        states = [(f"module{n}", (SENDER, OTHER)[n % 2], "HALF") for n in range(40)]
+        with open_store() as store:
+            fill(store, [("module0", SENDER, "WHOLE")])
+            victim.start(mails.held, SENDER, states)
+            assert victim.item() == "inside"
+            assert survivor.call(mails.can_enter, [SENDER, OTHER]) == [False, True]
+            victim.kill()
+            assert survivor.call(mails.can_enter, [SENDER], self.freed_within) == [True]
+            assert contents(store) == {("module0", SENDER): "WHOLE"}
+            with store.conversation(SENDER):
+                store.set("module0", SENDER, "NEXT")
+            assert contents(store) == {("module0", SENDER): "NEXT"}
+
+    def test_sigkill_of_whoever_waits(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """A process that dies while it waits for a lock does not get it."""
+        with open_store() as store:
+            with store.conversation(SENDER):
+                others[0].start(mails.held, SENDER)
+                time.sleep(0.1)  # whether it waits by then or not, it is as if it had never come
+                others[0].kill()
+                store.set(MODULE, SENDER, "ONE")
+            assert others[1].call(mails.can_enter, [SENDER], self.freed_within) == [True]
+            assert contents(store) == {(MODULE, SENDER): "ONE"}
+
+    def test_sigkill_in_the_middle_of_mails(self, open_store: OpenStore) -> None:
+        """Wherever it dies, a mail is handled or it is not, and the others go on."""
+        with open_store() as store:
+            for step in range(3):
+                with store_processes(open_store, 1) as (victim,):
+                    victim.start(_pairs_forever, SENDER)
+                    for _ in range(5 + 7 * step):
+                        last = victim.item()
+                    last = max([last, *victim.kill()])
+                with store.conversation(SENDER, timeout=self.freed_within):
+                    pair = {store.get(module, SENDER) for module in ("one", "two")}
+                assert pair in ({f"S{last}"}, {f"S{last + 1}"})
+                store.clear()
+
+    def test_a_write_of_another_process_survives(
+        self, store: StateStorage, others: Sequence[StoreProcess]
+    ) -> None:
+        """What another process wrote without a conversation stays; this mail comes again."""
+        fill(store, [(MODULE, SENDER, "ONE")])
+        with refused(store, SENDER):
+            others[0].call(processes.do, "set_all", SENDER, "BANNED")
+            assert store.get(MODULE, SENDER) == "ONE"
+            store.set(MODULE, SENDER, "TWO")
+        assert contents(store) == {(MODULE, SENDER): "BANNED"}
+
+    def test_forked_child(self, store: StateStorage, others: Sequence[StoreProcess]) -> None:
+        """A child that is forked inside is outside, cannot get in, and ends nothing."""
+        seen, status = others[0].call(mails.fork_inside, SENDER)
+        assert seen == f"None {ROUTE_FIRST_STATE} False True"
+        assert status == 0
+        assert contents(store) == {(MODULE, SENDER): "PARENT", ("child", SENDER): "CHILD"}
+        assert others[1].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
+        assert others[0].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
+
+
+def _pairs_forever(store: StateStorage, sender: str) -> Iterator[int]:
+    step = 0
+    while True:
+        with store.conversation(sender, timeout=processes.PATIENCE):
+            store.set("one", sender, f"S{step}")
+            store.set("two", sender, f"S{step}")
+        yield step
+        step += 1

@@ -1,0 +1,146 @@
+"""What the threads and processes of the kit do in conversations; needs no pytest."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from salmon_state.conversation import current_conversation
+from salmon_state.errors import ConversationBusy
+from salmon_state.storage import Sender, StateStorage
+from salmon_state.testing.keys import MODULE
+from salmon_state.testing.processes import PATIENCE
+
+__all__ = ["RING", "can_enter", "cross", "held", "held_by_another_thread", "next_state", "walk"]
+
+RING = ("START", "ONE", "TWO", "THREE", "FOUR")
+"""The states that mails move round."""
+
+
+def next_state(state: str) -> str:
+    """Returns the state after another one in the ring."""
+    return RING[(RING.index(state) + 1) % len(RING)]
+
+
+def walk(
+    store: StateStorage, senders: Sequence[Sender], mails: int, timeout: float
+) -> Counter[str]:
+    """Handles some mails of each sender, each of which moves the state one step round the ring.
+
+    A mail that finds the conversation busy comes again, as mail servers do it.
+
+    Returns:
+        How often each state was entered.
+    """
+    entered: Counter[str] = Counter()
+    for number in range(mails * len(senders)):
+        sender = senders[number % len(senders)]
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with store.conversation(sender, timeout=timeout):
+                    state = next_state(store.get(MODULE, sender))
+                    time.sleep(0)  # lets another thread try what it must not
+                    store.set(MODULE, sender, state)
+                break
+            except ConversationBusy:
+                if time.monotonic() > deadline:
+                    raise
+        entered[state] += 1
+    return entered
+
+
+def can_enter(store: StateStorage, senders: Sequence[Sender], timeout: float = 0) -> list[bool]:
+    """Returns for each sender whether a conversation can be entered within the timeout."""
+    found = []
+    for sender in senders:
+        try:
+            with store.conversation(sender, timeout=timeout):
+                found.append(True)
+        except ConversationBusy:
+            found.append(False)
+    return found
+
+
+def held(
+    store: StateStorage, sender: Sender, states: Sequence[tuple[str, Sender, str]] = ()
+) -> Iterator[str]:
+    """Enters a conversation, sets some states, acknowledges, and stays until it is killed."""
+    with store.conversation(sender, timeout=PATIENCE):
+        for module, whose, state in states:
+            store.set(module, whose, state)
+        yield "inside"
+        time.sleep(PATIENCE)
+
+
+def cross(store: StateStorage, own: Sender, other: Sender, waiting: float) -> Iterator[str]:
+    """Enters one conversation, acknowledges, and later another one inside it.
+
+    When all do so, each holds what another one wants.
+    """
+    with store.conversation(own, timeout=PATIENCE):
+        yield "inside"
+        time.sleep(waiting)
+        try:
+            with store.conversation(other, timeout=PATIENCE):
+                yield "both"
+        except ConversationBusy:
+            yield "busy"
+
+
+def fork_inside(store: StateStorage, sender: str) -> tuple[str, int]:
+    """Forks in a conversation; returns what the child saw and its exit status.
+
+    The child leaves the ``with`` block as well, which must not end its parent's conversation.
+    """
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    child = 0
+    try:
+        with store.conversation(sender, timeout=PATIENCE):
+            store.set(MODULE, sender, "PARENT")
+            child = os.fork()
+            if child == 0:
+                seen = [str(current_conversation()), store.get(MODULE, sender)]
+                seen += map(str, can_enter(store, [sender, f"another.{sender}"]))
+                store.set("child", sender, "CHILD")
+                os.write(writing, " ".join(seen).encode())
+                raise _EndOfChild
+            os.close(writing)
+            status = os.waitpid(child, 0)[1]
+            with open(reading, "rb") as pipe:
+                text = pipe.read().decode()
+    except _EndOfChild:
+        pass
+    finally:
+        if os.getpid() != parent:
+            os._exit(0 if current_conversation() is None else 3)
+    return text, os.waitstatus_to_exitcode(status)
+
+
+class _EndOfChild(Exception):
+    """Takes a child out of its parent's conversation."""
+
+
+@contextmanager
+def held_by_another_thread(store: StateStorage, sender: Sender) -> Iterator[None]:
+    """Gives a block during which another thread is in a conversation with a sender."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.conversation(sender, timeout=PATIENCE):
+            inside.set()
+            leave.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    try:
+        assert inside.wait(PATIENCE), "the other thread did not win the lock"
+        yield
+    finally:
+        leave.set()
+        thread.join(PATIENCE)

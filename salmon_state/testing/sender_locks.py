@@ -1,0 +1,165 @@
+"""The part of the conversation's contract about its lock, between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from functools import partial
+
+import pytest
+from salmon.routing import ROUTE_FIRST_STATE
+from salmon.server import SMTPError
+
+from salmon_state.errors import ConversationBusy
+from salmon_state.storage import Sender, StateStorage
+from salmon_state.testing.endings import elsewhere
+from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
+from salmon_state.testing.mails import RING, can_enter, held_by_another_thread, walk
+from salmon_state.testing.processes import PATIENCE
+from salmon_state.testing.suite import StoreSuite, contents
+from salmon_state.testing.threads import run_together
+
+__all__ = ["LockTests", "check_ring"]
+
+
+def check_ring(entered: Counter[str], mails: int) -> None:
+    """Fails unless every state of the ring was entered as often as so many mails enter it."""
+    rounds, rest = divmod(mails, len(RING))
+    expected = {RING[step]: rounds + (1 <= step <= rest) for step in range(len(RING))}
+    assert entered == expected
+
+
+class LockTests(StoreSuite):
+    """Senders' locks, in every store.
+
+    Attributes:
+        walkers: How many threads handle mails of one sender.
+        steps: How many mails each of them handles.
+        crowd: How many senders are in conversations at the same time; no more than the store has
+            connections, if it has some.
+    """
+
+    walkers = 4
+    steps = 50
+    crowd = 5
+
+    @pytest.mark.parametrize("timeout", [0, 0.05])
+    def test_busy(self, store: StateStorage, timeout: float) -> None:
+        """A lock that is not won in time is an error that makes the mail come again."""
+        with held_by_another_thread(store, SENDER):
+            with (
+                pytest.raises(ConversationBusy) as caught,
+                store.conversation(SENDER, timeout=timeout),
+            ):
+                raise AssertionError("it was entered")
+            assert store.get(MODULE, SENDER) == ROUTE_FIRST_STATE  # as a read outside
+        assert caught.value.code == 451
+        assert str(caught.value) == "451 4.3.0 Conversation busy, try again later"
+        with store.conversation(SENDER, timeout=0):
+            pass
+
+    def test_waiting_wins(self, store: StateStorage) -> None:
+        """Whoever waits enters when the other one has left, and reads what it committed."""
+        order: list[str] = []
+
+        def wait() -> str:
+            with store.conversation(SENDER, timeout=PATIENCE):
+                order.append("second")
+                return store.get(MODULE, SENDER)
+
+        waiting = threading.Event()
+
+        def announce() -> str:
+            waiting.set()
+            return wait()
+
+        def first() -> None:
+            with store.conversation(SENDER):
+                entered.set()
+                waiting.wait(PATIENCE)
+                order.append("first")
+                store.set(MODULE, SENDER, "ONE")
+
+        entered = threading.Event()
+        seen = run_together([first, lambda: entered.wait(PATIENCE) and announce()])[1]
+        assert (order, seen) == (["first", "second"], "ONE")
+
+    @pytest.mark.parametrize("end", ["normal", "rollback", "busy"])
+    def test_the_lock_ends_with_the_conversation(self, store: StateStorage, end: str) -> None:
+        """However it is left."""
+        try:
+            with store.conversation(SENDER):
+                store.set(MODULE, SENDER, "ONE")
+                if end == "rollback":
+                    raise SMTPError(451)
+                if end == "busy":
+                    elsewhere(store.set, MODULE, SENDER, "TWO")
+        except SMTPError:
+            pass
+        assert elsewhere(can_enter, store, [SENDER]) == [True]
+
+    def test_senders_do_not_wait_for_each_other(self, store: StateStorage) -> None:
+        """All are inside at the same time, hostile names included."""
+        names = [sender for sender in dict.fromkeys(s for _, s in HOSTILE_KEYS) if sender]
+        names += LONG_SENDERS
+        for start in range(0, len(names), self.crowd):
+            crowd = names[start : start + self.crowd]
+            meeting = threading.Barrier(len(crowd))
+            run_together([partial(_meet, store, sender, meeting) for sender in crowd])
+
+    @pytest.mark.parametrize("null", [None, ""])
+    def test_the_null_sender_is_nobody(self, store: StateStorage, null: Sender) -> None:
+        """Two conversations with it are inside at the same time; both commit."""
+        meeting = threading.Barrier(2)
+
+        def talk(module: str) -> None:
+            with store.conversation(null, timeout=0):
+                meeting.wait(PATIENCE)
+                store.set(module, null, "ONE")
+                store.set(MODULE, null, module)
+
+        run_together([lambda: talk("one"), lambda: talk("two")])
+        found = contents(store)
+        assert found.pop((MODULE, null)) in ("one", "two")
+        assert found == {("one", null): "ONE", ("two", null): "ONE"}
+
+    def test_mails_of_one_sender(self, store: StateStorage) -> None:
+        """Threads move one sender round: every state is entered exactly as often as it must."""
+        jobs = [partial(walk, store, [SENDER], self.steps, 0.5)] * self.walkers
+        check_ring(sum(run_together(jobs), Counter()), self.steps * self.walkers)
+        assert store.get(MODULE, SENDER) == RING[self.steps * self.walkers % len(RING)]
+
+    def test_mails_of_many_senders(self, store: StateStorage) -> None:
+        """The same for twenty senders whose mails come mixed, in another order to each thread."""
+        senders = [f"{number}@x" for number in range(20)]
+        jobs = [
+            partial(walk, store, senders[start:] + senders[:start], 3, 0.5)
+            for start in range(0, 20, 5)
+        ]
+        run_together(jobs)
+        steps = 3 * len(jobs)
+        assert [store.get(MODULE, s) for s in senders] == [RING[steps % len(RING)]] * 20
+
+    def test_crossing_conversations_do_not_wait(self, store: StateStorage) -> None:
+        """Two that want each other's sender as well: none waits, so none waits for ever."""
+        inside, tried = threading.Barrier(2), threading.Barrier(2)
+
+        def cross(own: str, other: str) -> bool:
+            with store.conversation(own):
+                inside.wait(PATIENCE)
+                [entered] = can_enter(store, [other], PATIENCE)
+                tried.wait(PATIENCE)
+                store.set(MODULE, own, "ONE")
+                return entered
+
+        assert run_together([lambda: cross("a@x", "b@x"), lambda: cross("b@x", "a@x")]) == [
+            False,
+            False,
+        ]
+        assert contents(store) == {(MODULE, "a@x"): "ONE", (MODULE, "b@x"): "ONE"}
+
+
+def _meet(store: StateStorage, sender: Sender, meeting: threading.Barrier) -> None:
+    with store.conversation(sender, timeout=0):
+        meeting.wait(PATIENCE)
+        store.set(MODULE, sender, "MET")

@@ -1,0 +1,296 @@
+"""Private Redis servers for the tests: one, a primary with a replica and Sentinel, a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.services import Server, free_port, program, provide
+
+SECRET = "Geh3im:@/?#" + secrets.token_hex(8)
+"""A password with everything in it that a URL gives a meaning to."""
+
+SERVICE = "states"
+PATIENCE = 60.0
+
+Settings = dict[str, object]
+
+
+class RedisServer(Server):
+    """One server; what it acknowledged is on the disk, unless its settings say otherwise."""
+
+    program = "redis-server"
+    places = ("/usr/bin", "/usr/local/bin")
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = settings
+        super().__init__()
+
+    def prepare(self) -> None:
+        self.run("mkdir", str(self.data))
+        self.socket = self.directory / "socket"
+
+    def command(self) -> list[str]:
+        settings: Settings = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "unixsocket": self.socket,
+            "unixsocketperm": 777,
+            "dir": self.data,
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "requirepass": SECRET,
+            "masterauth": SECRET,
+            "repl-diskless-sync-delay": 0,
+            **{name.replace("_", "-"): value for name, value in self.settings.items()},
+        }
+        return [self.binary, *_as_arguments(settings)]
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Returns an administrator's client that is quick to say that something is wrong."""
+        options = {"password": SECRET, "retry": Retry(NoBackoff(), 0), **options}
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)
+
+    def ping(self) -> None:
+        with self.client(socket_timeout=5) as client:
+            client.ping()
+
+    def url(self, **changes: Any) -> str:
+        parts = {"user": "", "password": SECRET, "host": "127.0.0.1", "db": 0, **changes}
+        login = f"{parts['user']}:{quote(parts['password'], safe='')}@"
+        return f"redis://{login}{parts['host']}:{self.port}/{parts['db']}"
+
+    def runs(self) -> bool:
+        """Returns whether the process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    def revive(self) -> None:
+        """Makes it run again after whatever a test did to it."""
+        self.resume()
+        if not self.runs():
+            self.start()
+
+
+class SentinelServer(Server):
+    """One Sentinel that watches a primary, and is quick to take it for dead."""
+
+    program = "redis-server"
+    places = ("/usr/bin", "/usr/local/bin")
+
+    def __init__(self, primary: RedisServer) -> None:
+        self.primary = primary
+        super().__init__()
+
+    def prepare(self) -> None:
+        self.configuration = self.directory / "sentinel.conf"
+        settings: Settings = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "dir": self.directory,
+            "requirepass": SECRET,
+            "sentinel": [
+                f"monitor {SERVICE} 127.0.0.1 {self.primary.port} 1",
+                f'auth-pass {SERVICE} "{SECRET}"',
+                f"down-after-milliseconds {SERVICE} 500",
+                f"failover-timeout {SERVICE} 5000",
+            ],
+        }
+        lines = []
+        for name, value in settings.items():
+            values = value if isinstance(value, list) else [f'"{value}"']
+            lines += [f"{name} {each}" for each in values]
+        self.configuration.write_text("\n".join(lines) + "\n")
+        self.configuration.chmod(0o666)
+
+    def command(self) -> list[str]:
+        return [self.binary, str(self.configuration), "--sentinel"]
+
+    def client(self) -> redis.Redis:
+        """Returns a client of Sentinel itself."""
+        return redis.Redis(port=self.port, password=SECRET)
+
+    def ping(self) -> None:
+        with self.client() as client:
+            client.ping()
+
+
+class Several:
+    """Some servers that belong together."""
+
+    servers: Sequence[Server] = ()
+
+    def remove(self) -> None:
+        for server in self.servers:
+            server.remove()
+
+
+class RedisSentinel(Several):
+    """A primary, a replica, and a Sentinel."""
+
+    def __init__(self) -> None:
+        servers: list[Server] = []
+        self.servers = servers
+        try:
+            one = RedisServer()
+            servers.append(one)
+            other = RedisServer(replicaof=f"127.0.0.1 {one.port}")
+            servers.append(other)
+            self.members = {one.port: one, other.port: other}
+            self.sentinel = SentinelServer(one)
+            servers.append(self.sentinel)
+            self.wait_until_whole()
+        except BaseException:
+            self.remove()
+            raise
+
+    def url(self, **options: str) -> str:
+        options = {"sentinel_password": SECRET, **options}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.items())
+        login = f":{quote(SECRET, safe='')}@"
+        # The first one is not there: the next one is asked.
+        hosts = f"127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}"
+        return f"redis+sentinel://{login}{hosts}/{SERVICE}/0?{query}"
+
+    def primary(self) -> RedisServer:
+        """Returns the server that Sentinel takes for the primary now."""
+        with self.sentinel.client() as client:
+            state: Any = client.sentinel_masters()[SERVICE]
+        return self.members[int(state["port"])]
+
+    def replicas(self) -> list[RedisServer]:
+        """Returns the others."""
+        primary = self.primary()
+        return [server for server in self.members.values() if server is not primary]
+
+    def wait_until_whole(self) -> None:
+        """Waits until the primary has a replica that keeps up, and Sentinel knows both."""
+
+        def whole() -> bool:
+            with self.sentinel.client() as client:
+                state: Any = client.sentinel_masters()[SERVICE]
+            with self.primary().client() as client:
+                info: Any = client.info("replication")
+            online = info["role"] == "master" and info.get("slave0", {}).get("state") == "online"
+            return bool(online and state["num-slaves"] >= 1 and state["flags"] == "master")
+
+        wait_until(whole, "the replica to keep up")
+
+    def heal(self) -> None:
+        """Makes everybody run again and waits until the replica keeps up."""
+        for server in self.members.values():
+            server.revive()
+        self.wait_until_whole()
+
+
+class RedisCluster(Several):
+    """Three primaries with a replica each."""
+
+    def __init__(self) -> None:
+        servers: list[RedisServer] = []
+        self.servers = servers
+        try:
+            for _ in range(6):
+                settings = {"cluster_enabled": "yes", "cluster_node_timeout": 1000}
+                servers.append(RedisServer(**settings, cluster_port=free_port()))
+            self.members: dict[int, RedisServer] = {server.port: server for server in servers}
+            create = [program("redis-cli", *RedisServer.places), "-a", SECRET, "--no-auth-warning"]
+            nodes = [f"127.0.0.1:{port}" for port in self.members]
+            options = ["--cluster-replicas", "1", "--cluster-yes"]
+            servers[0].run(*create, "--cluster", "create", *nodes, *options)
+            self.wait_until_whole()
+        except BaseException:
+            self.remove()
+            raise
+
+    def url(self) -> str:
+        nodes = ",".join(f"127.0.0.1:{port}" for port in list(self.members)[:3])
+        return f"redis+cluster://:{quote(SECRET, safe='')}@{nodes}"
+
+    def client(self, **options: Any) -> redis.RedisCluster:
+        """Returns an administrator's client."""
+        port = next(port for port, server in self.members.items() if server.runs())
+        return redis.RedisCluster(host="127.0.0.1", port=port, password=SECRET, **options)
+
+    def primary_of(self, key: bytes) -> RedisServer:
+        """Returns the server that has a key."""
+        with self.client() as client:
+            return self.members[int(client.get_node_from_key(key).port)]
+
+    def wait_until_whole(self) -> None:
+        """Waits until all agree that each of three primaries has a replica that keeps up."""
+
+        def whole() -> bool:
+            for server in self.members.values():
+                with server.client() as client:
+                    nodes: Any = client.cluster("nodes")
+                    info: Any = client.info("replication")
+                roles = sorted(node["flags"].split(",")[-1] for node in nodes.values())
+                if roles != ["master"] * 3 + ["slave"] * 3:
+                    return False
+                keeps_up = info.get("master_link_status", "up") == "up"
+                if not keeps_up or (info["role"] == "master" and info["connected_slaves"] != 1):
+                    return False
+                with server.client() as client:
+                    state: Any = client.cluster("info")
+                if state["cluster_state"] != "ok":
+                    return False
+            return True
+
+        wait_until(whole, "the cluster to be whole")
+
+    def heal(self) -> None:
+        """Makes everybody run again and waits until the cluster is whole."""
+        for server in self.members.values():
+            server.revive()
+        self.wait_until_whole()
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Waits for something that happens soon, and fails if it does not."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(redis.RedisError, OSError, KeyError):
+            if condition():
+                return
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def _as_arguments(settings: Settings) -> list[str]:
+    arguments = []
+    for name, value in settings.items():
+        arguments += [f"--{name}", *(str(value).split() if name == "replicaof" else [str(value)])]
+    return arguments
+
+
+def fresh_prefix() -> str:
+    """Returns a prefix that nobody has used."""
+    return f"test [*?\\] {secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test run."""
+    yield from provide(RedisServer)
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[RedisSentinel]:
+    """A primary, a replica and a Sentinel of this test run."""
+    yield from provide(RedisSentinel)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """A cluster of this test run."""
+    yield from provide(RedisCluster)  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""The databases that the tests of the SQL stores run on, each fresh for its test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from salmon_state import SQLAlchemyStorage
+from tests.stores.sqlalchemy_places import Place
+
+
+@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return Place("sqlite", f"sqlite:///{tmp_path}/states.db")
+    server = request.getfixturevalue(request.param)
+    return Place(request.param, server.fresh_database(), server)
+
+
+@pytest.fixture(params=("postgresql", "mariadb"))
+def served(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """An empty database on each kind of server, which runs again when the test is over."""
+    server = request.getfixturevalue(request.param)
+    yield Place(request.param, server.fresh_database(), server)
+    server.resume()
+    if server.process.poll() is not None:
+        server.start()
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[SQLAlchemyStorage]:
+    """A store in each kind of database."""
+    with SQLAlchemyStorage(place.url) as store:
+        yield store
+
+
+@pytest.fixture
+def served_store(served: Place) -> Iterator[SQLAlchemyStorage]:
+    """A store on each kind of server."""
+    with SQLAlchemyStorage(served.url) as store:
+        yield store

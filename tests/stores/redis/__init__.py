@@ -1,0 +1,1 @@
+"""RedisStorage over one server, behind Sentinel, and in a cluster."""

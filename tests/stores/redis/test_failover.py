@@ -1,0 +1,223 @@
+"""Primaries that are killed under load: what is promised is checked, what is not is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+
+from salmon_state import StorageUnavailable
+from salmon_state.stores.redis import RedisStorage
+from salmon_state.testing.processes import StoreProcess, store_processes
+from tests.redis_services import (
+    SERVICE,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    fresh_prefix,
+    wait_until,
+)
+from tests.stores.redis import workers
+
+SENDERS = 10
+
+
+class Load:
+    """Processes that set and converse as fast as they can, and what they were told."""
+
+    def __init__(self, processes: Sequence[StoreProcess]) -> None:
+        self.processes = processes
+        self.acknowledged: dict[str, int] = {}
+        self.refused = 0
+        for number, process in enumerate(processes):
+            work = workers.converse_numbered if number % 2 else workers.set_numbered
+            process.start(work, f"{work.__name__}{number}", SENDERS)
+
+    def run(self, enough: int) -> None:
+        """Goes on until each process was told so often that all is well, since now."""
+        deadline = time.monotonic() + 60
+        for process in self.processes:
+            told = 0
+            while told < enough:
+                told += self._note(process.item())
+                assert time.monotonic() < deadline, "nobody is told any more that all is well"
+
+    def end(self) -> None:
+        """Kills the processes."""
+        for process in self.processes:
+            for item in process.kill():
+                self._note(item)
+
+    def _note(self, item: Any) -> bool:
+        sender, number, well = item
+        if well:
+            self.acknowledged[sender] = number
+        else:
+            self.refused += 1
+        return bool(well)
+
+    def check(self, store: RedisStorage) -> tuple[int, int]:
+        """Returns how many senders there are, and how many lost what was acknowledged.
+
+        Every conversation is wholly there or not at all, whatever else was lost.
+        """
+        lost = 0
+        for sender, last in self.acknowledged.items():
+            found = {record.module: record.state for record in store.records(sender=sender)}
+            states = set(found.values())
+            assert len(states) <= 1, f"half a conversation: {found}"
+            if sender.startswith("converse") and found:
+                assert set(found) == {"one", "two"}, f"half a conversation: {found}"
+            lost += not states or int(states.pop()) < last
+        return len(self.acknowledged), lost
+
+
+@contextmanager
+def loaded(url: str, **options: Any) -> Iterator[tuple[Load, RedisStorage]]:
+    opened = partial(RedisStorage, url, prefix=fresh_prefix(), timeout=1, lease=2, **options)
+    with store_processes(opened, 2) as processes:
+        load = Load(processes)
+        load.run(enough=50)
+        yield load, opened()
+
+
+def kill_under_load(
+    servers: RedisSentinel | RedisCluster, primary: Callable[[], RedisServer], **options: Any
+) -> tuple[int, int, int]:
+    """Kills a primary, and lets it come back as a replica when another one has its place.
+
+    Returns:
+        The senders, those that lost something acknowledged, and the calls that were refused.
+    """
+    with loaded(servers.url(), **options) as (load, store):
+        victim = primary()
+        victim.kill()
+        wait_until(lambda: primary() is not victim, "the failover")
+        servers.heal()
+        load.run(enough=100)
+        load.end()
+        with store:
+            return *load.check(store), load.refused
+
+
+# ---------------------------------------------------------------- one server
+
+
+def test_a_killed_server_keeps_what_it_acknowledged(server: RedisServer) -> None:
+    """With ``appendfsync always``."""
+    with loaded(server.url()) as (load, store):
+        for _ in range(3):
+            server.kill()
+            server.start()
+            load.run(enough=50)
+        server.kill()
+        server.start()
+        load.end()
+        with store:
+            senders, lost = load.check(store)
+    assert (senders, lost) == (2 * SENDERS, 0)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("settings", [{"appendfsync": "everysec"}, {"appendonly": "no"}], ids=str)
+def test_what_a_killed_server_may_lose(settings: dict[str, str]) -> None:
+    """Nothing is promised then; SIGKILL is kinder than a power failure to everysec."""
+    server = RedisServer(**settings)
+    try:
+        with loaded(server.url()) as (load, store):
+            server.kill()
+            load.end()
+            server.start()
+            with store:
+                senders, lost = load.check(store)
+        print(f"\n{settings}: of {senders} senders {lost} lost what was acknowledged")  # noqa: T201
+    finally:
+        server.remove()
+
+
+# ---------------------------------------------------------------- failover
+
+
+def test_sentinel_fails_over_to_what_was_confirmed(sentinel: RedisSentinel) -> None:
+    senders, lost, refused = kill_under_load(sentinel, sentinel.primary, wait_replicas=1)
+    assert (senders, lost) == (2 * SENDERS, 0)
+    assert refused > 0
+
+
+def test_a_cluster_fails_over_to_what_was_confirmed(cluster: RedisCluster) -> None:
+    primary = partial(cluster.primary_of, b"whoever has this one")
+    senders, lost, refused = kill_under_load(cluster, primary, wait_replicas=1)
+    assert (senders, lost) == (2 * SENDERS, 0)
+    assert refused > 0
+
+
+def test_a_planned_failover_refuses_and_goes_on(sentinel: RedisSentinel) -> None:
+    """The old primary lives on as a replica, which refuses writes: nobody keeps talking to it."""
+    with loaded(sentinel.url(), wait_replicas=1) as (load, store):
+        before = sentinel.primary()
+        with sentinel.sentinel.client() as client:
+            client.execute_command("SENTINEL FAILOVER", SERVICE)
+        wait_until(lambda: sentinel.primary() is not before, "the failover")
+        load.run(enough=100)
+        load.end()
+        with store:
+            assert load.check(store) == (2 * SENDERS, 0)
+
+
+def test_a_paused_primary_is_replaced(sentinel: RedisSentinel) -> None:
+    """It does not answer and closes no connection: time limits end it."""
+    with loaded(sentinel.url(), wait_replicas=1) as (load, store):
+        before = sentinel.primary()
+        before.pause()
+        wait_until(lambda: sentinel.primary() is not before, "the failover")
+        before.resume()
+        load.run(enough=100)
+        load.end()
+        with store:
+            assert load.check(store) == (2 * SENDERS, 0)
+
+
+def test_a_conversation_across_a_failover(sentinel: RedisSentinel) -> None:
+    """It commits if its lease came along, and changes nothing if not: either is whole."""
+    with RedisStorage(sentinel.url(), prefix=fresh_prefix(), timeout=1, lease=30) as store:
+        before = sentinel.primary()
+        with suppress(StorageUnavailable), store.conversation("anna@example.com"):
+            store.set("one", "anna@example.com", "A")
+            store.set("two", "anna@example.com", "A")
+            before.kill()
+            wait_until(lambda: sentinel.primary() is not before, "the failover")
+        wait_until(lambda: works(store), "the new primary to answer")
+        found = {record.module for record in store.records(sender="anna@example.com")}
+        assert found in ({"one", "two"}, set())
+
+
+def works(store: RedisStorage) -> bool:
+    try:
+        store.ping()
+    except StorageUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("confirmed", [0, 1])
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_many_failovers(kind: str, confirmed: int, request: pytest.FixtureRequest) -> None:
+    servers = request.getfixturevalue(kind)
+    total = 0
+    for turn in range(5):
+        if kind == "sentinel":
+            primary = servers.primary
+        else:
+            primary = partial(servers.primary_of, f"turn {turn}".encode())
+        senders, lost, refused = kill_under_load(servers, primary, wait_replicas=confirmed)
+        total += lost
+        print(  # noqa: T201
+            f"\n{kind}, wait_replicas={confirmed}, failover {turn}: of {senders} senders {lost} "
+            f"lost what was acknowledged; {refused} calls were refused"
+        )
+    assert total == 0 or not confirmed

@@ -1,0 +1,70 @@
+"""What other processes do with a store; needs no pytest."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+from salmon_state import ConversationBusy, StorageUnavailable
+from salmon_state.storage import Sender, StateStorage
+
+MODULE = "app.handlers"
+
+
+def converse(store: StateStorage, sender: Sender, state: str, pause: float) -> Iterator[str]:
+    """Says when it is in, and stays there for a while; then says how it ended."""
+    try:
+        with store.conversation(sender):
+            store.set(MODULE, sender, state)
+            yield "in"
+            time.sleep(pause)
+    except ConversationBusy as error:
+        yield error.detail
+    else:
+        yield "committed"
+
+
+def step(store: StateStorage, sender: Sender, count: int) -> list[int]:
+    """Moves a sender on by one, again and again; returns the steps that were its own."""
+    steps: list[int] = []
+    while len(steps) < count:
+        try:
+            with store.conversation(sender, timeout=20):
+                state = store.get(MODULE, sender)
+                number = 0 if state == "START" else int(state)
+                store.set(MODULE, sender, str(number + 1))
+        except StorageUnavailable:
+            continue
+        steps.append(number)
+    return steps
+
+
+def set_numbered(store: StateStorage, name: str, senders: int) -> Iterator[tuple[str, int, bool]]:
+    """Sets numbered states for ever; says before and after what became of each."""
+    for number in itertools.count():
+        sender = f"{name}.{number % senders}@x"
+        try:
+            store.set(MODULE, sender, str(number))
+        except StorageUnavailable:
+            yield sender, number, False
+            time.sleep(0.02)
+        else:
+            yield sender, number, True
+
+
+def converse_numbered(
+    store: StateStorage, name: str, senders: int
+) -> Iterator[tuple[str, int, bool]]:
+    """Commits numbered states in two modules for ever; says what became of each."""
+    for number in itertools.count():
+        sender = f"{name}.{number % senders}@x"
+        try:
+            with store.conversation(sender):
+                store.set("one", sender, str(number))
+                store.set("two", sender, str(number))
+        except StorageUnavailable:
+            yield sender, number, False
+            time.sleep(0.02)
+        else:
+            yield sender, number, True

@@ -1,0 +1,140 @@
+"""Conversations in SQL databases: the kit, their connections and their locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from salmon.server import SMTPError
+
+from salmon_state import (
+    ConversationBusy,
+    SQLAlchemyStorage,
+    StorageUnavailable,
+    current_conversation,
+    open_storage,
+)
+from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
+from salmon_state.testing.endings import elsewhere
+from salmon_state.testing.mails import can_enter
+from salmon_state.testing.suite import OpenStore, contents
+from salmon_state.testing.threads import run_together
+from tests.stores.sqlalchemy_places import Place, eventually
+
+ANNA, BEN = "anna@example.com", "ben@example.com"
+
+
+class TestSQL(ConversationSuite, SharedConversationSuite):
+    conversation_runs = 20
+
+    @pytest.fixture(scope="class", params=["sqlite", "postgresql", "mariadb"])
+    def url(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+        """A database of each kind, for all tests: making one takes longer than most of them."""
+        if request.param == "sqlite":
+            return f"sqlite:///{tmp_path_factory.mktemp('conversations')}/states.db"
+        fresh: str = request.getfixturevalue(request.param).fresh_database()
+        return fresh
+
+    @pytest.fixture
+    def open_store(self, url: str) -> OpenStore:
+        with open_storage(url) as store:
+            store.clear()
+        return partial(open_storage, url)
+
+
+# ---------------------------------------------------------------- connections
+
+
+def test_conversations_leave_a_connection_to_handlers(place: Place) -> None:
+    """As many conversations as there are connections, whose handlers ask the store as well."""
+    with SQLAlchemyStorage(place.url, pool_size=3) as store:
+
+        def talk(sender: str) -> int:
+            with store.conversation(sender):
+                if place.kind != "sqlite":
+                    assert current_conversation() is not None
+                return len(store) + len(list(store.records()))
+
+        assert run_together([partial(talk, f"{n}@x") for n in range(6)]) == [0] * 6
+
+
+def test_more_conversations_than_connections(place: Place) -> None:
+    """They take turns; whoever gets none in time is told so, and nothing is stuck."""
+    with SQLAlchemyStorage(place.url, pool_size=2, timeout=0.3) as store, store.conversation(ANNA):
+        assert current_conversation() is not None
+        if place.kind == "sqlite":
+            assert elsewhere(can_enter, store, [BEN]) == [True]
+        else:
+            with pytest.raises(StorageUnavailable, match="451"):
+                elsewhere(can_enter, store, [BEN])
+        assert store.get("app", BEN) == "START"
+
+
+def test_no_connection_stays_behind(served: Place) -> None:
+    with SQLAlchemyStorage(served.url) as store:
+        for error in (None, SMTPError(451), ValueError(), SystemExit()):
+            for sender in (ANNA, None):
+                try:
+                    with store.conversation(sender) as conversation:
+                        assert conversation.connection is not None
+                        if error is not None:
+                            raise error
+                except type(error or ValueError()):
+                    pass
+        assert served.connections() == 1
+    eventually(lambda: served.connections() == 0)
+
+
+def test_stores_with_other_tables_do_not_share_locks(place: Place) -> None:
+    with (
+        SQLAlchemyStorage(place.url) as one,
+        SQLAlchemyStorage(place.url, table="others") as two,
+        SQLAlchemyStorage(place.url) as same,
+        one.conversation(ANNA),
+    ):
+        expected = place.kind != "sqlite"  # whose lock file is that of the database
+        assert elsewhere(can_enter, two, [ANNA]) == [expected]
+        assert elsewhere(can_enter, same, [ANNA]) == [False]
+
+
+@pytest.fixture
+def repeatable_read(place: Place) -> Iterator[Any]:
+    """A database whose transactions see one moment, unless they ask for something else."""
+    if place.kind == "postgresql":
+        place.run(
+            f"ALTER DATABASE {place.database} SET default_transaction_isolation = 'repeatable read'"
+        )
+    with SQLAlchemyStorage(place.url) as store:
+        yield store
+
+
+def test_a_snapshot_is_from_after_the_lock(repeatable_read: SQLAlchemyStorage) -> None:
+    store = repeatable_read
+
+    def step() -> None:
+        for _ in range(20):
+            with store.conversation(ANNA, timeout=30):
+                state = store.get("app", ANNA)
+                store.set("app", ANNA, str(1 + (0 if state == "START" else int(state))))
+
+    run_together([step] * 3)
+    assert store.get("app", ANNA) == "60"
+
+
+def test_the_database_holds_the_lock_by_its_digest(served: Place) -> None:
+    """What an attacker writes into a sender is in no statement and in no name."""
+    evil = "'; DROP TABLE salmon_state; --%s%%:x\0\\"
+    with SQLAlchemyStorage(served.url) as store:
+        for _ in range(2):
+            with store.conversation(evil):
+                store.set(evil, evil, evil)
+                with pytest.raises(ConversationBusy):
+                    elsewhere(_enter, store, evil)
+        assert contents(store) == {(evil, evil): evil}
+
+
+def _enter(store: SQLAlchemyStorage, sender: str) -> None:
+    with store.conversation(sender, timeout=0):
+        pass

@@ -1,0 +1,237 @@
+"""Locks in a file: one byte for each sender, between threads and between processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from salmon_state import ConversationBusy
+from salmon_state.stores import locks as locks_module
+from salmon_state.stores.locks import FileLocks
+from salmon_state.testing.endings import elsewhere
+from salmon_state.testing.keys import HOSTILE_KEYS
+from salmon_state.testing.processes import StoreProcess, store_processes
+from salmon_state.testing.threads import run_together
+
+ANNA, BEN = "anna@example.com", "ben@example.com"
+HANG = 60.0
+
+
+class LockFile(FileLocks):
+    """Can be opened and closed by the kit's processes like a store."""
+
+    def try_all(self, senders: list[str]) -> list[bool]:
+        return [try_one(self, sender) for sender in senders]
+
+
+def try_one(locks: FileLocks, sender: str | None, timeout: float = 0) -> bool:
+    """Returns whether a lock can be won."""
+    try:
+        release = locks.acquire(sender, timeout)
+    except ConversationBusy:
+        return False
+    release()
+    return True
+
+
+def hold(locks: FileLocks, sender: str) -> Iterator[int]:
+    """Wins a lock, tells so, and dies with it."""
+    locks.acquire(sender, HANG)
+    yield os.getpid()
+    signal.pause()
+
+
+def fork_with(locks: FileLocks, sender: str) -> tuple[bool, bool]:
+    """Returns whether a child gets the lock of its parent, and another one."""
+    release = locks.acquire(sender, 0)
+    child = os.fork()
+    if child == 0:
+        found = try_one(locks, sender), try_one(locks, f"another.{sender}")
+        os._exit(found[0] + 2 * found[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert not elsewhere(try_one, locks, sender)  # the end of the child ended nothing
+    release()
+    return bool(status & 1), bool(status & 2)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "states.db.conversations"
+
+
+@pytest.fixture
+def locks(path: Path) -> Iterator[FileLocks]:
+    locks = FileLocks(path)
+    yield locks
+    locks.close()
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[StoreProcess]:
+    """Another process, with the same file."""
+    with store_processes(partial(LockFile, path), 1) as (process,):  # type: ignore[arg-type]
+        yield process
+
+
+def test_one_at_a_time(locks: FileLocks) -> None:
+    release = locks.acquire(ANNA, 0)
+    assert not elsewhere(try_one, locks, ANNA)
+    assert not elsewhere(try_one, locks, ANNA, 0.01)
+    assert elsewhere(try_one, locks, BEN)
+    release()
+    assert elsewhere(try_one, locks, ANNA)
+
+
+def test_two_instances_in_one_process(locks: FileLocks, path: Path) -> None:
+    same = FileLocks(path)
+    with ExitStack() as stack:
+        stack.callback(same.close)
+        release = locks.acquire(ANNA, 0)
+        assert not try_one(same, ANNA)
+        assert not try_one(same, ANNA, 0.02)
+        assert try_one(same, BEN)
+        release()
+        assert try_one(same, ANNA)
+
+
+def test_closing_one_instance_frees_no_lock_of_another(locks: FileLocks, path: Path) -> None:
+    """As POSIX's own locks would, which end with any descriptor of the file."""
+    release = locks.acquire(ANNA, 0)
+    for _ in range(3):
+        same = FileLocks(path)
+        assert not try_one(same, ANNA)
+        same.close()
+    same = FileLocks(path)
+    assert not try_one(same, ANNA)
+    same.close()
+    release()
+
+
+def test_another_process(locks: FileLocks, other: StoreProcess) -> None:
+    release = locks.acquire(ANNA, 0)
+    assert other.call(try_one, ANNA) is False
+    assert other.call(try_one, BEN) is True
+    other.start(try_one, ANNA, HANG)
+    release()
+    assert other.result() is True
+
+
+def test_waiting_for_another_process(locks: FileLocks, other: StoreProcess) -> None:
+    other.start(hold, ANNA)
+    other.item()
+    assert not try_one(locks, ANNA, 0.05)
+    won: list[bool] = []
+    waiting = threading.Thread(target=lambda: won.append(try_one(locks, ANNA, HANG)))
+    waiting.start()
+    other.kill()  # SIGKILL: the kernel frees it
+    waiting.join(HANG)
+    assert won == [True]
+
+
+def test_a_killed_process_leaves_nothing(locks: FileLocks, other: StoreProcess, path: Path) -> None:
+    other.start(hold, ANNA)
+    other.item()
+    other.kill()
+    assert try_one(locks, ANNA, 5)
+    assert os.listdir(path.parent) == [path.name]
+    assert path.stat().st_size == 0
+
+
+def test_a_forked_child(other: StoreProcess) -> None:
+    assert other.call(fork_with, ANNA) == (False, True)
+    assert other.call(fork_with, ANNA) == (False, True)
+
+
+def test_hostile_senders_do_not_meet(locks: FileLocks, other: StoreProcess) -> None:
+    senders = [sender for sender in dict.fromkeys(s for _, s in HOSTILE_KEYS) if sender]
+    releases = [locks.acquire(sender, 0) for sender in senders]
+    assert other.call(LockFile.try_all, senders) == [False] * len(senders)
+    for release in releases[::2]:
+        release()
+    expected = [number % 2 == 0 for number in range(len(senders))]
+    assert other.call(LockFile.try_all, senders) == expected
+
+
+def test_thousands_of_senders_leave_one_empty_file(locks: FileLocks, path: Path) -> None:
+    releases = [locks.acquire(f"{number}@example.com", 0) for number in range(3000)]
+    for release in releases:
+        release()
+    assert os.listdir(path.parent) == [path.name]
+    assert path.stat().st_size == 0
+    assert locks._threads._locks == {}
+
+
+def test_the_file_is_made_when_it_is_needed_and_for_its_owner(locks: FileLocks, path: Path) -> None:
+    umask = os.umask(0)  # that of a Salmon daemon
+    try:
+        assert not path.exists()
+        assert try_one(locks, ANNA)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(umask)
+
+
+def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
+    locks = FileLocks(tmp_path / "missing" / "file")
+    for _ in range(2):
+        with pytest.raises(Exception, match="cannot create"):
+            locks.acquire(ANNA, 0)
+    (tmp_path / "missing").mkdir()
+    assert try_one(locks, ANNA)  # nothing was left locked between the threads
+    locks.close()
+
+
+def test_an_error_of_the_kernel_is_no_busy(
+    locks: FileLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int, kind: int, offset: int) -> None:
+        raise OSError(37, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks_module, "_lock", fail)
+        with pytest.raises(OSError, match="No locks"):
+            locks.acquire(ANNA, 0)
+    assert elsewhere(try_one, locks, ANNA)
+
+
+def test_closing(locks: FileLocks, path: Path) -> None:
+    """It frees what is held, is harmless when repeated, and a lock can be given back after it."""
+    same = FileLocks(path)
+    release = locks.acquire(ANNA, 0)
+    locks.close()
+    locks.close()
+    assert try_one(same, ANNA)
+    theirs = same.acquire(ANNA, 0)  # its file may have the number of the one that was closed
+    release()
+    third = FileLocks(path)
+    assert not try_one(third, ANNA)
+    theirs()
+    assert try_one(third, ANNA)
+    same.close()
+    third.close()
+
+
+def test_threads_and_instances_together(locks: FileLocks, path: Path) -> None:
+    same = FileLocks(path)
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(which: FileLocks) -> None:
+        for _ in range(40):
+            release = which.acquire(ANNA, HANG)
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+            release()
+
+    run_together([partial(work, which) for which in (locks, same) * 2])
+    same.close()
+    assert (len(most), max(most)) == (160, 1)

@@ -1,0 +1,284 @@
+"""Connections: never shared, never leaked, safe across fork; and an application's own engine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from salmon_state import SQLAlchemyStorage, StorageError, StorageUnavailable
+from tests.stores.sqlalchemy_places import HANG, Place, eventually, run_threads
+
+pytestmark = pytest.mark.filterwarnings(
+    # From Python 3.12 on; the tests fork with threads on purpose.
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
+
+
+@contextlib.contextmanager
+def child() -> Iterator[tuple[bool, Any]]:
+    """Forks; gives whether this is the child, and a pipe. The child ends with the block."""
+    ours, theirs = multiprocessing.Pipe()
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            ours.close()
+            yield True, theirs
+            status = 0
+        finally:
+            os._exit(status)
+    theirs.close()
+    try:
+        yield False, ours
+    finally:
+        ours.close()
+        _, status = os.waitpid(process, 0)
+    assert status == 0
+
+
+def test_fork_after_use(store: SQLAlchemyStorage) -> None:
+    """Parent and child both go on, and neither disturbs the other."""
+    store.set("app", "a@x", "BEFORE")
+    with child() as (is_child, pipe):
+        if is_child:
+            assert store.get("app", "a@x") == "BEFORE"
+            store.set("app", "child@x", "CHILD")
+            pipe.send("set")
+            assert pipe.recv() == "set"
+            assert store.get("app", "parent@x") == "PARENT"
+            store.close()
+            pipe.send("closed")
+            pipe.recv()
+        else:
+            assert pipe.recv() == "set"
+            assert store.get("app", "child@x") == "CHILD"
+            store.set("app", "parent@x", "PARENT")
+            pipe.send("set")
+            assert pipe.recv() == "closed"
+            assert store.get("app", "parent@x") == "PARENT"
+            pipe.send("end")
+    store.set("app", "a@x", "AFTER")
+    assert store.get("app", "a@x") == "AFTER"
+
+
+def test_the_parent_closes_first(place: Place) -> None:
+    """What the child was told is stored is stored, although the parent thinks it is alone."""
+    store = SQLAlchemyStorage(place.url)
+    store.set("app", "a@x", "BEFORE")
+    with child() as (is_child, pipe):
+        if is_child:
+            store.set("app", "a@x", "ONE")
+            pipe.send("one")
+            assert pipe.recv() == "closed"
+            store.set("app", "a@x", "TWO")
+        else:
+            assert pipe.recv() == "one"
+            store.close()
+            pipe.send("closed")
+    with SQLAlchemyStorage(place.url) as again:
+        assert again.get("app", "a@x") == "TWO"
+
+
+def test_fork_while_threads_write(store: SQLAlchemyStorage) -> None:
+    """No lock or transaction of another thread is inherited."""
+    stop = threading.Event()
+    acknowledged = {}
+
+    def write(number: int) -> None:
+        step = 0
+        while not stop.is_set():
+            step += 1
+            store.set("app", f"{number}@x", f"S{step}")
+            acknowledged[number] = step
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for turn in range(5):
+            with child() as (is_child, pipe):
+                if is_child:
+                    store.set("app", "child@x", f"S{turn}")
+                    assert store.get("app", "child@x") == f"S{turn}"
+                    pipe.send("done")
+                else:
+                    assert pipe.poll(HANG)
+                    assert pipe.recv() == "done"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(HANG)
+    assert store.get("app", "child@x") == "S4"
+    for number, step in acknowledged.items():
+        assert store.get("app", f"{number}@x") == f"S{step}"
+
+
+def test_processes_that_multiprocessing_forks(store: SQLAlchemyStorage) -> None:
+    store.set("app", "a@x", "POSTING")
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=store.set, args=("app", f"{number}@x", "CHILD"))
+        for number in range(8)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(HANG)
+        assert process.exitcode == 0
+    assert {store.get("app", f"{number}@x") for number in range(8)} == {"CHILD"}
+
+
+def test_threads_never_share_a_connection(
+    store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_use: set[int] = set()
+    take, give_back = store._connections.take, store._connections.give_back
+
+    def watched_take() -> Any:
+        lease = take()
+        assert id(lease.driver) not in in_use
+        in_use.add(id(lease.driver))
+        return lease
+
+    def watched_give_back(lease: Any) -> None:
+        in_use.remove(id(lease.driver))
+        give_back(lease)
+
+    monkeypatch.setattr(store._connections, "take", watched_take)
+    monkeypatch.setattr(store._connections, "give_back", watched_give_back)
+
+    numbers = itertools.count()  # not the threads' own: an ended one's is given to another
+
+    def work() -> None:
+        name = f"{next(numbers)}@x"
+        for step in range(40):
+            store.set("app", name, f"S{step}")
+            assert store.get("app", name) == f"S{step}"
+
+    run_threads(work, 16)
+    assert in_use == set()
+    assert len(store) == 16
+
+
+def test_nothing_leaks(served: Place) -> None:
+    """Ten thousand operations and a hundred failures later, no more connections than allowed."""
+    with SQLAlchemyStorage(served.url, pool_size=4) as store:
+        store.set("app", "bad@x", "POSTING")
+        served.run("UPDATE salmon_state SET state = ''")
+        failures = []
+
+        def work() -> None:
+            random_numbers = random.Random(threading.get_ident())
+            for step in range(1_250):
+                name = f"{random_numbers.randrange(50)}@x"
+                store.set("app", name, f"S{step}") if step % 4 == 0 else store.get("app", name)
+                if step % 100 == 0:
+                    with pytest.raises(StorageError):
+                        store.get("app", "bad@x")
+                    with pytest.raises(StorageUnavailable):
+                        store._connections.run(broken) if step % 200 else kill_own(store)
+                    failures.append(step)
+
+        def kill_own(store: SQLAlchemyStorage) -> None:
+            try:
+                store._connections.transaction(suicide)
+            except Exception as error:
+                raise store._wrap(error) from error
+
+        def broken(driver: Any) -> None:
+            try:
+                driver.cursor().execute("SELECT nonsense FROM nowhere")
+            except Exception as error:
+                raise store._wrap(error) from error
+
+        def suicide(cursor: Any) -> None:
+            kill = {
+                "postgresql": "SELECT pg_terminate_backend(pg_backend_pid())",
+                "mariadb": "KILL CONNECTION_ID()",
+            }
+            cursor.execute(kill[served.kind])
+
+        run_threads(work, 8)
+        assert len(failures) == 104
+        assert store._connections._lent == len(store._connections._idle) <= 4
+        eventually(lambda: served.connections() <= 4)
+    eventually(lambda: served.connections() == 0)
+
+
+def test_close_while_others_work(place: Place) -> None:
+    """Whoever is in the middle of something ends it; afterwards no connection is left."""
+    store = SQLAlchemyStorage(place.url)
+    held, go_on = threading.Event(), threading.Event()
+
+    def slow(driver: Any) -> None:
+        held.set()
+        assert go_on.wait(HANG)
+
+    worker = threading.Thread(target=store._connections.run, args=(slow,))
+    worker.start()
+    assert held.wait(HANG)
+    store.close()
+    go_on.set()
+    worker.join(HANG)
+    assert (store._connections._idle, store._connections._lent) == ([], 0)
+    if place.server is not None:
+        eventually(lambda: place.connections() == 0)
+    with pytest.raises(StorageUnavailable, match="unavailable"):
+        store.get("app", "a@x")
+
+
+def test_an_applications_own_engine(place: Place) -> None:
+    engine = sa.create_engine(place.url, pool_size=2, max_overflow=0, pool_timeout=HANG)
+    disposed: list[object] = []
+    sa.event.listen(engine, "engine_disposed", disposed.append)
+    with SQLAlchemyStorage(engine) as store:
+        store.set("app", "a@x", "POSTING")
+        assert store.compare_and_set("app", "a@x", "POSTING", "LATER")
+        assert store.set_all("a@x", "LAST") == 1
+        assert [record.state for record in store] == ["LAST"]
+        with engine.connect() as connection:  # the application's transactions are as before
+            assert connection.get_isolation_level() != "AUTOCOMMIT"
+            connection.execute(sa.text("DELETE FROM salmon_state"))
+            connection.rollback()
+        assert store.get("app", "a@x") == "LAST"
+        run_threads(lambda: store.set("app", "b@x", "POSTING"), 8)
+        assert checked_out(engine) == 0
+        with pytest.raises(StorageUnavailable):
+            store._raise(store._wrap(OSError("for example")))
+        store.clear()
+    assert disposed == []
+    assert checked_out(engine) == 0
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(store.table)) == 0
+    engine.dispose()
+
+
+def checked_out(engine: sa.Engine) -> int:
+    pool = engine.pool
+    assert isinstance(pool, sa.QueuePool)
+    return pool.checkedout()
+
+
+def test_an_own_engine_after_the_server_was_restarted(served: Place) -> None:
+    engine = sa.create_engine(served.url)
+    with SQLAlchemyStorage(engine) as store:
+        store.set("app", "a@x", "POSTING")
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(engine.connect())
+        served.server.kill()
+        served.server.start()
+        assert store.get("app", "a@x") == "POSTING"
+        store.set("app", "a@x", "LATER")
+        assert store.get("app", "a@x") == "LATER"
+    assert checked_out(engine) == 0
+    engine.dispose()

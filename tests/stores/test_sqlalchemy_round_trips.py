@@ -1,0 +1,77 @@
+"""What one call costs in round trips, counted on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from salmon_state import SQLAlchemyStorage
+from tests.stores.sqlalchemy_places import Place
+from tests.stores.sqlalchemy_proxy import CountingProxy
+
+WARM = 12
+"""Uses after which psycopg has prepared a statement, which takes one round trip more, once."""
+
+
+@pytest.fixture
+def proxy(served: Place) -> Iterator[CountingProxy]:
+    with CountingProxy(served.server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def near(served: Place, proxy: CountingProxy) -> Iterator[SQLAlchemyStorage]:
+    """A store that is connected through the proxy."""
+    with SQLAlchemyStorage(sa.make_url(served.url).set(port=proxy.port)) as store:
+        yield store
+
+
+def trips(proxy: CountingProxy, call: Callable[[], object]) -> int:
+    for _ in range(WARM):
+        call()
+    before = proxy.trips
+    for _ in range(10):
+        call()
+    total, rest = divmod(proxy.trips - before, 10)
+    assert rest == 0
+    return total
+
+
+def test_get_is_one_round_trip(near: SQLAlchemyStorage, proxy: CountingProxy) -> None:
+    near.set("app", "a@x", "POSTING")
+    assert trips(proxy, lambda: near.get("app", "a@x")) == 1
+    assert trips(proxy, lambda: near.get("app", "nobody@x")) == 1
+
+
+def test_set_is_one_round_trip(near: SQLAlchemyStorage, proxy: CountingProxy) -> None:
+    assert trips(proxy, lambda: near.set("app", "a@x", "POSTING")) == 1
+    assert trips(proxy, lambda: near.set("app", "a@x", "START")) == 1
+
+
+def test_other_calls(near: SQLAlchemyStorage, proxy: CountingProxy) -> None:
+    near.set("app", "a@x", "POSTING")
+    assert trips(proxy, near.ping) == 1
+    assert trips(proxy, lambda: len(near)) == 1
+    assert trips(proxy, lambda: list(near.records(sender="a@x"))) == 1
+    # Begin, change, commit: they must not happen twice.
+    assert trips(proxy, lambda: near.set_all("a@x", "POSTING")) == 3
+    assert trips(proxy, lambda: near.compare_and_set("app", "a@x", "POSTING", "POSTING")) == 3
+
+
+def test_one_connection_is_used_again_and_again(
+    near: SQLAlchemyStorage, proxy: CountingProxy
+) -> None:
+    for _ in range(100):
+        near.set("app", "a@x", "POSTING")
+        near.get("app", "a@x")
+    assert proxy.connections == 1
+
+
+def test_the_tables_are_checked_in_a_few(served: Place, proxy: CountingProxy) -> None:
+    url = sa.make_url(served.url).set(port=proxy.port)
+    SQLAlchemyStorage(url).close()
+    before = proxy.trips
+    SQLAlchemyStorage(url).close()
+    assert proxy.trips - before < 25

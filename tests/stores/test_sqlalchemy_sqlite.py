@@ -1,0 +1,192 @@
+"""What is special to SQLite: a file, its rights, and its place."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from salmon_state import ConfigurationError, SQLAlchemyStorage, StorageError, StorageUnavailable
+from tests.stores.sqlalchemy_places import HANG
+from tests.stores.sqlalchemy_workers import CONTEXT, processes, set_without_end
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "states.db"
+
+
+@pytest.fixture
+def umask_of_a_daemon() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.usefixtures("umask_of_a_daemon")
+def test_files_are_their_owners_only(path: Path) -> None:
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        store.set("app", "a@x", "POSTING")
+        files = sorted(path.parent.iterdir())
+        assert [file.name for file in files] == ["states.db", "states.db-shm", "states.db-wal"]
+        assert {mode(file) for file in files} == {0o600}
+        with store.conversation("a@x", timeout=1):
+            store.set("app", "a@x", "LATER")
+        assert {mode(file) for file in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.usefixtures("umask_of_a_daemon")
+def test_files_that_come_back_after_all_were_closed(path: Path) -> None:
+    for _ in range(2):
+        with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+            store.set("app", "a@x", "POSTING")
+            assert {mode(file) for file in path.parent.iterdir()} == {0o600}
+
+
+def test_wal_and_full_are_really_on(path: Path) -> None:
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+
+        def ask(driver: Any, pragma: str) -> Any:
+            return driver.execute(f"PRAGMA {pragma}").fetchone()[0]
+
+        assert store._connections.run(ask, "journal_mode") == "wal"
+        assert store._connections.run(ask, "synchronous") == 2  # FULL
+
+
+def test_an_old_file_in_another_journal_mode(path: Path) -> None:
+    sqlite3.connect(path).close()
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        store.set("app", "a@x", "POSTING")
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    connection.close()
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        assert store.get("app", "a@x") == "POSTING"
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:states?mode=memory&uri=true"]
+)
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"memory://|file:"):
+        SQLAlchemyStorage(url)
+
+
+def test_a_missing_directory(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "states.db"
+    with pytest.raises(ConfigurationError, match=r"nowhere.*does not exist"):
+        SQLAlchemyStorage(f"sqlite:///{missing}")
+    assert not missing.parent.exists()
+
+
+def test_a_directory_instead_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is a directory"):
+        SQLAlchemyStorage(f"sqlite:///{tmp_path}")
+
+
+def test_a_file_that_is_no_database(path: Path) -> None:
+    path.write_bytes(b"Dear diary, " * 1000)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"not a database"):
+        SQLAlchemyStorage(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_gets_damaged(path: Path) -> None:
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        for number in range(200):
+            store.set("app", f"{number}@x" + "y" * 500, "POSTING")
+    page = 4096
+    data = bytearray(path.read_bytes())
+    for start in range(2 * page, len(data), page):
+        data[start : start + page] = b"\xff" * page
+    path.write_bytes(data)
+    with pytest.raises(StorageError) as caught, SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        list(store)
+    assert not isinstance(caught.value, StorageUnavailable)  # trying again cannot help
+
+
+def test_a_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    with SQLAlchemyStorage("sqlite:///states.db") as store:
+        store.set("app", "a@x", "POSTING")
+        monkeypatch.chdir(tmp_path / "two")
+        store._connections.close_idle()
+        assert store.get("app", "a@x") == "POSTING"
+        with store.conversation("a@x", timeout=1):
+            store.set("app", "a@x", "LATER")
+        assert list((tmp_path / "two").iterdir()) == []
+        assert str(tmp_path / "one" / "states.db") in repr(store)
+
+
+@pytest.mark.parametrize("name", ["100% ü?.db", "a b#c&d.db", "semi;colon.db", "'quote\".db"])
+def test_any_file_name(tmp_path: Path, name: str) -> None:
+    url = sa.URL.create("sqlite", database=str(tmp_path / name))
+    with SQLAlchemyStorage(url) as store:
+        store.set("app", "a@x", "POSTING")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    with SQLAlchemyStorage(url) as store:
+        assert store.get("app", "a@x") == "POSTING"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_removed(path: Path, replaced: bool) -> None:
+    """Nothing is acknowledged that goes into a file which nobody will find again."""
+    with SQLAlchemyStorage(f"sqlite:///{path}", timeout=0.2) as store:
+        store.set("app", "a@x", "POSTING")
+        for file in path.parent.iterdir():
+            file.unlink()
+        if replaced:
+            SQLAlchemyStorage(f"sqlite:///{path}").close()
+        if replaced:
+            store.set("app", "a@x", "LATER")
+            with SQLAlchemyStorage(f"sqlite:///{path}") as other:
+                assert other.get("app", "a@x") == "LATER"
+        else:
+            with pytest.raises(StorageUnavailable):
+                store.set("app", "a@x", "LATER")
+            assert not path.exists()
+
+
+def test_processes_that_write_without_end_all_get_their_turn(path: Path) -> None:
+    """SQLite's own waiting would have some of them refused after the timeout."""
+    url = f"sqlite:///{path}"
+    SQLAlchemyStorage(url).close()
+    stop = CONTEXT.Event()
+    with processes(set_without_end, [(url, number, 2, stop) for number in range(4)]) as answers:
+        with SQLAlchemyStorage(url, timeout=HANG) as store:
+            for number in range(50):
+                store.set("app", "me@x", f"S{number}")
+                assert store.get("app", "me@x") == f"S{number}"
+        stop.set()
+        for _ in range(4):
+            for name, step in answers.next():
+                with SQLAlchemyStorage(url) as store:
+                    assert store.get("app", name) == f"S{step}"
+
+
+def test_no_file_stays_open_in_a_child_that_executes(path: Path) -> None:
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        store.set("app", "a@x", "POSTING")
+        inheritable = []
+        for name in os.listdir("/dev/fd"):
+            try:
+                target = os.readlink(f"/dev/fd/{name}")
+            except OSError:
+                continue
+            if target.startswith(str(path)) and os.get_inheritable(int(name)):
+                inheritable.append(target)
+        assert inheritable == []
