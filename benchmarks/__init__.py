@@ -1,0 +1,1 @@
+"""The measurements: ours beside what a user would pick instead, interleaved in one run."""

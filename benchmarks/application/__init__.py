@@ -1,0 +1,1 @@
+"""A Salmon application for ``salmon start``, as small as one can be."""

@@ -1,0 +1,1 @@
+"""Handlers that do nothing but move their sender on: what is left is the state."""

@@ -1,0 +1,334 @@
+"""From the results to ``docs/performance.md``: tables, charts, and where we are behind."""
+
+# ruff: noqa: RUF001 - multiplication signs and dashes are meant
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.charts import Bar, bars, lines
+from benchmarks.targets import Results, behind, verdicts
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+TITLE = "# Performance\n\n"
+Row = dict[str, Any]
+
+
+def write_report(results: Path, page: Path) -> None:
+    """Writes the tables between two marks of the page, and the charts beside it.
+
+    What is outside the marks is written by people and stays.
+    """
+    found: Results = {
+        path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
+    }
+    text = page.read_text() if page.exists() else f"{TITLE}{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    for name, chart in _charts(found):
+        (page.parent / f"performance-{name}.svg").write_text(chart)
+    measured = "\n".join(_measured(found))
+    page.write_text(f"{before}{BEGIN}\n{measured}\n{END}{after}")
+    print(f"wrote {page.name}")
+
+
+def _measured(found: Results) -> Iterator[str]:
+    if not found:
+        return
+    yield from _machine(found)
+    yield from _summary(found)
+    for name, section in (
+        ("operations", _operations),
+        ("mail", _mail),
+        ("server", _server),
+        ("growth", _growth),
+        ("contention", _contention),
+    ):
+        if name in found:
+            yield from section(found[name])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(str(each) for each in row)} |"
+    yield ""
+
+
+def _µs(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.2f}"
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _ratio(ratio: dict[str, float] | None) -> str:
+    if ratio is None:
+        return "–"
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+
+
+def _machine(found: Results) -> Iterator[str]:
+    about = next(iter(found.values()))["machine"]
+    yield "## The machine"
+    yield ""
+    yield (
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, "
+        f"{about['system']}, Python {about['python']}. Bringing 4 KiB to the disk (fdatasync) took "
+        f"{about['fdatasync_us']} µs in the median. Everything is on this one machine, over "
+        "loopback."
+    )
+    yield ""
+    yield from _table(
+        ("measurement", "seconds", "load average before", "after"),
+        (
+            (
+                name, each["seconds"], each["machine"]["load_average_at_start"],
+                each["machine"].get("load_average_at_end", "–"),
+            )
+            for name, each in found.items()
+        ),
+    )  # fmt: skip
+    yield ", ".join(f"{name} {version}" for name, version in about["versions"].items()) + "."
+    yield ""
+    yield from _table(("store", "durability"), about["durability"].items())
+
+
+def _summary(found: Results) -> Iterator[str]:
+    yield "## Targets"
+    yield ""
+    rows = [(each.target, each.limit, each.measured, _met(each.met)) for each in verdicts(found)]
+    yield from _table(("target", "limit", "measured", ""), rows)
+    yield "## Where we are behind"
+    yield ""
+    yield "Slower than the fastest peer that is at least as durable:"
+    yield ""
+    places = list(behind(found))
+    yield from [f"- {each}" for each in places] or ["- nowhere"]
+    yield ""
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**missed**"
+
+
+def _operations(found: Row) -> Iterator[str]:
+    yield "## One operation"
+    yield ""
+    yield "At 10,000 conversations; in microseconds. *Floor* is the bare call of the driver."
+    yield ""
+    yield "![One get](performance-get.svg)"
+    yield ""
+    yield "![One set](performance-set.svg)"
+    yield ""
+    yield from _table(
+        ("store", "operation", "ours", "ours ÷ floor", "floor", "ours ÷ best peer", "best peer"),
+        (
+            (
+                each["group"], each["operation"], _µs(each["p50"]), _ratio(each["to_floor"]),
+                each["floor"], _ratio(each["to_peer"]), _peer(each),
+            )
+            for each in found["comparisons"]
+        ),
+    )  # fmt: skip
+    yield "<details><summary>Everybody</summary>"
+    yield ""
+    yield from _table(
+        ("store", "operation", "who", "durability", "p50", "p99", "a second"),
+        (
+            (
+                row["group"], row["operation"], row["who"], row["durability"], _µs(row["p50"]),
+                _µs(row["p99"]), f"{row['per_second']:,.0f}",
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+    yield "</details>"
+    yield ""
+
+
+def _peer(each: Row) -> str:
+    if each["best_peer"] is None:
+        return "–"
+    less = "" if each["like_durability"] else f", {each['peer_durability']}"
+    return f"{each['best_peer']}{less}"
+
+
+def _mail(found: Row) -> Iterator[str]:
+    yield "## One mail"
+    yield ""
+    yield (
+        "`Router.deliver` with a handler that does nothing but return the next state; in "
+        "microseconds. Round trips are what a proxy between the store and the server counts."
+    )
+    yield ""
+    yield "![One mail in the 8th state](performance-mail.svg)"
+    yield ""
+    yield from _table(
+        ("store", "who", "sender in", "p50", "p99", "round trips"),
+        (
+            (
+                row["group"], row["who"], row["situation"], _µs(row["p50"]), _µs(row["p99"]),
+                "–" if row["round_trips"] is None else f"{row['round_trips']:.0f}",
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+    yield from _table(
+        ("store", "sender in", "who", "ours ÷ floor", "ours ÷ naive ORM"),
+        (
+            (
+                each["group"], each["situation"], each["who"], _ratio(each["to_floor"]),
+                _ratio(each["to_peer"]),
+            )
+            for each in found["comparisons"]
+            if each["to_floor"] or each["to_peer"]
+        ),
+    )  # fmt: skip
+
+
+def _server(found: Row) -> Iterator[str]:
+    yield "## The server"
+    yield ""
+    yield (
+        "`salmon start` and SMTP. The handlers do nothing, and a client keeps its connection for "
+        "all its mails or makes one for each. *Share* is the mails a second as a share of those on "
+        "`MemoryStorage` without `attach`."
+    )
+    yield ""
+    yield "![Mails a second](performance-server.svg)"
+    yield ""
+    yield from _table(
+        ("store", "who", "clients", "connection", "mails a second", "share", "451s"),
+        (
+            (
+                row["group"], row["who"], row["clients"], row["connection"],
+                f"{1e6 / row['p50']:,.0f} ({1e6 / max(row['rounds']):,.0f}–"
+                f"{1e6 / min(row['rounds']):,.0f})",
+                f"{row['share_of_memory']:.0%}", row["refused"],
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+    yield "Several servers on one database, 16 clients; the clients and the database have the same"
+    yield "two cores:"
+    yield ""
+    yield from _table(
+        ("store", "servers", "mails a second", "451s"),
+        (
+            (
+                row["group"], row["processes"],
+                f"{1e6 / row['p50']:,.0f} ({1e6 / max(row['rounds']):,.0f}–"
+                f"{1e6 / min(row['rounds']):,.0f})",
+                row["refused"],
+            )
+            for row in found["processes"]
+        ),
+    )  # fmt: skip
+
+
+def _growth(found: Row) -> Iterator[str]:
+    sizes = found["plan"]["sizes"]
+    yield "## Growth"
+    yield ""
+    yield "In microseconds; the first page is the first 100 of `records()`."
+    yield ""
+    yield "![get as a store grows](performance-growth.svg)"
+    yield ""
+    by_key = {(row["group"], row["operation"], row["size"]): row["p50"] for row in found["rows"]}
+    yield from _table(
+        ("store", "operation", *(f"{size:,}" for size in sizes), "slope"),
+        (
+            (
+                slope["group"], slope["operation"],
+                *(_µs(by_key[slope["group"], slope["operation"], size]) for size in sizes),
+                _ratio(slope),
+            )
+            for slope in found["slopes"]
+        ),
+    )  # fmt: skip
+    yield "The memory of a process that reads a thousand states and a first page, and what the"
+    yield "store takes (on disk; in Redis, of its memory):"
+    yield ""
+    yield from _table(
+        ("store", "conversations", "process, MiB", "store, MiB", "bytes a conversation"),
+        (
+            (
+                row["group"], f"{row['size']:,}", row["process_mib"],
+                "–" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.1f}",
+                "–" if row["bytes"] is None else f"{row['bytes'] / row['size']:,.0f}",
+            )
+            for row in found["sizes"]
+        ),
+    )  # fmt: skip
+
+
+def _contention(found: Row) -> Iterator[str]:
+    yield "## Contention"
+    yield ""
+    yield (
+        "Each process opens conversations without a pause, every second one with the same hot "
+        "sender, the others with one of a thousand, and each reads and commits a state. The locks "
+        "of others are only taken and given back. *Hot* and *cool* are the microseconds until "
+        "entering, *fairness* is how often the unluckiest process won the hot sender ÷ the "
+        "luckiest in each round, *451s* are conversations not won within 2 s."
+    )
+    yield ""
+    yield from _table(
+        ("store", "who", "processes", "hot p50", "hot p99", "hot max", "cool p50", "won",
+         "fairness", "451s"),
+        (
+            (
+                row["group"], row["who"], row["processes"], _µs(row["hot_p50"]),
+                _µs(row["hot_p99"]), _µs(row["hot_max"]), _µs(row["cool_p50"]), f"{row['won']:,}",
+                ", ".join(f"{each:.2f}" for each in row["fairness"]), row["busy"],
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+
+
+def _charts(found: Results) -> Iterator[tuple[str, str]]:
+    if "operations" in found:
+        for name, operation in (("get", "get hit"), ("set", "set changed")):
+            rows = [row for row in found["operations"]["rows"] if row["operation"] == operation]
+            title = f"{operation}, microseconds (logarithmic)"
+            yield name, bars(title, [_bar(row) for row in _ordered(rows)], logarithmic=True)
+    if "mail" in found:
+        rows = [row for row in found["mail"]["rows"] if row["situation"] == "8th state"]
+        title = "One mail in the 8th state, microseconds (logarithmic)"
+        yield "mail", bars(title, [_bar(row) for row in _ordered(rows)], logarithmic=True)
+    if "server" in found:
+        rows = [
+            row
+            for row in found["server"]["rows"]
+            if (row["clients"], row["connection"]) == (4, "kept")
+        ]
+        speeds = [
+            Bar(row["group"], row["who"], row["role"], 1e6 / row["p50"], f"{1e6 / row['p50']:,.0f}")
+            for row in rows
+        ]
+        yield "server", bars("Mails a second, 4 clients", speeds)
+    if "growth" in found:
+        sizes = found["growth"]["plan"]["sizes"]
+        series: dict[str, list[float]] = {}
+        for row in found["growth"]["rows"]:
+            if row["operation"] == "get":
+                series.setdefault(row["group"], []).append(row["p50"])
+        yield "growth", lines("get as a store grows", sizes, series, "microseconds")
+
+
+def _ordered(rows: list[Row]) -> list[Row]:
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    return sorted(rows, key=lambda row: (groups.index(row["group"]), row["p50"]))
+
+
+def _bar(row: Row) -> Bar:
+    durability = "" if row["durability"] in ("memory", "") else f" [{row['durability']}]"
+    name = f"{row['who']}{durability}"
+    return Bar(row["group"], name, row["role"], row["p50"], _µs(row["p50"]))

@@ -1,0 +1,107 @@
+"""What was aimed at, and whether a run met it."""
+
+# ruff: noqa: RUF001 - multiplication signs and dashes are meant
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+Results = dict[str, dict[str, Any]]
+
+
+class Verdict(NamedTuple):
+    """One target beside what was measured."""
+
+    target: str
+    limit: str
+    measured: str
+    met: bool
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    """Yields a verdict for each target of which there are figures."""
+    if "operations" in results:
+        yield from _operations(results["operations"]["comparisons"])
+    if "mail" in results:
+        yield from _mail(results["mail"]["rows"])
+    if "server" in results:
+        yield from _server(results["server"]["rows"])
+    if "growth" in results:
+        yield from _growth(results["growth"]["slopes"])
+
+
+def _at_most(target: str, limit: float, ratio: dict[str, float]) -> Verdict:
+    measured = f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    return Verdict(target, f"≤ {limit:g}×", measured, ratio["median"] <= limit)
+
+
+def _operations(comparisons: list[dict[str, Any]]) -> Iterator[Verdict]:
+    by_key = {(each["group"], each["operation"]): each for each in comparisons}
+    limits = {
+        "memory": ("to_peer", {"get hit": 1.5}),
+        "sqlite": ("to_floor", {"get hit": 1.5, "set new": 1.3, "set changed": 1.3}),
+        **dict.fromkeys(
+            ("postgresql", "mariadb"),
+            ("to_floor", {"get hit": 1.15, "set new": 1.15, "set changed": 1.15}),
+        ),
+        "redis": ("to_floor", {"get hit": 1.1, "set new": 1.1, "set changed": 1.1}),
+    }
+    for group, (what, operations) in limits.items():
+        for operation, limit in operations.items():
+            if (found := by_key.get((group, operation))) is not None:
+                other = found["best_peer" if what == "to_peer" else "floor"]
+                yield _at_most(f"{group}: {operation} ÷ {other}", limit, found[what])
+    for operation in ("get hit", "set new", "set changed"):
+        if (found := by_key.get(("sqlite", operation))) is not None:
+            name = f"sqlite: {operation} ÷ best peer as durable ({found['best_peer']})"
+            yield _at_most(name, 1.0, found["to_peer"])
+
+
+def _mail(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
+    by_key = {(row["group"], row["who"]): row for row in rows if row["situation"] == "8th state"}
+    for group in ("sqlite", "postgresql", "mariadb"):
+        naive = by_key.get((group, "SQLAlchemy ORM, naive"))
+        ours = by_key.get((group, "salmon-state, attach"))
+        if naive and ours:
+            times = naive["p50"] / ours["p50"]
+            name = f"{group}: a mail in the 8th state, naive ORM ÷ ours with attach"
+            yield Verdict(name, "≥ 3×", f"{times:.1f}×", times >= 3)
+    floor = by_key.get(("memory", "Salmon's MemoryStorage"))
+    ours = by_key.get(("memory", "salmon-state, attach"))
+    if floor and ours:
+        more = ours["p50"] - floor["p50"]
+        yield Verdict("memory: what attach adds to a mail", "≤ 60 µs", f"{more:.0f} µs", more <= 60)
+
+
+def _server(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
+    for row in rows:
+        limit = {"sqlite": 0.85, "postgresql": 0.60}.get(row["group"])
+        if limit is not None and row["role"] == "ours":
+            name = (
+                f"server: {row['group']} with attach as a share of memory without, "
+                f"{row['clients']} clients, connection {row['connection']}"
+            )
+            share = row["share_of_memory"]
+            yield Verdict(name, f"≥ {limit:.0%}", f"{share:.0%}", share >= limit)
+
+
+def _growth(slopes: list[dict[str, Any]]) -> Iterator[Verdict]:
+    for slope in slopes:
+        name = f"growth of {slope['operation']} on {slope['group']}"
+        name += f", {slope['from']:,} to {slope['to']:,}"
+        yield _at_most(name, 1.3, slope)
+
+
+def behind(results: Results) -> Iterator[str]:
+    """Yields what is slower than the best peer at like durability."""
+    for name, what in (("operations", "operation"), ("mail", "situation"), ("server", "clients")):
+        for each in results.get(name, {}).get("comparisons", []):
+            ratio = each["to_peer"]
+            if ratio and each["like_durability"] and ratio["median"] > 1:
+                detail = f"{each[what]} clients" if what == "clients" else each[what]
+                yield (
+                    f"{each['group']}, {detail}: {ratio['median']:.2f}× "
+                    f"({ratio['low']:.2f}–{ratio['high']:.2f}) the time of {each['best_peer']}"
+                    + (f" ({each['who']})" if name == "mail" else "")
+                )

@@ -1,0 +1,88 @@
+"""The benchmarks run: a few calls, the figures in JSON, the tables and the charts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.__main__ import save
+from benchmarks.machine import describe
+from benchmarks.operations import OPERATIONS, measure
+from benchmarks.places import Places
+from benchmarks.report import write_report
+from benchmarks.rounds import Plan, Ratio, compare
+from benchmarks.targets import behind, verdicts
+
+TINY = Plan(
+    quick=True,
+    rounds=2,
+    turns=1,
+    calls=2,
+    conversations=100,
+    sizes=(100,),
+    mails=1,
+    seconds=0.1,
+)
+
+
+def test_a_tiny_run_writes_figures_tables_and_charts(tmp_path: Path) -> None:
+    with Places() as places:
+        found = measure(places, TINY, ("memory",))
+        about = describe(places.directory)
+        left_behind = places.directory
+    assert not left_behind.exists()
+    about_it = {"plan": TINY._asdict(), "machine": about, "seconds": 1}
+    save(tmp_path / "operations.json", {**about_it, **found})
+    written = json.loads((tmp_path / "operations.json").read_text())
+    assert {row["operation"] for row in written["rows"]} == set(OPERATIONS)
+    assert {row["role"] for row in written["rows"]} == {"ours", "floor", "peer"}
+    assert all(len(row["rounds"]) == TINY.rounds for row in written["rows"])
+
+    page = tmp_path / "performance.md"
+    page.write_text("# Title\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nby hand\n")
+    write_report(tmp_path, page)
+    text = page.read_text()
+    assert text.startswith("# Title\n")
+    assert text.endswith("\nby hand\n")
+    assert "memory: get hit" in text
+    assert "old" not in text
+    assert "<svg" in (tmp_path / "performance-get.svg").read_text()
+
+
+def row(who: str, role: str, durability: str, *rounds: float) -> dict[str, object]:
+    return {
+        "group": "sqlite",
+        "operation": "get hit",
+        "who": who,
+        "role": role,
+        "durability": durability,
+        "p50": rounds[0],
+        "rounds": list(rounds),
+    }
+
+
+def test_ours_is_compared_with_what_is_as_durable() -> None:
+    rows = [
+        row("salmon-state", "ours", "fsync", 30.0, 20.0, 10.0),
+        row("sqlite3", "floor", "fsync", 10.0, 10.0, 10.0),
+        row("careful", "peer", "fsync", 20.0, 10.0, 10.0),
+        row("careless", "peer", "no fsync", 1.0, 1.0, 1.0),
+    ]
+    (compared,) = compare(rows, ("group", "operation"))
+    assert compared["to_floor"] == Ratio(2.0, 1.0, 3.0)._asdict()
+    assert compared["best_peer"] == "careful"
+    assert compared["to_peer"] == Ratio(1.5, 1.0, 2.0)._asdict()
+
+    results = {"operations": {"comparisons": [compared]}}
+    assert [each.met for each in verdicts(results)] == [False, False]
+    assert len(list(behind(results))) == 1
+
+
+def test_without_any_peer_as_durable_the_fastest_one_is_shown_as_what_it_is() -> None:
+    rows = [
+        row("salmon-state", "ours", "fsync", 30.0),
+        row("careless", "peer", "no fsync", 1.0),
+    ]
+    (compared,) = compare(rows, ("group", "operation"))
+    assert (compared["best_peer"], compared["like_durability"]) == ("careless", False)
+    assert list(behind({"operations": {"comparisons": [compared]}})) == []
