@@ -53,7 +53,7 @@ $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-$(VENV)/.benchmarks: $(VENV)/.runtime requirements-bench.txt
+$(VENV)/.benchmarks: $(VENV)/bin/python pyproject.toml requirements-bench.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --editable . --requirement requirements-bench.txt
 	@touch $@

@@ -24,7 +24,7 @@ class Bar(NamedTuple):
 
 def bars(title: str, found: Sequence[Bar], *, logarithmic: bool = False) -> str:
     """Returns horizontal bars under the headings of their groups."""
-    left, width, height = 260, 420, 18
+    left, width, height = 310, 420, 18
     most = max(bar.value for bar in found)
     least = min(bar.value for bar in found) / 2 if logarithmic else 0.0
     parts: list[str] = []

@@ -26,16 +26,17 @@ from tests.stores.sqlalchemy_places import Place, eventually
 ANNA, BEN = "anna@example.com", "ben@example.com"
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database of each kind, for all tests: making one takes longer than most of them."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('conversations')}/states.db"
+    fresh: str = request.getfixturevalue(request.param).fresh_database()
+    return fresh
+
+
 class TestSQL(ConversationSuite, SharedConversationSuite):
     conversation_runs = 20
-
-    @pytest.fixture(scope="class", params=["sqlite", "postgresql", "mariadb"])
-    def url(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """A database of each kind, for all tests: making one takes longer than most of them."""
-        if request.param == "sqlite":
-            return f"sqlite:///{tmp_path_factory.mktemp('conversations')}/states.db"
-        fresh: str = request.getfixturevalue(request.param).fresh_database()
-        return fresh
 
     @pytest.fixture
     def open_store(self, url: str) -> OpenStore:

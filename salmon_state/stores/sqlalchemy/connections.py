@@ -70,11 +70,15 @@ class Connections:
         self._idle: list[Lease] = []
         self._lent = 0  # connections that exist, idle ones included; only with _changed held
         self._waiting = 0
+        self._connecting = 0
         self._forking = False
         self._changed = threading.Condition()
 
     def before_fork(self) -> None:
         """Keeps other threads from connecting, and where need be closes what is open.
+
+        A thread that is connecting may hold a lock inside the driver or OpenSSL, which would stay
+        locked for ever in the child; so those that have begun are waited for.
 
         SQLite forbids a child to use or to close what it inherits, and even that is not enough:
         as long as the child has it, SQLite counts on locks there that ``fork`` does not pass on,
@@ -82,9 +86,10 @@ class Connections:
         (https://www.sqlite.org/howtocorrupt.html, section 2.6).
         """
         self._changed.acquire()
+        self._forking = True  # from now on nothing is opened, and what must not be inherited closed
         if self._database.inheritable:
+            self._changed.wait_for(lambda: self._connecting == 0, _BEFORE_FORK)
             return
-        self._forking = True  # from now on what is given back is closed, and nothing is opened
         self.close_idle()
         # In vain if one is in the hands of the very thread that forks.
         self._changed.wait_for(lambda: self._lent == 0, _BEFORE_FORK)
@@ -126,6 +131,7 @@ class Connections:
                         return self._idle.pop()
                     if self._lent < self._size and not self._forking:
                         self._lent += 1
+                        self._connecting += 1
                         break
                     if not self._changed.wait(deadline - time.monotonic()):
                         raise StorageUnavailable(
@@ -139,6 +145,10 @@ class Connections:
         except BaseException:
             self._forget()
             raise
+        finally:
+            with self._changed:
+                self._connecting -= 1
+                self._changed.notify_all()
 
     def give_back(self, lease: Lease) -> None:
         """Takes back a connection that is in order."""
@@ -147,7 +157,8 @@ class Connections:
             self._forget()
             return
         self._idle.append(lease)
-        if self._closed or self._forking:  # looked at afterwards, so that none is left behind
+        # Looked at afterwards, so that none is left behind.
+        if self._closed or (self._forking and not self._database.inheritable):
             self.close_idle()
         elif self._waiting:
             with self._changed:
