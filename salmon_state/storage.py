@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -81,17 +80,40 @@ def parse_key(key: str) -> tuple[str, Sender]:
     """
     if "\\" not in key and key.count("'") == 4 and key[:2] == "['" and key[-2:] == "']":
         module, comma, sender = key[2:-2].partition("', '")
-        if comma:  # the common case, forty times faster than the parser
+        if comma:  # the common case
             return module, sender
+    # Not ast.literal_eval: in two threads at once it can fail (CPython issue 106905).
+    text = key.encode("ascii", "backslashreplace").decode("ascii")
+    end = _end_of_literal(text, 1)
     try:
-        module, sender = ast.literal_eval(key)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])") from None
-    # Also damaged is a key that means a pair and is not the one that `get` would look up.
-    exact = key.encode("ascii", "backslashreplace").decode("ascii") == ascii([module, sender])
-    if not exact or not isinstance(module, str) or not isinstance(sender, (str, type(None))):
+        pair = _decode_literal(text[1:end]), _decode_literal(text[end + 2 : -1])
+    except (ValueError, Warning):  # also that of a strange escape, where warnings are errors
+        pair = None, None
+    # What means a pair, but is not what `get` would look up, is damaged as well.
+    if pair[0] is None or text != ascii([*pair]):
         raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])")
-    return module, sender
+    return pair[0], pair[1]
+
+
+def _end_of_literal(text: str, start: int) -> int:
+    """Returns where the literal that starts here ends: behind its closing quote."""
+    quote = text[start : start + 1]
+    end = text.find(quote, start + 1)
+    while end > 0:
+        unescaped = end
+        while text[unescaped - 1] == "\\":
+            unescaped -= 1
+        if (end - unescaped) % 2 == 0:
+            return end + 1
+        end = text.find(quote, end + 1)
+    return 0
+
+
+def _decode_literal(literal: str) -> str | None:
+    """Returns what ``ascii`` was given, or something that it would not write like this."""
+    if literal == "None":
+        return None
+    return literal[1:-1].encode("ascii").decode("unicode_escape")
 
 
 def from_microseconds(moment: int | None) -> datetime | None:

@@ -128,7 +128,7 @@ class ConversationModelTests(StoreSuite):
         conversation_steps: The longest run.
     """
 
-    conversation_runs = 200
+    conversation_runs = 100
     conversation_steps = 30
 
     def test_conversations_behave_like_a_stack_of_dicts(self, open_store: OpenStore) -> None:

@@ -133,7 +133,7 @@ class LayerTests(StoreSuite):
 
     # ---------------------------------------------------------------- several states at once
 
-    def test_compare_and_set(self, store: StateStorage) -> None:
+    def test_compare_and_set_inside(self, store: StateStorage) -> None:
         """It goes by what the conversation sees, and waits for the end like `set`."""
         fill(store, [(MODULE, SENDER, "ONE"), (MODULE, OTHER, "ONE")])
         with store.conversation(SENDER):
@@ -169,7 +169,7 @@ class LayerTests(StoreSuite):
             store.set(MODULE, OTHER, "TWO")
         assert contents(store) == {(MODULE, OTHER): "TWO"}
 
-    def test_set_all(self, store: StateStorage) -> None:
+    def test_set_all_inside(self, store: StateStorage) -> None:
         """It moves what exists for this conversation, and says how many those are."""
         for whose in (SENDER, OTHER):
             store.clear()

@@ -17,13 +17,18 @@ from salmon_state.testing.processes import PATIENCE
 
 __all__ = ["RING", "can_enter", "cross", "held", "held_by_another_thread", "next_state", "walk"]
 
-RING = ("START", "ONE", "TWO", "THREE", "FOUR")
-"""The states that mails move round."""
+RING = ("START", *(f"S{number}" for number in range(1, 97)))
+"""The states that mails move round.
+
+So many, and a prime number, that workers who all make the same steps, because each overwrites
+what the others did, are told from workers who take turns.
+"""
 
 
 def next_state(state: str) -> str:
     """Returns the state after another one in the ring."""
-    return RING[(RING.index(state) + 1) % len(RING)]
+    number = 0 if state == "START" else int(state[1:])
+    return RING[(number + 1) % len(RING)]
 
 
 def walk(

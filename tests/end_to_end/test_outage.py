@@ -87,8 +87,7 @@ def is_taken(answers: list[bytes]) -> bool:
 # ---------------------------------------------------------------- the database goes
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-@pytest.mark.parametrize("kind", ["smtp", "lmtp"])
+@pytest.mark.parametrize(("kind", "end"), [("smtp", "stop"), ("lmtp", "kill")])
 def test_the_database_is_gone_for_a_while(
     database: Any, serve: Serve, connect: Callable[[SalmonServer], Client], kind: str, end: str
 ) -> None:
@@ -104,7 +103,7 @@ def test_the_database_is_gone_for_a_while(
     assert is_taken(client.send(BEN, "steps@x"))
     with open_storage(url) as store:
         assert (state_of(store, ANNA), state_of(store, BEN)) == ("TWO", "ONE")
-    assert server.log().count("handling") == server.log().count("Traceback") == 0
+    assert "Traceback" not in server.log()
 
 
 def test_the_database_dies_while_a_handler_runs(

@@ -36,7 +36,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 class TestSQL(ConversationSuite, SharedConversationSuite):
-    conversation_runs = 20
+    conversation_runs = 10
 
     @pytest.fixture
     def open_store(self, url: str) -> OpenStore:

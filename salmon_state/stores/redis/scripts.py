@@ -21,7 +21,7 @@ from salmon_state.stores.redis.entries import (
     lease_of,
 )
 
-__all__ = ["ENTER", "EXTEND", "RELEASE", "WRITE", "Lease", "Operation", "Plan", "Script"]
+__all__ = ["ENTER", "EXTEND", "FORGET", "RELEASE", "WRITE", "Lease", "Operation", "Plan", "Script"]
 
 LEASE_LOST = -1
 OVERTAKEN = -2
@@ -115,6 +115,15 @@ for i = 1, hashes do
 end
 for i = 1, leases do redis.call('DEL', KEYS[i]) end
 return count
+""")
+
+# The same for one entry that goes, at two thirds of the time.
+FORGET = Script("""
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 and redis.call('HLEN', KEYS[1]) == 1
+    and redis.call('HEXISTS', KEYS[1], 'sender') == 1 then
+  redis.call('DEL', KEYS[1])
+end
+return 0
 """)
 
 # Whoever asks again with the same token, because the reply was lost, has won already. The states

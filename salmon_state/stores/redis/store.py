@@ -32,6 +32,7 @@ from salmon_state.stores.redis.leases import UNREACHABLE, Leases, RedisWork
 from salmon_state.stores.redis.scripts import (
     CHANGE,
     CHECK,
+    FORGET,
     LEASE_LOST,
     OVERTAKEN,
     WRITE,
@@ -161,14 +162,18 @@ class RedisStorage(StateStorage):
 
     def _write(self, changes: Iterable[Change]) -> None:
         changes = tuple(changes)
-        if len(changes) == 1 and changes[0].state is not None and not self._ttl:
-            text = encode_sender(changes[0].sender)
-            key = self._keys.of_text(text)
-            value = encode_value(changes[0].state, changes[0].updated_at)
-            command = (b"HSET", key, SENDER, text, encode_field(changes[0].module), value)
+        if len(changes) != 1 or (self._ttl and changes[0].state is not None):
+            if changes:
+                self._apply(Plan(self._keys).add_changes(changes), again=True)
+            return
+        ((module, sender, state, updated_at),) = changes
+        text, field = encode_sender(sender), encode_field(module)
+        key = self._keys.of_text(text)
+        if state is None:
+            self._server.change(FORGET, (key,), (field,), again=True)
+        else:
+            command = (b"HSET", key, SENDER, text, field, encode_value(state, updated_at))
             self._server.write(key, command, again=True)
-        elif changes:
-            self._apply(Plan(self._keys).add_changes(changes), again=True)
 
     def _compare_and_set(
         self, module: str, sender: Sender, expected: str | None, state: str | None

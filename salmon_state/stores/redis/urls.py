@@ -75,19 +75,13 @@ def parse_target(url: object, timeout: float) -> Target:
     if "#" in rest:
         raise ConfigurationError(f"a {scheme}:// URL has no part after '#': write %23 for it")
     options = _options(scheme, query)
-    secrets = {value for name, value in options.items() if "password" in name}
-    if scheme == "unix":  # a path may have an @ in it
-        authority, slash, path = address.partition("/")
-        user, at, host = authority.rpartition("@")
-        address = host + slash + path
-    else:
-        user, at, address = address.rpartition("@")
+    user, address = _split_user(scheme, address)
     name, colon, password = user.partition(":")
-    if at and name:
+    if name:
         options["username"] = unquote(name)
-    if colon and password:
+    if password:
         options["password"] = unquote(password)
-        secrets.update((password, unquote(password)))
+    secrets = {value for option, value in options.items() if "password" in option}
     options = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -97,9 +91,18 @@ def parse_target(url: object, timeout: float) -> Target:
     }
     kind = scheme.partition("+")[2] or scheme
     connect = _KINDS[kind](scheme, address, options)
-    shown = f"{quote(unquote(name), safe='')}{':***' if colon else ''}@" if at else ""
-    by_length = sorted(map(str, secrets - {""}), key=len, reverse=True)
+    shown = f"{quote(unquote(name), safe='')}{':***' if colon else ''}@" if user else ""
+    by_length = sorted({*secrets, password} - {""}, key=len, reverse=True)
     return Target(connect, kind == "cluster", f"{scheme}://{shown}{address}", tuple(by_length))
+
+
+def _split_user(scheme: str, address: str) -> tuple[str, str]:
+    if scheme == "unix":  # a path may have an @ in it
+        authority, slash, path = address.partition("/")
+        user, _, host = authority.rpartition("@")
+        return user, host + slash + path
+    user, _, address = address.rpartition("@")
+    return user, address
 
 
 def _options(scheme: str, query: str) -> dict[str, Any]:

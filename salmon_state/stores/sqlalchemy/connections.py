@@ -209,19 +209,20 @@ class Connections:
         """Does the same and returns the connection as well, to be given back or discarded."""
         started = time.monotonic()
         attempt = 0
-        lease = self.take()
         while True:
+            lease = None
             try:
+                lease = self.take()
                 return lease, operation(lease.driver, *arguments)
             except BaseException as error:
                 attempt += 1
                 dead = self._is_dead(lease, error)
-                self.discard(lease)
+                if lease is not None:
+                    self.discard(lease)
                 if dead:  # then so are the others: the server went away
                     self.close_idle()
                 if not self._worth_another(error, dead, attempt, started):
                     raise
-                lease = self.take()
 
     def transaction(self, work: Callable[[Any], _Result]) -> _Result:
         """Returns ``work(cursor)``, done as one transaction.

@@ -470,8 +470,9 @@ def test_round_trips(
     work: Callable[[RedisStorage], object],
     commands: list[str],
 ) -> None:
-    read_mail(store)
-    with store.conversation(ANNA):  # the server knows the scripts afterwards
+    read_mail(store)  # the server knows the scripts afterwards
+    store.set(MODULE, ANNA, "START")
+    with store.conversation(ANNA):
         store.set(MODULE, ANNA, "A")
     with watched(server) as seen:
         work(store)
