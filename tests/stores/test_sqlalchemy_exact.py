@@ -108,7 +108,14 @@ LONG: dict[str, Callable[[], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", LONG)
+SLOW = ("quotes", "backslashes", "surrogates", "many emoji")
+"""Seconds each; `make stress` has them."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.stress] * (name in SLOW)) for name in LONG],
+)
 def test_senders_of_five_megabytes(place: Place, store: SQLAlchemyStorage, name: str) -> None:
     sender = LONG[name]()
     other = sender[:-1] + "x"

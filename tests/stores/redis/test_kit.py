@@ -31,7 +31,7 @@ class TestRedis(
     SharedSuite,
     VersionSuite,
 ):
-    kills = 15
+    kills = 5
     sets = 200
 
     @pytest.fixture
