@@ -151,7 +151,7 @@ class SharedConversationSuite(StoreSuite):
         with open_store() as store:
             for step in range(3):
                 with store_processes(open_store, 1) as (victim,):
-                    victim.start(_pairs_forever, SENDER)
+                    victim.start(mails.pairs_forever, SENDER)
                     for _ in range(5 + 7 * step):
                         last = victim.item()
                     time.sleep(step / 250)  # not always right after an acknowledgement
@@ -180,13 +180,3 @@ class SharedConversationSuite(StoreSuite):
         assert contents(store) == {(MODULE, SENDER): "PARENT", ("child", SENDER): "CHILD"}
         assert peers[1].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
         assert peers[0].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
-
-
-def _pairs_forever(store: StateStorage, sender: str) -> Iterator[int]:
-    step = 0
-    while True:
-        with store.conversation(sender, timeout=processes.PATIENCE):
-            store.set("one", sender, f"S{step}")
-            store.set("two", sender, f"S{step}")
-        yield step
-        step += 1

@@ -82,6 +82,17 @@ def held(
         time.sleep(PATIENCE)
 
 
+def pairs_forever(store: StateStorage, sender: Sender) -> Iterator[int]:
+    """Sets the same state in two modules in each of its conversations, and acknowledges each."""
+    step = 0
+    while True:
+        with store.conversation(sender, timeout=PATIENCE):
+            store.set("one", sender, f"S{step}")
+            store.set("two", sender, f"S{step}")
+        yield step
+        step += 1
+
+
 def cross(store: StateStorage, own: Sender, other: Sender, waiting: float) -> Iterator[str]:
     """Enters one conversation, acknowledges, and later another one inside it.
 

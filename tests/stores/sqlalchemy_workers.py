@@ -64,7 +64,9 @@ def open_and_set(url: str, number: int, barrier: Any) -> int:
     return number
 
 
-def set_without_end(url: str, number: int, threads: int, stop: Any) -> list[tuple[str, int]]:
+def set_without_end(
+    url: str, number: int, threads: int, begun: Any, stop: Any
+) -> list[tuple[str, int]]:
     """Sets states in some threads until told to stop; answers with what came last in each."""
     last: dict[str, int] = {}
     with SQLAlchemyStorage(url) as store:
@@ -75,6 +77,8 @@ def set_without_end(url: str, number: int, threads: int, stop: Any) -> list[tupl
                 step += 1
                 store.set("app", name, f"S{step}")
                 last[name] = step
+                if step == 1:
+                    begun.release()
 
         started = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
         for thread in started:

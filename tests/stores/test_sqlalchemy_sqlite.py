@@ -165,8 +165,10 @@ def test_processes_that_write_without_end_all_get_their_turn(path: Path) -> None
     """SQLite's own waiting would have some of them refused after the timeout."""
     url = f"sqlite:///{path}"
     SQLAlchemyStorage(url).close()
-    stop = CONTEXT.Event()
-    with processes(set_without_end, [(url, number, 2, stop) for number in range(4)]) as answers:
+    begun, stop = CONTEXT.Semaphore(0), CONTEXT.Event()
+    jobs = [(url, number, 2, begun, stop) for number in range(4)]
+    with processes(set_without_end, jobs) as answers:
+        assert all(begun.acquire(timeout=HANG) for _ in range(4 * 2))
         with SQLAlchemyStorage(url, timeout=HANG) as store:
             for number in range(50):
                 store.set("app", "me@x", f"S{number}")

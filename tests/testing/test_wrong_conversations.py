@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Set
@@ -28,6 +29,7 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
     subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(wrong_conversation_suites.__file__)],
         cwd=Path(__file__).parents[2],
+        env={**os.environ, wrong_conversation_suites.RUN_BY: "1"},
         capture_output=True,
         timeout=300,
         check=False,

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 import salmon_state.testing
-from salmon_state.testing import StoreSuite
+from salmon_state.testing import StoreSuite, VersionSuite, versions
 from tests.testing import wrong_suites
 from tests.testing.wrong_suites import IN_MEMORY, ON_DISK, Expected, case_name
 
@@ -44,7 +44,14 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)
 def test_the_kit_catches(caught: Set[str], case: Expected) -> None:
+    if case[1] is VersionSuite and not _other_python():
+        pytest.skip("there is no other Python on this machine that could read differently")
     assert case_name(case) in caught
+
+
+def _other_python() -> bool:
+    """Returns whether there is a Python whose Unicode tables differ: those of 3.11 and 3.12 do."""
+    return bool(versions._interpreter("3.12" if sys.version_info < (3, 12) else "3.11"))
 
 
 def test_every_test_of_the_kit_can_fail() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Any
 
 from salmon_state import MemoryStorage, current_conversation
-from salmon_state.conversation import Conversation, Move, Transition, UnitOfWork, overtaken
+from salmon_state.conversation import Move, Transition, UnitOfWork, overtaken
 from salmon_state.storage import Change, Sender
 
 
@@ -46,6 +45,24 @@ class RefusesLongWaits(MemoryStorage):
         if timeout > 3600:
             raise OverflowError("timeout too large")
         return super()._lock(sender, timeout)
+
+
+class ReleasesInnerOnes(MemoryStorage):
+    """Gives the lock of another sender back when the inner conversation ends."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+        release = super()._lock(sender, timeout)
+        if current_conversation() is None:
+            return release
+        release()
+        return lambda: None
+
+
+class NeverWaits(MemoryStorage):
+    """Tells whoever may wait that the sender is busy."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+        return super()._lock(sender, 0)
 
 
 # ---------------------------------------------------------------- the unit of work
@@ -251,104 +268,3 @@ class ConfusesCase(MemoryStorage):
 
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
         return super()._read_sender(sender and sender.lower())
-
-
-# ---------------------------------------------------------------- the conversation itself
-
-
-class OwnConversation(MemoryStorage):
-    """Has conversations of its own kind."""
-
-    kind: type[Conversation] = Conversation
-
-    def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
-        super().conversation(sender, timeout=timeout)
-        return self.kind(self, sender, timeout)
-
-
-class AcceptsAnything(MemoryStorage):
-    """Looks at no argument of a conversation."""
-
-    def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
-        return Conversation(self, sender, 2.0)
-
-
-class KeepsEverything(OwnConversation):
-    """Commits what will come again."""
-
-    class kind(Conversation):  # noqa: N801
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            traceback: TracebackType | None,
-        ) -> None:
-            super().__exit__(None, None, None)
-
-
-class DropsWithAnyError(OwnConversation):
-    """Drops what Salmon has recorded."""
-
-    class kind(Conversation):  # noqa: N801
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            traceback: TracebackType | None,
-        ) -> None:
-            instead = None if error is None else SystemExit()
-            super().__exit__(None if error is None else SystemExit, instead, traceback)
-
-
-class ForgetsInnerOnes(OwnConversation):
-    """Does not hand on what an inner conversation wrote."""
-
-    class kind(Conversation):  # noqa: N801
-        def _leave_layer(self, outer: Conversation, *, undo: bool) -> None:
-            pass
-
-
-class EntersTwice(OwnConversation):
-    """Commits again what it committed before."""
-
-    class kind(Conversation):  # noqa: N801
-        def __enter__(self) -> Conversation:
-            self._entered = False
-            return super().__enter__()
-
-
-class IsSomebodyElse(OwnConversation):
-    """Gives another conversation than the one that is entered."""
-
-    class kind(Conversation):  # noqa: N801
-        def __enter__(self) -> Conversation:
-            super().__enter__()
-            return copy.copy(self)
-
-
-class GoesByItsOwnWrite(OwnConversation):
-    """Expects, at the commit, a state that it only wrote in between."""
-
-    class kind(Conversation):  # noqa: N801
-        def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
-            if (module, sender) in self._changes:
-                self._expected[module, sender] = self._changes[module, sender][0]
-            super().set(module, sender, state, now)
-
-
-class ReleasesInnerOnes(MemoryStorage):
-    """Gives the lock of another sender back when the inner conversation ends."""
-
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        release = super()._lock(sender, timeout)
-        if current_conversation() is None:
-            return release
-        release()
-        return lambda: None
-
-
-class NeverWaits(MemoryStorage):
-    """Tells whoever may wait that the sender is busy."""
-
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        return super()._lock(sender, 0)

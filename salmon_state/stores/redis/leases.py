@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redis import RedisError
 from redis.exceptions import RedisClusterException
 
-from salmon_state.conversation import Move, Transition, UnitOfWork, busy
+from salmon_state.conversation import Move, ThreadLocks, Transition, UnitOfWork, busy
 from salmon_state.storage import Sender
 from salmon_state.stores.redis.entries import decode_states
 from salmon_state.stores.redis.scripts import ENTER, EXTEND, RELEASE, Lease, Plan
@@ -43,6 +43,10 @@ class Leases:
     Args:
         server: Where the leases are.
         lease: How long each of them lasts unless it is extended, in seconds.
+
+    Attributes:
+        threads: The locks between the threads of this process, which come first: only one of them
+            asks the server, and the next one begins at once.
     """
 
     def __init__(self, server: Server, lease: float) -> None:
@@ -53,6 +57,7 @@ class Leases:
         _all.add(self)
 
     def _start_empty(self) -> None:
+        self.threads = ThreadLocks()
         self._held: set[Lease] = set()
         self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -148,10 +153,8 @@ class RedisWork(UnitOfWork):
         if not lock:
             return self._store._read_sender(sender)
         deadline = time.monotonic() + timeout
-        # Between the threads of this process first: only one of them asks the server, and the
-        # next one begins at once.
         with ExitStack() as undo:
-            release = self._store._lock(sender, timeout)
+            release = self._store._leases.threads.acquire(sender, timeout)
             undo.callback(release)
             key = self._store._keys.of(sender)
             lease, reply = self._store._leases.win(key, max(0.0, deadline - time.monotonic()))

@@ -170,7 +170,8 @@ def test_crossing_conversations_end(anywhere: RedisStorage) -> None:
         except ConversationBusy:
             return "busy"
 
-    assert run_together([partial(cross, ANNA, BEN), partial(cross, BEN, ANNA)]) == ["busy"] * 2
+    # The second may come when the first has given up and left.
+    assert "busy" in run_together([partial(cross, ANNA, BEN), partial(cross, BEN, ANNA)])
     assert leases(anywhere) == []
 
 
@@ -400,22 +401,20 @@ def test_forking_among_threads(store: RedisStorage) -> None:
         number = 0
         while not ended.is_set():
             number += 1
-            with store.conversation(f"{threading.get_ident()}@x"):
+            with store.conversation(f"{threading.get_ident()}@x", timeout=40):
                 store.set(MODULE, f"{threading.get_ident()}@x", f"S{number}")
 
     def child() -> None:
-        signal.alarm(30)
-        for thread in [f"{each}@x" for each in writers_idents]:
-            store.get(MODULE, thread)
-        with store.conversation(ANNA):
-            store.set(MODULE, ANNA, "A")
+        signal.alarm(50)
+        for writer in writers:
+            with store.conversation(f"{writer.ident}@x", timeout=40):
+                store.set("child", f"{writer.ident}@x", "A")
 
     writers = [threading.Thread(target=write, daemon=True) for _ in range(4)]
     for writer in writers:
         writer.start()
-    writers_idents = [writer.ident for writer in writers]
     try:
-        assert [in_a_child(child) for _ in range(20)] == [0] * 20
+        assert [in_a_child(child) for _ in range(10)] == [0] * 10
     finally:
         ended.set()
         for writer in writers:

@@ -1,0 +1,31 @@
+"""Conversations in a shelf, whose senders are locked in a file beside it."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from salmon_state import open_storage
+from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
+from salmon_state.testing.suite import OpenStore
+
+
+class TestShelf(ConversationSuite, SharedConversationSuite):
+    conversation_runs = 10
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(open_storage, f"shelve:///{tmp_path}/states")
+
+
+def test_no_file_is_left_behind_for_each_sender(tmp_path: Path) -> None:
+    with open_storage(f"shelve:///{tmp_path}/states") as store:
+        files = []
+        for number in range(30):
+            with store.conversation(f"{number}@example.com"):
+                store.set("app", f"{number}@example.com", "POSTING")
+            files.append(len(os.listdir(tmp_path)))
+    assert files[-1] == files[0]
