@@ -18,7 +18,7 @@ run: $(VENV)/.runtime ## set up, then run the mail server in the foreground
 
 test: $(VENV)/.development ## set up, then run the tests
 	@rm -f .coverage*
-	$(BIN)/coverage run -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
