@@ -17,16 +17,18 @@ Whoever writes a store subclasses the suites that name what it can do, and gives
 
 An ability that the store does not have is a suite that it does not subclass; nothing is skipped.
 
-====================  ==========================================================================
-`ContractSuite`       what every method of `StateStorage` promises
-`HostileKeySuite`     whatever a sender puts into an address, no two conversations meet
-`ModelSuite`          Hypothesis compares long random runs with a plain dict
-`RouterSuite`         Salmon's own router and testing tools work with the store
-`ThreadSuite`         one store, many threads
-`DurableSuite`        what was set is found after reopening, and after SIGKILL in mid-write
-`SharedSuite`         several processes have the store open at the same time
-`VersionSuite`        what one version of Python wrote, another one reads
-====================  ==========================================================================
+=========================  =====================================================================
+`ContractSuite`            what every method of `StateStorage` promises
+`HostileKeySuite`          whatever a sender puts into an address, no two conversations meet
+`ModelSuite`               Hypothesis compares long random runs with a plain dict
+`RouterSuite`              Salmon's own router and testing tools work with the store
+`ThreadSuite`              one store, many threads
+`DurableSuite`             what was set is found after reopening, and after SIGKILL in mid-write
+`SharedSuite`              several processes have the store open at the same time
+`ConversationSuite`        one mail is one unit of work: lock, snapshot, one commit
+`SharedConversationSuite`  the lock of a conversation holds between processes
+`VersionSuite`             what one version of Python wrote, another one reads
+=========================  =====================================================================
 
 `HOSTILE_KEYS` are the keys that all of this is tried with. The fixture is described by
 `StoreSuite`, which every suite builds on; numbers such as `DurableSuite.kills` are class
@@ -43,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from salmon_state.testing.contract import ContractSuite
+    from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
     from salmon_state.testing.durable import DurableSuite
     from salmon_state.testing.hostile import HostileKeySuite
     from salmon_state.testing.keys import HOSTILE_KEYS
@@ -56,11 +59,13 @@ if TYPE_CHECKING:
 __all__ = [
     "HOSTILE_KEYS",
     "ContractSuite",
+    "ConversationSuite",
     "DurableSuite",
     "HostileKeySuite",
     "ModelSuite",
     "OpenStore",
     "RouterSuite",
+    "SharedConversationSuite",
     "SharedSuite",
     "StoreSuite",
     "ThreadSuite",
@@ -72,18 +77,22 @@ __all__ = [
 _HOMES = {
     "HOSTILE_KEYS": "keys",
     "ContractSuite": "contract",
+    "ConversationSuite": "conversations",
     "DurableSuite": "durable",
     "HostileKeySuite": "hostile",
     "ModelSuite": "model",
     "OpenStore": "suite",
     "RouterSuite": "router",
+    "SharedConversationSuite": "conversations",
     "SharedSuite": "shared",
     "StoreSuite": "suite",
     "ThreadSuite": "threads",
     "VersionSuite": "versions",
 }
-# Whose assertions pytest shall explain; the parts of the contract are imported by ``contract``.
-_ASSERTING = (*_HOMES.values(), "lifecycle", "records", "states", "sweeps")
+# Whose assertions pytest shall explain: the parts of a suite are imported by its module.
+_CONTRACT = ("lifecycle", "records", "states", "sweeps")
+_CONVERSATION = ("conversation_model", "endings", "layers", "sender_locks", "units")
+_ASSERTING = (*_HOMES.values(), *_CONTRACT, *_CONVERSATION)
 
 
 def __getattr__(name: str) -> Any:

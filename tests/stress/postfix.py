@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -129,11 +130,23 @@ class Postfix:
 
     def remove(self) -> None:
         """Ends it and all its processes, and removes its mails."""
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        if self._process is not None:
+            # The master leads a process group of its own, and does not end with what started it.
+            with contextlib.suppress(FileNotFoundError):
+                master = int((self.directory / "queue" / "pid" / "master.pid").read_text())
+                _end_group(master, self._process)
+            self._process.kill()
+            self._process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _end_group(leader: int, started_by: subprocess.Popen[bytes]) -> None:
+    """Asks a group of processes to end, kills what has not ended in time, and waits for it."""
+    number, deadline = signal.SIGTERM, time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(leader, number)
+            started_by.poll()  # so that none stays as a zombie
+            if time.monotonic() > deadline:
+                number = signal.SIGKILL
+            time.sleep(0.05)

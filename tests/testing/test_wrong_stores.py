@@ -12,7 +12,7 @@ import pytest
 
 import salmon_state.testing
 from salmon_state.testing import StoreSuite, VersionSuite, versions
-from tests.testing import wrong_suites
+from tests.testing import wrong_conversation_suites, wrong_suites
 from tests.testing.wrong_suites import IN_MEMORY, ON_DISK, Expected, case_name
 
 CASES = (*IN_MEMORY, *ON_DISK)
@@ -56,7 +56,8 @@ def _other_python() -> bool:
 
 def test_every_test_of_the_kit_can_fail() -> None:
     tests = {name for suite in SUITES for name in dir(suite) if name.startswith("test_")}
-    assert tests - {expected for _, _, expected in CASES} == set()
+    cases = (*CASES, *wrong_conversation_suites.IN_MEMORY, *wrong_conversation_suites.ON_DISK)
+    assert tests - {case[-1] for case in cases} == set()
 
 
 def test_suites_can_be_combined() -> None:
