@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import settings
 
@@ -13,13 +15,22 @@ settings.register_profile("salmon-state", database=None, print_blob=True)
 settings.load_profile("salmon-state")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps the tests of a cluster, and those of Sentinel, in one process each.
+# Each process that runs tests starts its own servers, and a cluster has six, Sentinel four; and
+# each would run the kit over all the wrong stores.
+TOGETHER = {
+    "cluster": r"stores/redis.*cluster",
+    "sentinel": r"stores/redis.*sentinel",
+    "wrong stores": r"test_wrong_stores",
+    "wrong conversations": r"test_wrong_conversations",
+}
 
-    Every process that runs tests starts its own servers, and these are six and four.
-    """
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps tests in one process that share something which takes long to make."""
+    if not config.pluginmanager.has_plugin("xdist"):
+        return
     for item in items:
-        name = item.nodeid.lower()
-        for kind in ("cluster", "sentinel"):
-            if "stores/redis" in name and kind in name and config.pluginmanager.has_plugin("xdist"):
-                item.add_marker(pytest.mark.xdist_group(kind))
+        for group, pattern in TOGETHER.items():
+            if re.search(pattern, item.nodeid, re.IGNORECASE):
+                item.add_marker(pytest.mark.xdist_group(group))
+                break
