@@ -224,11 +224,13 @@ class MariaDBServer(Server):
     def prepare(self) -> None:
         install = program("mariadb-install-db", "/usr/bin")
         options = [f"--datadir={self.data}", "--auth-root-authentication-method=normal"]
-        self.run(install, "--no-defaults", *options, "--skip-test-db")
+        # Servers that share a directory for temporary files remove each other's when they start.
+        self.run(install, "--no-defaults", *options, "--skip-test-db", f"--tmpdir={self.directory}")
 
     def command(self) -> list[str]:
         settings = {
             "datadir": self.data,
+            "tmpdir": self.directory,
             "socket": self.directory / "socket",
             "pid-file": self.directory / "pid",
             "port": self.port,

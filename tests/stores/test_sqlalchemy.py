@@ -1,0 +1,83 @@
+"""SQLAlchemyStorage keeps the contract of all stores, on each kind of database."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from salmon_state import SQLAlchemyStorage
+from salmon_state.testing import (
+    ContractSuite,
+    DurableSuite,
+    HostileKeySuite,
+    ModelSuite,
+    RouterSuite,
+    SharedSuite,
+    ThreadSuite,
+    VersionSuite,
+)
+from salmon_state.testing.suite import OpenStore
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def databases() -> dict[str, str]:
+    """One database on each server: making a table takes a tenth of the time."""
+    return {}
+
+
+@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
+def anywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, databases: dict[str, str]
+) -> OpenStore:
+    """What opens a store that is fresh for its test, in each kind of database."""
+    kind = request.param
+    if kind == "sqlite":
+        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
+    server = request.getfixturevalue(kind)
+    if kind not in databases:
+        databases[kind] = server.fresh_database()
+    return partial(SQLAlchemyStorage, databases[kind], table=f"states{next(_numbers)}")
+
+
+class TestSQLAlchemyStorage(
+    ContractSuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
+):
+    @pytest.fixture
+    def open_store(self, anywhere: OpenStore) -> OpenStore:
+        return anywhere
+
+
+@pytest.fixture(scope="module", params=("sqlite", "postgresql", "mariadb"))
+def kept(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SQLAlchemyStorage]:
+    """A store in each kind of database."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('hostile')}/states.db"
+    else:
+        url = request.getfixturevalue(request.param).fresh_database()
+    with SQLAlchemyStorage(url) as store:
+        yield store
+
+
+class TestHostileKeys(HostileKeySuite):
+    """They are many: a store is made once for all of them, and emptied."""
+
+    @pytest.fixture
+    def store(self, kept: SQLAlchemyStorage) -> SQLAlchemyStorage:
+        kept._in_batches({}, remove=True)  # to truncate a table takes longer
+        return kept
+
+
+class TestVersions(VersionSuite):
+    """What they could disagree about, the digests, has nothing to do with the database."""
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")

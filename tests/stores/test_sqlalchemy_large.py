@@ -1,0 +1,150 @@
+"""Many conversations: what goes through all of them does so with bounded memory and in batches."""
+
+from __future__ import annotations
+
+import resource
+import tracemalloc
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from salmon_state import SQLAlchemyStorage
+from salmon_state.storage import Change
+from tests.services import PASSWORD
+from tests.stores.sqlalchemy_places import Place
+
+ROWS = 100_000
+CHUNK = 20_000
+MEMORY = 24 * 2**20
+"""In bytes; all records at once would take more than this even in the smaller test."""
+
+
+def fill(store: SQLAlchemyStorage, rows: int) -> None:
+    for start in range(0, rows, CHUNK):
+        store._write(
+            Change("app" if number % 2 else "other", f"{number}@x", f"S{number % 3}", number)
+            for number in range(start, start + CHUNK)
+        )
+
+
+def stream(store: SQLAlchemyStorage, rows: int) -> None:
+    """Reads all records, with a ceiling on the memory that it takes."""
+    records = store.records()
+    next(records)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        count = 1 + sum(1 for _ in records)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == rows
+    assert peak < MEMORY
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    assert grown * 1024 < 4 * MEMORY
+
+
+def sweep(place: Place, store: SQLAlchemyStorage, rows: int) -> None:
+    """Renames, purges and clears, and looks at what is left each time."""
+    third = len(range(1, rows, 6))  # odd and in S1: 1, 7, 13, ...
+    assert store.rename("app", "S1", "RENAMED") == third
+    assert store.rename("app", "S1", "RENAMED") == 0
+    assert place.rows("SELECT count(*) FROM salmon_state WHERE state = 'RENAMED'") == [(third,)]
+    assert store.rename("app", "RENAMED", "START") == third
+    assert len(store) == rows - third
+    store.set("app", "young@x", "S0")
+    old = len(range(0, rows, 2))
+    assert store.purge(older_than=timedelta(days=1), module="other") == old
+    assert len(store) == rows - third - old + 1
+    assert store.purge(older_than=timedelta(days=1)) == rows - third - old
+    assert [record.sender for record in store] == ["young@x"]
+
+
+def test_records_are_streamed_and_swept(place: Place, store: SQLAlchemyStorage) -> None:
+    fill(store, ROWS)
+    stream(store, ROWS)
+    sweep(place, store, ROWS)
+
+
+@pytest.mark.stress
+def test_a_million_conversations(place: Place, store: SQLAlchemyStorage) -> None:
+    fill(store, 1_000_000)
+    stream(store, 1_000_000)
+    sweep(place, store, 1_000_000)
+    fill(store, 1_000_000)
+    store.clear()
+    assert len(store) == 0
+
+
+@pytest.fixture
+def batches(store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each transaction changed."""
+    sizes: list[int] = []
+    change = store._change
+
+    def counted(sql: str, parameters: tuple[Any, ...]) -> int:
+        count = change(sql, parameters)
+        sizes.append(count)
+        return count
+
+    monkeypatch.setattr(store, "_change", counted)
+    return sizes
+
+
+def test_batches_are_bounded(store: SQLAlchemyStorage, batches: list[int]) -> None:
+    fill(store, CHUNK)
+    assert store.rename("app", "S1", "RENAMED") == sum(batches)
+    assert store.purge(older_than=timedelta(days=1)) == CHUNK
+    assert len(batches) > 4
+    assert max(batches) <= 5_000
+
+
+def test_one_sender_with_more_modules_than_a_batch_holds(store: SQLAlchemyStorage) -> None:
+    """The null sender, perhaps, with a state key generator."""
+    store._write(Change(f"app{number}", "", "S", 1) for number in range(12_000))
+    store._write(Change("app", f"{number}@x", "S", 1) for number in range(3_000))
+    assert len({record[:2] for record in store}) == 15_000
+    assert len(list(store.records(sender=""))) == 12_000
+    assert store.set_all("", "T") == 12_000
+    assert store.rename("app7", "T", "U") == 1
+    store._write(Change(f"app{number}", "", "V", 1) for number in range(12_000))
+    assert store.purge(older_than=timedelta(days=1), state="V") == 12_000
+    assert len(store) == 3_000
+
+
+def test_records_while_they_are_changed(store: SQLAlchemyStorage) -> None:
+    fill(store, CHUNK)
+    seen = set()
+    for number, record in enumerate(store.records()):
+        assert (record.module, record.sender) not in seen
+        seen.add((record.module, record.sender))
+        if number % 500 == 0:
+            store.set(record.module, record.sender, "CHANGED")
+            store.set("new", f"{number}@new", "NEW")
+    assert len(seen) >= CHUNK
+
+
+def test_clear_of_a_user_who_may_not_truncate(served: Place) -> None:
+    with SQLAlchemyStorage(served.url) as store:
+        fill(store, CHUNK)
+    url = served.user(
+        "SELECT, INSERT, UPDATE, DELETE ON salmon_state", "SELECT ON salmon_state_version"
+    )
+    assert PASSWORD in url
+    with SQLAlchemyStorage(url) as store:
+        store.clear()
+        assert len(store) == 0
+        store.set("app", "a@x", "POSTING")
+        assert store.get("app", "a@x") == "POSTING"
+
+
+def test_clear_while_somebody_reads(served: Place, served_store: SQLAlchemyStorage) -> None:
+    """A reader whose transaction is open keeps the table from being emptied in one go."""
+    fill(served_store, CHUNK)
+    with served.administrator() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT count(*) FROM salmon_state")
+        served_store.clear()
+        assert len(served_store) == 0
+        cursor.execute("ROLLBACK")
