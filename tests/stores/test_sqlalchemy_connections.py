@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,7 @@ def child() -> Iterator[tuple[bool, Any]]:
     if process == 0:
         status = 1
         try:
+            signal.alarm(int(HANG))  # ends a child that hangs
             ours.close()
             yield True, theirs
             status = 0
@@ -268,17 +270,20 @@ def checked_out(engine: sa.Engine) -> int:
     return pool.checkedout()
 
 
-def test_an_own_engine_after_the_server_was_restarted(served: Place) -> None:
-    engine = sa.create_engine(served.url)
+@pytest.mark.parametrize("size", [1, 12])
+def test_an_own_engine_after_the_server_was_restarted(served: Place, size: int) -> None:
+    """However many dead connections its pool holds."""
+    engine = sa.create_engine(served.url, pool_size=size, max_overflow=0, pool_timeout=2)
     with SQLAlchemyStorage(engine) as store:
         store.set("app", "a@x", "POSTING")
         with contextlib.ExitStack() as stack:
-            for _ in range(4):
+            for _ in range(size):
                 stack.enter_context(engine.connect())
-        served.server.kill()
-        served.server.start()
-        assert store.get("app", "a@x") == "POSTING"
-        store.set("app", "a@x", "LATER")
-        assert store.get("app", "a@x") == "LATER"
-    assert checked_out(engine) == 0
+        for state in ("LATER", "LAST"):
+            served.server.kill()
+            served.server.start()
+            assert store.get("app", "a@x") != "START"
+            store.set("app", "a@x", state)
+            assert store.get("app", "a@x") == state
+        assert checked_out(engine) == 0
     engine.dispose()

@@ -6,8 +6,10 @@ import os
 import random
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,7 +25,7 @@ _Result = TypeVar("_Result")
 _ATTEMPTS = 10
 """How often a transaction is tried that the database ends in favour of another."""
 
-_BEFORE_FORK = 1.0
+_BEFORE_FORK = 5.0
 """How long a fork waits for the connections that other threads use, in seconds."""
 
 _inherited: list[object] = []
@@ -49,7 +51,7 @@ class Connections:
     application's own engine may have other users: its connections go back after every use.
 
     Args:
-        engine: An engine whose isolation level is AUTOCOMMIT.
+        engine: The store's own engine, or the application's.
         size: How many connections there are at most.
         timeout: How long to wait for one of them, in seconds.
         keep: Whether connections stay checked out between two uses.
@@ -57,6 +59,9 @@ class Connections:
 
     def __init__(self, engine: sa.Engine, *, size: int, timeout: float, keep: bool) -> None:
         self._engine = engine
+        self._autocommit = (
+            engine if keep else engine.execution_options(isolation_level="AUTOCOMMIT")
+        )
         self._database = Database.of(engine.dialect)
         self._size = size
         self._timeout = timeout
@@ -141,7 +146,7 @@ class Connections:
             finally:
                 self._waiting -= 1
         try:
-            return Lease(self._engine.connect())
+            return Lease(self._autocommit.connect())
         except BaseException:
             self._forget()
             raise
@@ -201,28 +206,57 @@ class Connections:
         The operation must be one that may happen twice: it is tried once more when the connection
         turns out to be dead, and a few times when the database ended it in favour of another.
         """
-        lease, result = self.hold(operation, *arguments)
+        # Like `hold`, without a call in between: this is what a `get` of SQLite's waits for.
+        started = time.monotonic()
+        lease = None
+        try:
+            lease = self.take()
+            result = operation(lease.driver, *arguments)
+        except BaseException as error:  # noqa: BLE001 - looked at, and raised again
+            lease, result = self._again(lease, error, started, operation, arguments)
         self.give_back(lease)
         return result
 
     def hold(self, operation: Callable[..., _Result], *arguments: object) -> tuple[Lease, _Result]:
         """Does the same and returns the connection as well, to be given back or discarded."""
         started = time.monotonic()
+        lease = None
+        try:
+            lease = self.take()
+            return lease, operation(lease.driver, *arguments)
+        except BaseException as error:  # noqa: BLE001 - looked at, and raised again
+            return self._again(lease, error, started, operation, arguments)
+
+    def _again(
+        self,
+        lease: Lease | None,
+        error: BaseException,
+        started: float,
+        operation: Callable[..., _Result],
+        arguments: tuple[object, ...],
+    ) -> tuple[Lease, _Result]:
+        """Tries what has failed again, or raises why."""
         attempt = 0
-        while True:
-            lease = None
-            try:
-                lease = self.take()
-                return lease, operation(lease.driver, *arguments)
-            except BaseException as error:
+        try:
+            while True:
                 attempt += 1
                 dead = self._is_dead(lease, error)
                 if lease is not None:
                     self.discard(lease)
+                    lease = None
                 if dead:  # then so are the others: the server went away
                     self.close_idle()
                 if not self._worth_another(error, dead, attempt, started):
-                    raise
+                    raise error
+                if dead and not self._keep:
+                    self._renew_pool(error)
+                try:
+                    lease = self.take()
+                    return lease, operation(lease.driver, *arguments)
+                except BaseException as another:  # noqa: BLE001 - looked at, and raised again
+                    error = another
+        finally:
+            del error  # whose traceback refers to this frame: a cycle that keeps connections
 
     def transaction(self, work: Callable[[Any], _Result]) -> _Result:
         """Returns ``work(cursor)``, done as one transaction.
@@ -255,13 +289,19 @@ class Connections:
             self._database.is_gone(error) or bool(dialect.is_disconnect(error, driver, None))
         )
 
+    def _renew_pool(self, error: BaseException) -> None:
+        """Makes SQLAlchemy replace all connections of the application's pool if one is dead."""
+        traceback.clear_frames(error.__traceback__)  # they may hold one that broke before we got it
+        with suppress(sa.exc.SQLAlchemyError), self._engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
     def _worth_another(
         self, error: BaseException, dead: bool, attempt: int, started: float
     ) -> bool:
         if time.monotonic() - started > self._timeout / 2:
             return False  # it was no dead connection but a server that says nothing
-        if dead:  # an application's pool may hold some more that are
-            return attempt == 1 or (attempt < _ATTEMPTS and not self._keep)
+        if dead:
+            return attempt == 1
         if self._database.is_conflict(error) and attempt < _ATTEMPTS:
             time.sleep(random.uniform(0, min(0.005 * 2**attempt, 0.2)))  # noqa: S311 - no secret
             return True

@@ -19,7 +19,11 @@ from sqlalchemy.sql.dml import Insert
 from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.stores.files import create_private_file, resolve_path
 from salmon_state.stores.locks import FileLocks
-from salmon_state.stores.sqlalchemy.sqlite_patience import FileReplaced, PatientConnection
+from salmon_state.stores.sqlalchemy.sqlite_patience import (
+    FileReplaced,
+    PatientConnection,
+    fetch_one,
+)
 
 __all__ = ["Database"]
 
@@ -75,6 +79,15 @@ class Database:
     ) -> Any:
         """Returns a new connection of the driver, whose every statement the timeout bounds."""
         return dialect.connect(*arguments, **options)
+
+    @staticmethod
+    def fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
+        """Returns the first row of a query, or ``None``."""
+        cursor = driver.cursor()
+        cursor.execute(sql, parameters)
+        row = cursor.fetchone()
+        cursor.close()
+        return row
 
     def upsert(self, table: sa.Table) -> Insert:
         """Returns the statement that inserts a row or replaces its state and time."""
@@ -193,6 +206,8 @@ class SQLite(Database):
             connection.close()
             raise
         return connection
+
+    fetch_one = staticmethod(fetch_one)
 
     def upsert(self, table: sa.Table) -> Insert:
         insert = sqlite.insert(table)

@@ -112,7 +112,7 @@ class SQLAlchemyStorage(StateStorage):
         self.table = self.metadata.tables[table if schema is None else f"{schema}.{table}"]
         engine: sa.Engine
         if isinstance(database, sa.Engine):
-            engine = database.execution_options(isolation_level="AUTOCOMMIT")
+            engine = database
         else:
             engine = self._make_engine(database, timeout, pool_size)
         self._url = engine.url.set(query={})  # which may hold passwords as well
@@ -124,6 +124,7 @@ class SQLAlchemyStorage(StateStorage):
         self._statements = Statements(self.table, engine.dialect)
         self._get_sql = self._statements.get.sql
         self._set_sql = self._statements.set.sql
+        self._fetch_one = self._database.fetch_one
         self._timeout = timeout
         self._driver: str = engine.dialect.driver
         # Two stores share their senders' locks if they share the table.
@@ -213,7 +214,7 @@ class SQLAlchemyStorage(StateStorage):
 
     def _read(self, module: str, sender: Sender) -> str | None:
         digests = (sender_digest(sender), module_digest(module))
-        row = self._connections.run(_fetch_one, self._get_sql, digests)
+        row = self._connections.run(self._fetch_one, self._get_sql, digests)
         return None if row is None else decode_state(row[0])
 
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
@@ -339,7 +340,7 @@ class SQLAlchemyStorage(StateStorage):
         values = {**values, "after_sender": _NOBODY, "size": _BATCH}
         total = 0
         while True:
-            row = self._connections.run(_fetch_one, end.sql, end.bind(**values))
+            row = self._connections.run(self._fetch_one, end.sql, end.bind(**values))
             if row is None:
                 return total
             values["last_sender"] = row[0]
@@ -347,7 +348,7 @@ class SQLAlchemyStorage(StateStorage):
             values["after_sender"] = values["last_sender"]
 
     def _count(self) -> int:
-        count: int = self._connections.run(_fetch_one, self._statements.count.sql, ())[0]
+        count: int = self._connections.run(self._fetch_one, self._statements.count.sql, ())[0]
         return count
 
     def _wipe(self) -> None:
@@ -361,7 +362,7 @@ class SQLAlchemyStorage(StateStorage):
     # ---------------------------------------------------------------- hooks: the store itself
 
     def _ping(self) -> None:
-        self._connections.run(_fetch_one, self._get_sql, (_NOBODY, _NOBODY))
+        self._connections.run(self._fetch_one, self._get_sql, (_NOBODY, _NOBODY))
 
     def _close(self) -> None:
         self._connections.close()
@@ -427,14 +428,6 @@ def _original(error: Exception) -> Exception:
 def _execute_each(statements: Iterable[str], cursor: Any) -> None:
     for statement in statements:
         cursor.execute(statement)
-
-
-def _fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
-    cursor = driver.cursor()
-    cursor.execute(sql, parameters)
-    row = cursor.fetchone()
-    cursor.close()
-    return row
 
 
 def _fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from salmon_state.conversation import ERROR_STATE, Move, Transition, UnitOfWork, given_up
-from salmon_state.errors import StorageUnavailable
+from salmon_state.errors import ConversationBusy, StorageUnavailable
 from salmon_state.storage import Sender
 from salmon_state.stores.sqlalchemy.connections import Lease
 from salmon_state.stores.sqlalchemy.schema import decode_states, sender_digest
@@ -143,6 +143,10 @@ class SQLWork(UnitOfWork):
         try:
             cursor = self._lease.driver.cursor()
             yield cursor
+        except ConversationBusy:
+            # Overtaken: the connection is in order. `close` rolls back, which frees the lock at
+            # once; the server notices a closed connection some time later.
+            raise
         except BaseException:
             lease, self._lease = self._lease, None
             self._in_transaction = False
