@@ -36,7 +36,7 @@ class FileLocks:
     wrote, and the kernel frees the locks of a process that dies, at once. Between the threads of
     this process a lock in memory comes first, so that only one of them asks the kernel.
 
-    A child that a handler forks holds the lock as well until it ends or executes a program.
+    A child that a handler forks does not hold the lock: it closes the file before it goes on.
 
     Args:
         path: The file; created, for its owner only, when it is needed.
