@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contention, growth, machine, mail, operations, server
+from benchmarks import contention, machine, mail, operations, server
+from benchmarks.growth.measure import measure as measure_growth
 from benchmarks.places import Places
 from benchmarks.report import write_report
 from benchmarks.rounds import Plan
@@ -22,7 +23,7 @@ MEASUREMENTS: dict[str, Callable[[Places, Plan], dict[str, Any]]] = {
     "mail": mail.measure,
     "server": server.measure,
     "contention": contention.measure,
-    "growth": growth.measure,
+    "growth": measure_growth,
 }
 
 

@@ -139,7 +139,7 @@ def _redis(places: Places, group: str, fsync: str, durability: str) -> Iterator[
     def made(who: str, role: str, store: Any) -> Contender:
         return Contender(group, who, role, durability, store, store.fill)
 
-    yield made("redis-py", FLOOR, floors.Redis(server))
+    yield made("redis-py", FLOOR, floors.Redis(server.url()))
     yield ours("redis", server.url(), durability, group=group)
     yield made("cachelib", PEER, peers.CachelibRedis(server))
     yield made("aiogram (async)", PEER, asynchronous.Aiogram(server))

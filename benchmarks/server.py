@@ -97,6 +97,9 @@ def _served(places: Places, servers: Servers) -> Iterator[Served]:
         with skipped_if_missing(name):
             url = places.url(name)
             yield served(name, "salmon-state, attach", OURS, url, attached=True)
+            if name != "memory":
+                floor = f"floor:{places.url(name)}"
+                yield served(name, "one read, one write", FLOOR, floor, attached=False)
             if name in ("sqlite", "postgresql", "mariadb"):
                 naive = f"orm:{places.url(name)}"
                 yield served(name, "SQLAlchemy ORM, naive", PEER, naive, attached=False)

@@ -83,14 +83,28 @@ def _server(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
                 f"{row['clients']} clients, connection {row['connection']}"
             )
             share = row["share_of_memory"]
-            yield Verdict(name, f"≥ {limit:.0%}", f"{share:.0%}", share >= limit)
+            floor = next(
+                each["share_of_memory"]
+                for each in rows
+                if each["role"] == "floor"
+                and all(each[name] == row[name] for name in ("group", "clients", "connection"))
+            )
+            measured = f"{share:.0%} (one read and one write of the driver: {floor:.0%})"
+            yield Verdict(name, f"≥ {limit:.0%}", measured, share >= limit)
 
 
 def _growth(slopes: list[dict[str, Any]]) -> Iterator[Verdict]:
+    floors = {slope["group"]: slope for slope in slopes if slope["role"] == "floor"}
     for slope in slopes:
+        if slope["role"] == "floor":
+            continue
         name = f"growth of {slope['operation']} on {slope['group']}"
         name += f", {slope['from']:,} to {slope['to']:,}"
-        yield _at_most(name, 1.3, slope)
+        verdict = _at_most(name, 1.3, slope)
+        if slope["operation"] == "get" and (floor := floors.get(slope["group"])):
+            bare = f"; {floor['who']} alone {floor['median']:.2f}×"
+            verdict = verdict._replace(measured=verdict.measured + bare)
+        yield verdict
 
 
 def behind(results: Results) -> Iterator[str]:

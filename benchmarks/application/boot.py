@@ -8,7 +8,9 @@ from typing import Any
 from salmon.routing import MemoryStorage, Router
 from salmon.server import SMTPReceiver
 
+from benchmarks import floors
 from benchmarks.application import settings
+from benchmarks.floors import OneReadOneWrite
 from benchmarks.orm_store import ORMStorage
 from salmon_state import attach, open_storage
 
@@ -19,8 +21,11 @@ def open_any(url: str) -> Any:
     """Opens our store or one that it is compared with."""
     if url == "salmon:":
         return MemoryStorage()
-    if url.startswith("orm:"):
-        return ORMStorage(url.removeprefix("orm:"))
+    kind, _, rest = url.partition(":")
+    if kind == "orm":
+        return ORMStorage(rest)
+    if kind == "floor":
+        return OneReadOneWrite(floors.at(rest))
     return open_storage(url)
 
 

@@ -1,6 +1,6 @@
 """Uses one store and prints the most memory that took, in KiB.
 
-``python -m benchmarks.growth_memory URL SIZE``; a process of its own, with nothing in it
+``python -m benchmarks.growth.reader URL SIZE``; a process of its own, with nothing in it
 that the store does not need.
 """
 
