@@ -25,6 +25,9 @@ import psycopg
 import pymysql
 import pytest
 
+from tests.janitor import Janitor
+
+JANITOR = Janitor()
 PASSWORD = "Geh3im-" + secrets.token_hex(8)
 
 
@@ -118,6 +121,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        JANITOR.watch(self.directory, self.process.pid)
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -172,6 +176,7 @@ class Server:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+        JANITOR.forget(self.directory)
 
 
 class PostgreSQLServer(Server):
