@@ -18,13 +18,13 @@ settings.load_profile("salmon-state")
 # Each process that runs tests starts its own servers, and a cluster has six, Sentinel four; and
 # each would run the kit over all the wrong stores.
 TOGETHER = {
-    "cluster": r"stores/redis.*cluster",
-    "sentinel": r"stores/redis.*sentinel",
+    "several Redis servers": r"stores/redis/(?!test_kit)|redis.*(cluster|sentinel)",
     "wrong stores": r"test_wrong_stores",
     "wrong conversations": r"test_wrong_conversations",
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keeps tests in one process that share something which takes long to make."""
     if not config.pluginmanager.has_plugin("xdist"):

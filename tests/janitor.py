@@ -6,6 +6,7 @@ pipe closes when the run ends, however it ends; what is watched then is killed a
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -39,9 +40,15 @@ class Janitor:
             self._process = subprocess.Popen(
                 command, cwd=CHECKOUT, stdin=subprocess.PIPE, text=True, start_new_session=True
             )
+            atexit.register(self._end, self._process)
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
 
 
 def clean_up(lines: Iterable[str]) -> None:
