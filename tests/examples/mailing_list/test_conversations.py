@@ -10,8 +10,8 @@ from salmon.testing import RouterConversation, assert_in_state
 from config import settings
 from config.testing import SentMail
 from examples.mailing_list import handlers, outgoing, subscribers
-from tests.examples.conftest import ALL_STORES
-from tests.examples.correspondence import (
+from tests.examples.mailing_list.conftest import ALL_STORES
+from tests.examples.mailing_list.correspondence import (
     ANNA,
     BEN,
     DOMAIN,

@@ -9,8 +9,8 @@ from salmon.server import SMTPError
 from config import settings
 from config.testing import SentMail
 from examples.mailing_list import subscribers, tokens
-from tests.examples.conftest import ALL_STORES, Later
-from tests.examples.correspondence import (
+from tests.examples.mailing_list.conftest import ALL_STORES, Later
+from tests.examples.mailing_list.correspondence import (
     ANNA,
     BEN,
     DOMAIN,

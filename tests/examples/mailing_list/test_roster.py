@@ -20,8 +20,8 @@ from config.testing import SentMail
 from examples.mailing_list import outgoing, roster, subscribers
 from examples.mailing_list.roster import TABLE, Subscriber
 from salmon_state import open_storage
-from tests.examples.conftest import SQL_STORES
-from tests.examples.correspondence import (
+from tests.examples.mailing_list.conftest import SQL_STORES
+from tests.examples.mailing_list.correspondence import (
     ANNA,
     BEN,
     DOMAIN,
@@ -37,7 +37,7 @@ from tests.examples.correspondence import (
 
 pytestmark = pytest.mark.parametrize("state_url", SQL_STORES, indirect=True)
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 KEY = subscribers.state_key("news")
 DAEMON = "mailer-daemon@example.com"
 
@@ -171,7 +171,7 @@ from salmon.routing import Router
 
 from examples.mailing_list import roster
 from salmon_state import open_storage
-from tests.examples.correspondence import ANNA, write
+from tests.examples.mailing_list.correspondence import ANNA, write
 
 def add(subscriber, add=roster.add):
     add(subscriber)

@@ -15,7 +15,7 @@ from salmon.server import SMTPError
 from config import settings
 from config.relays import wire_format
 from config.testing import Sent, SentMail
-from tests.examples.correspondence import (
+from tests.examples.mailing_list.correspondence import (
     ANNA,
     BEN,
     DOMAIN,

@@ -10,7 +10,7 @@ from salmon.routing import Router
 
 from config.testing import SentMail
 from examples.mailing_list import tokens
-from tests.examples.correspondence import (
+from tests.examples.mailing_list.correspondence import (
     ANNA,
     DOMAIN,
     NEWS,
