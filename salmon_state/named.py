@@ -111,8 +111,9 @@ def _close(stores: Iterable[_Named]) -> None:
         if store is not None:
             try:
                 store.close()
-            except Exception:  # of whatever driver: the other stores still have to be closed
-                LOG.warning("%r could not be closed", store, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - the other stores still have to be closed
+                # No traceback: what a driver says may have a password in it.
+                LOG.warning("%r could not be closed: %s", store, type(error).__name__)
 
 
 def _checked(name: object, given: object) -> _Named | str:

@@ -192,10 +192,15 @@ def test_one_that_cannot_be_closed_stops_nobody(
 ) -> None:
     configure({"one": "memory://", "two": "memory://"})
     one, two = storage("one"), storage("two")
-    monkeypatch.setattr(one, "_close", lambda: 1 / 0)
+
+    def fail() -> None:
+        raise LookupError(f"driver://:{SECRET}@host")
+
+    monkeypatch.setattr(one, "_close", fail)
     with caplog.at_level(logging.WARNING, "salmon_state"):
         close_all()
-    assert "could not be closed" in caplog.text
+    assert "<MemoryStorage> could not be closed: LookupError" in caplog.text
+    assert SECRET not in caplog.text
     assert is_closed(two)
 
 

@@ -8,16 +8,17 @@ import pytest
 from salmon_state import open_storage
 from salmon_state.testing import (
     ContractSuite,
+    ConversationSuite,
     DurableSuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
+    SharedConversationSuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
 )
-from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
 
 
 class InADirectory:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from salmon.routing import ROUTE_FIRST_STATE
@@ -133,5 +131,4 @@ class ConversationModelTests(StoreSuite):
 
     def test_conversations_behave_like_a_stack_of_dicts(self, open_store: OpenStore) -> None:
         """No sequence of entering, writing, leaving and dropping tells them apart."""
-        machine: Any = ConversationMachine
-        run_model(machine, open_store, self.conversation_runs, self.conversation_steps)
+        run_model(ConversationMachine, open_store, self.conversation_runs, self.conversation_steps)

@@ -13,7 +13,7 @@ from salmon_state.storage import StateStorage
 from salmon_state.testing import mails, processes
 from salmon_state.testing.conversation_model import ConversationModelTests
 from salmon_state.testing.endings import refused
-from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
 from salmon_state.testing.layers import LayerTests
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.sender_locks import LockTests, check_ring
@@ -21,8 +21,6 @@ from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
 from salmon_state.testing.units import UnitTests
 
 __all__ = ["ConversationSuite", "SharedConversationSuite"]
-
-OTHER = "ben@example.com"
 
 
 class ConversationSuite(UnitTests, LayerTests, LockTests, ConversationModelTests):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from salmon_state.storage import Sender
 
-__all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "SENDER"]
+__all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "OTHER", "SENDER"]
 
 MODULE = "app.handlers"
-SENDER = "anna@example.com"
+SENDER, OTHER = "anna@example.com", "ben@example.com"
 
 _SENDERS: tuple[Sender, ...] = (
     # The null sender, and texts that a careless store takes for it or for another type.

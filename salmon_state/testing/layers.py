@@ -10,13 +10,11 @@ from salmon_state.conversation import current_conversation
 from salmon_state.errors import ConversationBusy
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import COMES_AGAIN, STAYS, elsewhere, left_with, refused
-from salmon_state.testing.keys import MODULE, SENDER
+from salmon_state.testing.keys import MODULE, OTHER, SENDER
 from salmon_state.testing.mails import can_enter, held_by_another_thread
 from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, set_clock
 
 __all__ = ["LayerTests"]
-
-OTHER = "ben@example.com"
 
 
 class LayerTests(StoreSuite):

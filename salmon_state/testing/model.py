@@ -197,8 +197,10 @@ class ReopeningMachine(StoreMachine):
             super().teardown()
 
 
-def run_model(machine: type[StoreMachine], open_store: OpenStore, runs: int, steps: int) -> None:
-    """Runs a machine over a store with Hypothesis."""
+def run_model(
+    machine: type[RuleBasedStateMachine], open_store: OpenStore, runs: int, steps: int
+) -> None:
+    """Runs a machine, which has an attribute ``open_store``, over a store with Hypothesis."""
     bound: Any = type(machine.__name__, (machine,), {"open_store": staticmethod(open_store)})
     run_state_machine_as_test(
         bound,

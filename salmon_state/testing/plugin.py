@@ -15,7 +15,7 @@ give it a place of its own, as with ``f"sqlite:///{tmp_path}/states.db"``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,20 +41,29 @@ def state_store(state_store_url: str) -> Iterator[StateStorage]:
     """Puts a store into ``Router.STATE_STORE`` for one test, and restores the router after it.
 
     Restored is every attribute of the router, such as ``LOG_EXCEPTIONS``, ``UNDELIVERABLE_QUEUE``
-    or a ``deliver`` that was attached; only the routes of handlers that the test imported stay.
-    The store is closed.
+    or a ``deliver`` that was attached, and every route, handler and default capture that it had.
+    What the test added to these stays: a handler module is imported once, and would never
+    register its routes again. The store is closed.
     """
     from salmon.routing import Router  # Salmon is imported by whoever uses the fixture
 
     from salmon_state.registry import open_storage
 
     before = dict(vars(Router))
+    contents = {name: before[name].copy() for name in before if type(before[name]) in (dict, list)}
     with open_storage(state_store_url) as store:
         Router.STATE_STORE = store
         try:
             yield store
         finally:
-            # Routes and handlers are dicts and lists that stay as they are: a handler module is
-            # imported once, and would never register them again.
             vars(Router).clear()
             vars(Router).update(before)
+            for name, content in contents.items():
+                _put_back(before[name], content)
+
+
+def _put_back(container: dict[Any, Any] | list[Any], content: Any) -> None:
+    if isinstance(container, dict):
+        container.update(content)
+    else:
+        container[:] = [*content, *(item for item in container if item not in content)]

@@ -17,7 +17,7 @@ from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
 from salmon_state.testing.mails import RING, can_enter, held_by_another_thread, walk
 from salmon_state.testing.processes import PATIENCE
 from salmon_state.testing.suite import StoreSuite, contents
-from salmon_state.testing.threads import run_together
+from salmon_state.testing.threads import ending, run_together
 
 __all__ = ["LockTests", "check_ring"]
 
@@ -61,17 +61,7 @@ class LockTests(StoreSuite):
     def test_waiting_wins(self, store: StateStorage) -> None:
         """Whoever waits enters when the other one has left, and reads what it committed."""
         order: list[str] = []
-
-        def wait() -> str:
-            with store.conversation(SENDER, timeout=PATIENCE):
-                order.append("second")
-                return store.get(MODULE, SENDER)
-
-        waiting = threading.Event()
-
-        def announce() -> str:
-            waiting.set()
-            return wait()
+        entered, waiting = threading.Event(), threading.Event()
 
         def first() -> None:
             with store.conversation(SENDER):
@@ -80,8 +70,14 @@ class LockTests(StoreSuite):
                 order.append("first")
                 store.set(MODULE, SENDER, "ONE")
 
-        entered = threading.Event()
-        seen = run_together([first, lambda: entered.wait(PATIENCE) and announce()])[1]
+        def second() -> str:
+            entered.wait(PATIENCE)
+            waiting.set()
+            with store.conversation(SENDER, timeout=PATIENCE):
+                order.append("second")
+                return store.get(MODULE, SENDER)
+
+        _, seen = run_together([first, second])
         assert (order, seen) == (["first", "second"], "ONE")
 
     @pytest.mark.parametrize("end", ["normal", "rollback", "busy"])
@@ -147,10 +143,6 @@ class LockTests(StoreSuite):
 
 
 def _meet(store: StateStorage, sender: Sender, meeting: threading.Barrier) -> None:
-    try:
-        with store.conversation(sender, timeout=0):
-            meeting.wait(PATIENCE)
-            store.set(MODULE, sender, "MET")
-    except ConversationBusy:
-        meeting.abort()  # the others would wait for this one in vain
-        raise
+    with ending(meeting), store.conversation(sender, timeout=0):
+        meeting.wait(PATIENCE)
+        store.set(MODULE, sender, "MET")

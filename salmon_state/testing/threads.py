@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.processes import PATIENCE, win
 from salmon_state.testing.suite import StoreSuite, contents, fill
 
-__all__ = ["ThreadSuite", "run_together"]
+__all__ = ["ThreadSuite", "ending", "run_together"]
 
 
 def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -50,6 +51,16 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         raise error  # a broken barrier is only what came of another thread's error
     assert not any(thread.is_alive() for thread in threads), "threads are stuck in the store"
     return [results[number] for number in range(len(jobs))]
+
+
+@contextmanager
+def ending(meeting: threading.Barrier) -> Iterator[None]:
+    """Gives a block whose failure ends a meeting: nobody waits in vain for its thread."""
+    try:
+        yield
+    except BaseException:
+        meeting.abort()
+        raise
 
 
 class ThreadSuite(StoreSuite):
@@ -138,17 +149,13 @@ class ThreadSuite(StoreSuite):
         ended = threading.Event()
 
         def write() -> None:
-            try:
+            with ending(meeting):
                 meeting.wait(PATIENCE)  # both readers are in the middle
                 for number in range(self.sets):
                     store.set(MODULE, f"new{number}@x", "POSTING")
                     if number == 9:
                         meeting.wait(PATIENCE)
-            except BaseException:
-                meeting.abort()
-                raise
-            finally:
-                ended.set()
+            ended.set()
 
         def read(met: bool) -> None:
             seen: Counter[str | None] = Counter()
@@ -162,9 +169,10 @@ class ThreadSuite(StoreSuite):
             assert max(seen.values()) == 1
 
         def read_on() -> None:
-            read(met=False)
-            while not ended.is_set():
-                read(met=True)
+            with ending(meeting):
+                read(met=False)
+                while not (ended.is_set() or meeting.broken):
+                    read(met=True)
 
         run_together([write, read_on, read_on])
         assert len(store) == 300 + self.sets

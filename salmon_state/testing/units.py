@@ -12,12 +12,10 @@ from salmon_state.conversation import current_conversation
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage, to_microseconds
 from salmon_state.testing.endings import COMES_AGAIN, STAYS, elsewhere, left_with, refused
-from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
 from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, set_clock
 
 __all__ = ["UnitTests"]
-
-OTHER = "ben@example.com"
 
 
 class UnitTests(StoreSuite):

@@ -20,26 +20,22 @@ from examples.file_store.salmon_state_files import FileStorage
 from salmon_state import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.testing import (
     ContractSuite,
+    ConversationSuite,
     DurableSuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
+    SharedConversationSuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
 )
-from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLE = CHECKOUT / "examples" / "file_store"
 MODULE = "app.handlers"
 SENDER = "anna@example.com"
-
-
-@pytest.fixture(autouse=True)
-def sent() -> None:
-    """Instead of the mailing list's, which conftest.py has for its neighbours."""
 
 
 @pytest.fixture
@@ -66,7 +62,14 @@ class TestFileStorage(
     DurableSuite,
     VersionSuite,
 ):
-    pass
+    runs = conversation_runs = 30
+
+
+@pytest.mark.stress
+class TestFileStorageForLong(InADirectory, ModelSuite, ConversationSuite, DurableSuite):
+    runs = conversation_runs = 300
+    reopening_runs = 100
+    kills = 50
 
 
 class TestSharedFileStorage(InADirectory, SharedSuite):

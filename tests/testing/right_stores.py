@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from salmon_state.storage import (
     from_microseconds,
     parse_key,
 )
+from salmon_state.stores.encoding import decode_state, encode_state
 
 
 class TableStorage(StateStorage):
@@ -55,7 +55,7 @@ class TableStorage(StateStorage):
 
     def _read(self, module: str, sender: Sender) -> str | None:
         rows = self._execute("SELECT state FROM states WHERE key = ?", self._key(module, sender))
-        return str(ast.literal_eval(rows[0][0])) if rows else None
+        return decode_state(rows[0][0]) if rows else None
 
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
         everything = self._scan(None, None, None)
@@ -69,7 +69,7 @@ class TableStorage(StateStorage):
                     self._execute("DELETE FROM states WHERE key = ?", key)
                 else:
                     self._execute(
-                        "REPLACE INTO states VALUES (?, ?, ?)", key, ascii(state), updated_at
+                        "REPLACE INTO states VALUES (?, ?, ?)", key, encode_state(state), updated_at
                     )
 
     def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
@@ -77,9 +77,7 @@ class TableStorage(StateStorage):
         page = "SELECT * FROM states WHERE key > ? ORDER BY key LIMIT 500"
         while rows := self._execute(page, last):
             for last, text, updated_at in rows:
-                record = Record(
-                    *parse_key(last), str(ast.literal_eval(text)), from_microseconds(updated_at)
-                )
+                record = Record(*parse_key(last), decode_state(text), from_microseconds(updated_at))
                 if (
                     module in (None, record.module)
                     and sender in (None, record.sender)

@@ -10,9 +10,15 @@ from pathlib import Path
 PLUGIN = "salmon_state.testing.plugin"
 
 SWAPPING = """
-from salmon.routing import Router
+from salmon.routing import Router, route
 
+@route("list@(host)", host=".+")
+def START(message, host): pass
+
+Router.defaults(host="example.com")
 BEFORE = dict(vars(Router))
+for name in ("REGISTERED", "ORDER", "DEFAULT_CAPTURES", "HANDLERS"):
+    BEFORE[name] = BEFORE[name].copy()
 
 def test_swapped(state_store):
     assert Router.STATE_STORE is state_store
@@ -21,6 +27,8 @@ def test_swapped(state_store):
     Router.LOG_EXCEPTIONS = False
     Router.UNDELIVERABLE_QUEUE = object()
     Router.deliver = lambda message: None
+    Router.defaults(host="changed.example.com")
+    Router.clear_routes()
     test_swapped.store = state_store
 
 def test_restored():
@@ -30,6 +38,14 @@ def test_restored():
 def test_fresh(state_store):
     assert state_store is not test_swapped.store
     assert len(state_store) == 0
+
+def test_what_is_imported_stays(state_store):
+    route("other@(host)", host=".+")(START)
+
+def test_imported():
+    assert list(Router.REGISTERED) == Router.ORDER
+    assert len(Router.ORDER) == len(BEFORE["ORDER"]) + 1
+    BEFORE.update(ORDER=[*Router.ORDER], REGISTERED={**Router.REGISTERED})
 
 def test_broken(state_store):
     Router.RELOAD = True
@@ -81,7 +97,7 @@ def run(directory: Path, test: str, *options: str) -> str:
 
 def test_a_test_has_a_store_of_its_own(tmp_path: Path) -> None:
     output = run(tmp_path, SWAPPING)
-    assert "4 passed" in output
+    assert "6 passed" in output
     assert "1 failed" in output
     assert "this test is to fail" in output
 

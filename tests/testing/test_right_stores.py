@@ -31,6 +31,8 @@ class TestTable(
     SharedSuite,
     VersionSuite,
 ):
+    runs = 30
+
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return partial(TableStorage, str(tmp_path / "states.db"))

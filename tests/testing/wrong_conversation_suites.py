@@ -11,8 +11,12 @@ import pytest
 from hypothesis import Phase, settings
 
 from salmon_state.storage import StateStorage
-from salmon_state.testing import OpenStore, StoreSuite
-from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
+from salmon_state.testing import (
+    ConversationSuite,
+    OpenStore,
+    SharedConversationSuite,
+    StoreSuite,
+)
 from tests.testing import wrong_conversation_objects as objects
 from tests.testing import wrong_conversations as wrong
 from tests.testing import wrong_shared_conversations as shared

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from salmon_state import MemoryStorage, current_conversation
-from salmon_state.conversation import Move, Transition, UnitOfWork, overtaken
-from salmon_state.storage import Change, Sender
+from salmon_state.errors import overtaken
+from salmon_state.storage import Change, Move, Sender, Transition, UnitOfWork
 
 
 class NoLock(MemoryStorage):

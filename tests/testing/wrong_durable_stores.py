@@ -12,6 +12,7 @@ from typing import Any
 
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import Change, Record, Sender, ascii_key
+from salmon_state.stores.encoding import encode_state
 from tests.testing.right_stores import TableStorage
 
 
@@ -154,7 +155,7 @@ class WritesAllBack(TableStorage):
             time.sleep(0.001)
             if state is not None:
                 key = ascii_key(module, sender)
-                rows[key] = (key, ascii(state), updated_at)
+                rows[key] = (key, encode_state(state), updated_at)
         with self._exclusive():
             self._execute("DELETE FROM states")
             for row in rows.values():

@@ -10,6 +10,7 @@ from typing import Any
 from salmon_state import MemoryStorage
 from salmon_state.errors import StorageError
 from salmon_state.storage import Change, Record
+from tests.testing.right_stores import TableStorage
 
 
 class IsFalseWhenEmpty(MemoryStorage):
@@ -54,7 +55,7 @@ class StopsAtAHundred(MemoryStorage):
         yield from itertools.islice(super()._scan(module, sender, state), 100)
 
 
-class LoadsEverything(MemoryStorage):
+class LoadsEverything(TableStorage):
     """As fetchall()."""
 
     def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
@@ -65,11 +66,10 @@ class BreaksWhileIterating(MemoryStorage):
     """Walks over a dict that changes."""
 
     def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        for _ in self.states:
-            break
-        walk = iter(self.states)
+        size = self._count()
         for record in super()._scan(module, sender, state):
-            next(walk, None)
+            if self._count() != size:
+                raise RuntimeError("dictionary changed size during iteration")
             yield record
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from salmon_state.conversation import Move, Transition, UnitOfWork, busy
-from salmon_state.storage import Change, Sender, ascii_key
+from salmon_state.errors import busy
+from salmon_state.storage import Change, Move, Sender, Transition, UnitOfWork, ascii_key
 from salmon_state.stores.locks import FileLocks
 from tests.testing.right_stores import TableStorage
 

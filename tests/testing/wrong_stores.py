@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from salmon_state import MemoryStorage
-from salmon_state.storage import Change, Sender
+from salmon_state.storage import Change, Record, Sender
 
 
 class LosesAWrite(MemoryStorage):
@@ -104,7 +104,7 @@ class ChangesBeforeChecking(MemoryStorage):
     """Removes the old state, and only then finds that the new one is bad."""
 
     def set(self, module: str, sender: Sender, state: str) -> None:
-        self.states.pop(repr([module, sender]), None)
+        self._write([Change(module, sender, None, None)])
         super().set(module, sender, state)
 
 
@@ -222,39 +222,45 @@ class CompareNeedsAnEntry(MemoryStorage):
 
 
 class WritesInHalves(MemoryStorage):
-    """Its index of senders is written after the entry, and without a lock."""
+    """Counts its entries in a second step, and without a lock."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._writing = nullcontext()  # type: ignore[assignment]
+        self.entries = 0
 
     def _write(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            key = repr([change.module, change.sender])
-            if change.state is None:
-                self.states.pop(key, None)
-                time.sleep(0)
-                self._modules.setdefault(change.sender, set()).discard(change.module)
-            else:
-                self.states[key] = change.state
-                time.sleep(0)
-                self._modules.setdefault(change.sender, set()).add(change.module)
+            was_there = self._read(change.module, change.sender) is not None
+            time.sleep(0)
+            super()._write([change])
+            self.entries += (change.state is not None) - was_there
+
+    def _count(self) -> int:
+        return self.entries
 
 
 class IsPerThread(MemoryStorage):
     """As a connection to ``:memory:`` for each thread."""
 
     def __init__(self, **options: Any) -> None:
-        self._thread = threading.local()
         super().__init__(**options)
+        self._thread = threading.local()
 
     @property
-    def states(self) -> dict[str, str]:
-        if not hasattr(self._thread, "states"):
-            self._thread.states = {}
-        found: dict[str, str] = self._thread.states
+    def mine(self) -> MemoryStorage:
+        if not hasattr(self._thread, "store"):
+            self._thread.store = MemoryStorage()
+        found: MemoryStorage = self._thread.store
         return found
 
-    @states.setter
-    def states(self, states: dict[str, str]) -> None:
-        self._thread.states = states
+    def _read(self, module: str, sender: Sender) -> str | None:
+        return self.mine._read(module, sender)
+
+    def _write(self, changes: Iterable[Change]) -> None:
+        self.mine._write(changes)
+
+    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
+        return self.mine._scan(module, sender, state)
+
+    def _count(self) -> int:
+        return self.mine._count()
