@@ -1,4 +1,4 @@
-"""The unit of work: one sender, one lock, one snapshot, one commit."""
+"""Conversations: one sender, one lock, one snapshot, one commit."""
 
 from __future__ import annotations
 
@@ -6,44 +6,24 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from salmon.server import SMTPError
 
-from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable
+from salmon_state.errors import StorageError, StorageUnavailable, given_up
+from salmon_state.keys import Sender
+from salmon_state.records import Move, Transition
+from salmon_state.units import LockOnly
 
 if TYPE_CHECKING:
-    from salmon_state.storage import Sender, StateStorage
+    from salmon_state.storage import StateStorage
 
-__all__ = ["Conversation", "Move", "Transition", "UnitOfWork", "current_conversation"]
+__all__ = ["ERROR_STATE", "Conversation", "current_conversation"]
 
 LOG = logging.getLogger("salmon_state")
-
-
-class Transition(NamedTuple):
-    """One conversation's way into a new state, as a backend is asked to commit it."""
-
-    module: str
-    sender: Sender
-    state: str | None
-    """The new state, or ``None`` to remove the entry."""
-    updated_at: int
-    """Microseconds since 1970-01-01 UTC."""
-    conditional: bool
-    """Whether it may only happen if the state is still `seen`."""
-    seen: str | None = None
-    """The state that the conversation went by; ``None`` if there was no entry."""
-
-
-class Move(NamedTuple):
-    """All existing conversations of another sender into one state; ``None`` removes them."""
-
-    sender: Sender
-    state: str | None
-    updated_at: int
 
 
 class Active(threading.local):
@@ -76,78 +56,6 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 def current_conversation() -> Conversation | None:
     """Returns the innermost conversation that this thread is in, of whatever store."""
     return _innermost.conversation
-
-
-class UnitOfWork:
-    """What a backend does for one outermost conversation and for those nested in it.
-
-    This one suits every store that has the hooks ``_lock``, ``_read``, ``_read_sender`` and
-    ``_commit``. A database whose transaction locks, reads and commits in one has its own.
-    """
-
-    def __init__(self, store: StateStorage) -> None:
-        self._store = store
-        self._releases: list[Callable[[], None]] = []
-
-    def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-        """Wins a sender's lock and returns the sender's states by module.
-
-        Args:
-            sender: Whose conversation begins.
-            timeout: How long to wait for the lock, in seconds; 0 does not wait.
-            lock: False for the null sender, whose conversations nobody keeps apart.
-
-        Raises:
-            ConversationBusy: The lock was not won in time.
-        """
-        if lock:
-            self._releases.append(self._store._lock(sender, timeout))
-        return self._store._read_sender(sender)
-
-    def read(self, module: str, sender: Sender) -> str | None:
-        """Returns the committed state of a conversation of somebody else."""
-        return self._store._read(module, sender)
-
-    def read_sender(self, sender: Sender) -> Mapping[str, str]:
-        """Returns the committed states of somebody else by module."""
-        return self._store._read_sender(sender)
-
-    def commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        """Makes the moves and then the transitions, all or none, durably.
-
-        Raises:
-            ConversationBusy: Somebody changed a state that a conditional transition went by.
-        """
-        if moves or transitions:
-            self._store._commit(moves, transitions)
-
-    def close(self) -> None:
-        """Undoes what is not committed and gives the locks back; called once, whatever happened."""
-        with ExitStack() as releases:
-            for release in self._releases:
-                releases.callback(release)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the database gave the transaction up when a handler's statement failed in it."""
-        return False
-
-    @property
-    def connection(self) -> Any:
-        """The database connection that handlers may take part with."""
-        raise NotImplementedError(
-            f"{type(self._store).__name__} has no database connection to take part with: "
-            "that is for SQLAlchemyStorage"
-        )
-
-
-class _LockOnly(UnitOfWork):
-    """For a store that has only ``get``, ``set`` and ``clear``: they go through as they are."""
-
-    def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-        if lock:
-            self._releases.append(self._store._lock(sender, timeout))
-        return {}
 
 
 class Conversation:
@@ -188,7 +96,7 @@ class Conversation:
         outer = self._outer = store._active.conversation
         self._pid = os.getpid()
         if outer is None:
-            self._unit = store._begin() if store._has_hooks else _LockOnly(store)
+            self._unit = store._begin() if store._has_hooks else LockOnly(store)
             self._snapshots: dict[Sender, Mapping[str, str]] = {}
         else:  # trying without waiting: two that wait for each other would wait for ever
             self._unit, self._snapshots, self._timeout = outer._unit, outer._snapshots, 0
@@ -336,54 +244,51 @@ class Conversation:
 
     def forget(self) -> None:
         """Drops what was read and written so far: the store was cleared."""
-        layer: Conversation | None = self
-        while layer is not None:
+        for layer in self._layers():
             layer._changes.clear()
             layer._moves.clear()
             layer._expected.clear()
-            layer = layer._outer
         for sender in self._snapshots:
             self._snapshots[sender] = {}
 
-    def _own_write(self, module: str, sender: Sender) -> tuple[str | None, int] | None:
+    def _layers(self) -> Iterator[Conversation]:
+        """Yields this conversation and those that it is in, from the inside out."""
         layer: Conversation | None = self
         while layer is not None:
-            if (module, sender) in layer._changes:
-                return layer._changes[module, sender]
+            yield layer
             layer = layer._outer
-        return None
+
+    def _own_write(self, module: str, sender: Sender) -> tuple[str | None, int] | None:
+        key = module, sender
+        return next(
+            (layer._changes[key] for layer in self._layers() if key in layer._changes), None
+        )
 
     def _own_move(self, sender: Sender) -> tuple[str | None, int] | None:
-        layer: Conversation | None = self
-        while layer is not None:
-            if sender in layer._moves:
-                return layer._moves[sender]
-            layer = layer._outer
-        return None
+        return next(
+            (layer._moves[sender] for layer in self._layers() if sender in layer._moves), None
+        )
 
     def _check_hooks(self, method: str) -> None:
         if not self._store._has_hooks:
             self._store._cannot(f"do {method}")
 
     def _move(self, sender: Sender, state: str | None, now: int) -> None:
-        layer: Conversation | None = self
-        while layer is not None:
-            for key, (written, _) in list(layer._changes.items()):
-                if key[1] == sender and written is not None:
-                    self._changes[key] = state, now
-            layer = layer._outer
+        for module in self._written_modules(sender):
+            written = self._own_write(module, sender)
+            if written is not None and written[0] is not None:
+                self._changes[module, sender] = state, now
         earlier = self._own_move(sender)
         if earlier is None or earlier[0] is not None:  # what was removed is not moved again
             self._moves[sender] = state, now
 
     def _modules(self, sender: Sender) -> Iterable[str]:
         snapshot = self._snapshots.get(sender)
-        modules = set(self._unit.read_sender(sender) if snapshot is None else snapshot)
-        layer: Conversation | None = self
-        while layer is not None:
-            modules |= {module for module, whose in layer._changes if whose == sender}
-            layer = layer._outer
-        return modules
+        stored = self._unit.read_sender(sender) if snapshot is None else snapshot
+        return self._written_modules(sender) | {*stored}
+
+    def _written_modules(self, sender: Sender) -> AbstractSet[str]:
+        return {m for layer in self._layers() for m, whose in layer._changes if whose == sender}
 
     # ---------------------------------------------------------------- for handlers
 
@@ -417,61 +322,3 @@ def _will_come_again(error: BaseException) -> bool:
     if isinstance(error, SMTPError):
         return 400 <= int(error.code) < 500
     return isinstance(error, StorageError) or not isinstance(error, Exception)
-
-
-class ThreadLocks:
-    """A lock for each name that somebody uses now; names that nobody uses take no memory."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[object, list[Any]] = {}
-
-    def acquire(self, name: object, timeout: float) -> Callable[[], None]:
-        """Waits for a name and returns what gives it back.
-
-        Args:
-            name: Anything hashable.
-            timeout: In seconds; 0 does not wait.
-
-        Raises:
-            ConversationBusy: Another thread had it all the time.
-        """
-        with self._guard:
-            entry = self._locks.setdefault(name, [threading.Lock(), 0])
-            entry[1] += 1
-        if entry[0].acquire(timeout=timeout) if timeout > 0 else entry[0].acquire(blocking=False):
-            return lambda: self._release(name, entry)
-        self._leave(name, entry)
-        raise busy(timeout)
-
-    def _release(self, name: object, entry: list[Any]) -> None:
-        entry[0].release()
-        self._leave(name, entry)
-
-    def _leave(self, name: object, entry: list[Any]) -> None:
-        with self._guard:
-            entry[1] -= 1
-            if entry[1] == 0:
-                del self._locks[name]
-
-
-def busy(timeout: float) -> ConversationBusy:
-    """Returns the error for a lock that was not won."""
-    return ConversationBusy(
-        f"another mail of the same sender was in hand for {timeout:g} s"
-        if timeout > 0
-        else "another mail of the same sender is in hand"
-    )
-
-
-def given_up() -> StorageUnavailable:
-    """Returns the error for a commit after a handler's statement failed and it went on."""
-    return StorageUnavailable(
-        "a statement of a handler failed, so that the database gave its transaction up, and the "
-        "handler went on: let the error out, or try statements in connection.begin_nested()"
-    )
-
-
-def overtaken() -> ConversationBusy:
-    """Returns the error for a state that changed under a conversation."""
-    return ConversationBusy("somebody else changed a state of this conversation meanwhile")

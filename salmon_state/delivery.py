@@ -18,6 +18,7 @@ from salmon.server import SMTPError
 
 from salmon_state.conversation import current_conversation
 from salmon_state.errors import StorageError, StorageUnavailable
+from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.storage import StateStorage
 
 __all__ = ["attach", "detach"]
@@ -86,7 +87,7 @@ def _delivery_of(router: RoutingBase) -> Delivery | None:
     return deliver if isinstance(deliver, Delivery) else None
 
 
-class Delivery:
+class Delivery(Forkable):
     """What stands in a router's ``deliver`` while it is attached.
 
     An attribute of the instance: Salmon's receivers and its `RouterConversation` look it up for
@@ -103,8 +104,21 @@ class Delivery:
         self._directory = os.getcwd()
         # By identity, because stores that are none of ours compare and hash as they like.
         self._known: dict[int, tuple[Callable[[], Any], _Guest | None]] = {}
+        self._renew_locks()
+        _watch.add(self)
+
+    def _renew_locks(self) -> None:
         self._meeting = threading.Lock()
         self._pushing = threading.Lock()  # two threads may give a mail in a Maildir the same name
+
+    def after_fork(self, *, child: bool) -> None:
+        """Frees the child of locks that other threads of its parent held.
+
+        What they were in the middle of concerns nobody else: the mails that a child puts into a
+        Maildir have names with its process id.
+        """
+        if child:
+            self._renew_locks()
 
     def restore(self) -> None:
         """Puts back what `attach` found."""
@@ -193,3 +207,6 @@ class _Guest(StateStorage):
 
     def __repr__(self) -> str:
         return f"<{self._store_name}>"
+
+
+_watch = ForkWatch()

@@ -55,3 +55,25 @@ class ConversationBusy(StorageUnavailable):
     """The lock of a conversation was not won in time: another mail of this sender is in hand."""
 
     reply = "4.3.0 Conversation busy, try again later"
+
+
+def busy(timeout: float) -> ConversationBusy:
+    """Returns the error for a lock that was not won."""
+    return ConversationBusy(
+        f"another mail of the same sender was in hand for {timeout:g} s"
+        if timeout > 0
+        else "another mail of the same sender is in hand"
+    )
+
+
+def given_up() -> StorageUnavailable:
+    """Returns the error for a commit after a handler's statement failed and it went on."""
+    return StorageUnavailable(
+        "a statement of a handler failed, so that the database gave its transaction up, and the "
+        "handler went on: let the error out, or try statements in connection.begin_nested()"
+    )
+
+
+def overtaken() -> ConversationBusy:
+    """Returns the error for a state that changed under a conversation."""
+    return ConversationBusy("somebody else changed a state of this conversation meanwhile")

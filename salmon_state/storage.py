@@ -6,156 +6,54 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.conversation import (
-    Active,
-    Conversation,
-    Move,
-    ThreadLocks,
-    Transition,
-    UnitOfWork,
-    overtaken,
+from salmon_state.checks import (
+    check_idle_time,
+    check_timeout,
+    plain_module,
+    plain_sender,
+    plain_state,
 )
-from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable
+from salmon_state.conversation import Active, Conversation
+from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable, overtaken
+from salmon_state.keys import Sender, ascii_key, parse_key
+from salmon_state.records import (
+    MICROSECOND,
+    Change,
+    Move,
+    Record,
+    Transition,
+    from_microseconds,
+    to_microseconds,
+)
+from salmon_state.thread_locks import ThreadLocks
+from salmon_state.units import UnitOfWork
 
-__all__ = ["Change", "Record", "Sender", "StateStorage", "ascii_key", "parse_key"]
+# Whoever writes a store finds all that its hooks deal with here.
+__all__ = [
+    "Change",
+    "Move",
+    "Record",
+    "Sender",
+    "StateStorage",
+    "Transition",
+    "UnitOfWork",
+    "ascii_key",
+    "from_microseconds",
+    "parse_key",
+    "to_microseconds",
+]
 
 LOG = logging.getLogger("salmon_state")
 
-Sender = str | None
-"""Who sent the mail, exactly as Salmon gives it; ``None`` and ``''`` are the null sender."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 _Self = TypeVar("_Self", bound="StateStorage")
 _Result = TypeVar("_Result")
-
-
-class Record(NamedTuple):
-    """One conversation as a store holds it."""
-
-    module: str
-    """The handler module, or whatever a ``@state_key_generator`` made of it."""
-    sender: Sender
-    state: str
-    """The name of the function that handles this sender's next mail; never START."""
-    updated_at: datetime | None
-    """When the state was last set, in UTC by the clock of whoever set it; ``None`` if unknown."""
-
-
-class Change(NamedTuple):
-    """What a backend is asked to write for one conversation."""
-
-    module: str
-    sender: Sender
-    state: str | None
-    """The new state, or ``None`` to remove the entry."""
-    updated_at: int | None
-    """Microseconds since 1970-01-01 UTC, or ``None`` if unknown."""
-
-
-def ascii_key(module: str, sender: Sender) -> str:
-    r"""Returns the key as durable stores write it: the ``repr`` form, escaped to ASCII.
-
-    ``repr`` prints a character or escapes it depending on the Unicode tables of the running
-    Python; this form is the same on all of them, and equals ``repr`` for ASCII text.
-
-    >>> ascii_key("app.handlers", "é@example.com")
-    "['app.handlers', '\\xe9@example.com']"
-    """
-    return ascii([module, sender])
-
-
-def parse_key(key: str) -> tuple[str, Sender]:
-    """Returns the module and the sender of a key that `ascii_key` or `StateStorage.key` made.
-
-    Raises:
-        StorageError: The text is no such key, so the entry it stands for is damaged.
-    """
-    if "\\" not in key and key.count("'") == 4 and key[:2] == "['" and key[-2:] == "']":
-        module, comma, sender = key[2:-2].partition("', '")
-        if comma:  # the common case
-            return module, sender
-    # Not ast.literal_eval: in two threads at once it can fail (CPython issue 106905).
-    text = key.encode("ascii", "backslashreplace").decode("ascii")
-    end = _end_of_literal(text, 1)
-    try:
-        pair = _decode_literal(text[1:end]), _decode_literal(text[end + 2 : -1])
-    except (ValueError, Warning):  # also that of a strange escape, where warnings are errors
-        pair = None, None
-    # What means a pair, but is not what `get` would look up, is damaged as well.
-    if pair[0] is None or text != ascii([*pair]):
-        raise StorageError(f"damaged key {key[:200]!r}: expected repr([module, sender])")
-    return pair[0], pair[1]
-
-
-def _end_of_literal(text: str, start: int) -> int:
-    """Returns where the literal that starts here ends: behind its closing quote."""
-    quote = text[start : start + 1]
-    end = text.find(quote, start + 1)
-    while end > 0:
-        unescaped = end
-        while text[unescaped - 1] == "\\":
-            unescaped -= 1
-        if (end - unescaped) % 2 == 0:
-            return end + 1
-        end = text.find(quote, end + 1)
-    return 0
-
-
-def _decode_literal(literal: str) -> str | None:
-    """Returns what ``ascii`` was given, or something that it would not write like this."""
-    if literal == "None":
-        return None
-    return literal[1:-1].encode("ascii").decode("unicode_escape")
-
-
-def from_microseconds(moment: int | None) -> datetime | None:
-    """Returns the stored moment as an aware datetime."""
-    return None if moment is None else _EPOCH + moment * _MICROSECOND
-
-
-def to_microseconds(moment: datetime | None) -> int | None:
-    """Returns an aware datetime as it is stored; the inverse of `from_microseconds`."""
-    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
-
-
-def _plain_module(module: object) -> str:
-    if not isinstance(module, str):
-        raise TypeError(f"module must be a str such as 'app.handlers', not {_short(module)}")
-    return str.__str__(module)
-
-
-def _plain_sender(sender: object) -> Sender:
-    if sender is None:
-        return None
-    if not isinstance(sender, str):
-        raise TypeError(f"sender must be a str or None, not {_short(sender)}")
-    return str.__str__(sender)
-
-
-def _plain_state(state: object, what: str = "state") -> str:
-    if not isinstance(state, str):
-        name = getattr(state, "__name__", None)
-        hint = f"; give the function's name, {name!r}" if callable(state) and name else ""
-        raise TypeError(f"{what} must be a non-empty str, not {_short(state)}{hint}")
-    if not state:
-        raise ValueError(
-            f"{what} must be a non-empty str, not ''; "
-            f"to send the conversation back to its first state, give {ROUTE_FIRST_STATE!r}"
-        )
-    return str.__str__(state)
-
-
-def _short(value: object) -> str:
-    text = ascii(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
 class StateStorage(routing.StateStorage):
@@ -218,7 +116,7 @@ class StateStorage(routing.StateStorage):
             StorageError: The entry is damaged.
         """
         if type(module) is not str or (type(sender) is not str and sender is not None):
-            module, sender = _plain_module(module), _plain_sender(sender)
+            module, sender = plain_module(module), plain_sender(sender)
         if self._closed:
             self._refuse_closed()
         conversation = self._active.conversation
@@ -248,9 +146,9 @@ class StateStorage(routing.StateStorage):
         After a crash in mid-call the conversation has either its old state or the new one.
         """
         if type(module) is not str or (type(sender) is not str and sender is not None):
-            module, sender = _plain_module(module), _plain_sender(sender)
+            module, sender = plain_module(module), plain_sender(sender)
         if type(state) is not str or not state:
-            state = _plain_state(state)
+            state = plain_state(state)
         if self._closed:
             self._refuse_closed()
         stored = None if state == ROUTE_FIRST_STATE else state
@@ -281,8 +179,8 @@ class StateStorage(routing.StateStorage):
         Raises:
             TypeError, ValueError, StorageUnavailable: As for `set`.
         """
-        module, sender = _plain_module(module), _plain_sender(sender)
-        expected, state = _plain_state(expected, "expected"), _plain_state(state)
+        module, sender = plain_module(module), plain_sender(sender)
+        expected, state = plain_state(expected, "expected"), plain_state(state)
         before = None if expected == ROUTE_FIRST_STATE else expected
         after = None if state == ROUTE_FIRST_STATE else state
         conversation = self._active.conversation
@@ -334,12 +232,10 @@ class StateStorage(routing.StateStorage):
         is free again: where an operating system or a database holds it, as soon as that notices
         the death of the process.
         """
-        sender = _plain_sender(sender)
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be a number of seconds, not {_short(timeout)}")
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be 0 or more seconds, got {timeout}")
-        self.__dict__.setdefault("_active", Active())
+        sender = plain_sender(sender)
+        check_timeout(timeout)
+        if "_active" not in self.__dict__:  # not in __init__, which stores may leave out
+            self.__dict__.setdefault("_active", Active())
         return Conversation(self, sender, timeout)
 
     # ---------------------------------------------------------------- many conversations
@@ -364,10 +260,10 @@ class StateStorage(routing.StateStorage):
             StorageError: An entry is damaged; also while iterating.
         """
         if module is not None:
-            module = _plain_module(module)
+            module = plain_module(module)
         if state is not None:
-            state = _plain_state(state)
-        sender = _plain_sender(sender)
+            state = plain_state(state)
+        sender = plain_sender(sender)
         return self._translated(self._call(self._scan, module, sender, state))
 
     def __iter__(self) -> Iterator[Record]:
@@ -394,7 +290,7 @@ class StateStorage(routing.StateStorage):
         Raises:
             TypeError, ValueError, StorageUnavailable: As for `set`.
         """
-        sender, state = _plain_sender(sender), _plain_state(state)
+        sender, state = plain_sender(sender), plain_state(state)
         stored = None if state == ROUTE_FIRST_STATE else state
         conversation = self._active.conversation
         if conversation is None:
@@ -420,8 +316,8 @@ class StateStorage(routing.StateStorage):
 
         A crash in mid-call may leave some moved and some not; calling it again finishes the work.
         """
-        module = _plain_module(module)
-        old, new = _plain_state(old, "old"), _plain_state(new, "new")
+        module = plain_module(module)
+        old, new = plain_state(old, "old"), plain_state(new, "new")
         if old == ROUTE_FIRST_STATE:
             raise ValueError(
                 f"old must not be {ROUTE_FIRST_STATE!r}: conversations in their first state "
@@ -449,13 +345,10 @@ class StateStorage(routing.StateStorage):
 
         A crash in mid-call may leave some removed and some not; calling it again finishes the work.
         """
-        if not isinstance(older_than, timedelta):
-            raise TypeError(f"older_than must be a datetime.timedelta, not {_short(older_than)}")
-        if older_than < timedelta(0):
-            raise ValueError(f"older_than must not be negative, got {older_than}")
-        module = None if module is None else _plain_module(module)
-        state = None if state is None else _plain_state(state)
-        return self._call(self._purge, self._clock() - older_than // _MICROSECOND, module, state)
+        check_idle_time(older_than)
+        module = None if module is None else plain_module(module)
+        state = None if state is None else plain_state(state)
+        return self._call(self._purge, self._clock() - older_than // MICROSECOND, module, state)
 
     def clear(self) -> None:
         """Removes everything; meant for tests.
@@ -600,7 +493,9 @@ class StateStorage(routing.StateStorage):
         Raises:
             ConversationBusy: It was not won within `timeout` seconds; 0 does not wait.
         """
-        locks: ThreadLocks = self.__dict__.setdefault("_thread_locks", ThreadLocks())
+        locks: ThreadLocks | None = self.__dict__.get("_thread_locks")
+        if locks is None:
+            locks = self.__dict__.setdefault("_thread_locks", ThreadLocks())
         return locks.acquire(sender, timeout)
 
     def _begin(self) -> UnitOfWork:

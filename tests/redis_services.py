@@ -21,12 +21,18 @@ SECRET = "Geh3im:@/?#" + secrets.token_hex(8)
 
 SERVICE = "states"
 PATIENCE = 60.0
+OWN_DATABASE = 1
+"""Where nobody is who has a prefix of their own instead."""
 
 Settings = dict[str, object]
 
 
 class RedisServer(Server):
-    """One server; what it acknowledged is on the disk, unless its settings say otherwise."""
+    """One server; what it acknowledged outlives it, unless its settings say otherwise.
+
+    It need not outlive the machine: the operating system has it by then, and waiting for the disk
+    makes the tests as slow as whatever else waits for it.
+    """
 
     program = "redis-server"
     places = ("/usr/bin", "/usr/local/bin")
@@ -48,7 +54,7 @@ class RedisServer(Server):
             "dir": self.data,
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            "appendfsync": "no",
             "requirepass": SECRET,
             "masterauth": SECRET,
             "repl-diskless-sync-delay": 0,
@@ -69,6 +75,12 @@ class RedisServer(Server):
         parts = {"user": "", "password": SECRET, "host": "127.0.0.1", "db": 0, **changes}
         login = f"{parts['user']}:{quote(parts['password'], safe='')}@"
         return f"redis://{login}{parts['host']}:{self.port}/{parts['db']}"
+
+    def fresh_database(self) -> str:
+        """Empties a database for a store that has the prefix of everybody; returns its URL."""
+        with self.client(db=OWN_DATABASE) as client:
+            client.flushdb()
+        return self.url(db=OWN_DATABASE)
 
     def runs(self) -> bool:
         """Returns whether the process is there."""
@@ -153,19 +165,22 @@ class RedisSentinel(Several):
             self.remove()
             raise
 
-    def url(self, **options: str) -> str:
+    def url(self, *, db: int = 0, **options: str) -> str:
         options = {"sentinel_password": SECRET, **options}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.items())
         login = f":{quote(SECRET, safe='')}@"
         # The first one is not there: the next one is asked.
         hosts = f"127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}"
-        return f"redis+sentinel://{login}{hosts}/{SERVICE}/0?{query}"
+        return f"redis+sentinel://{login}{hosts}/{SERVICE}/{db}?{query}"
+
+    def fresh_database(self) -> str:
+        """Does the same as a server."""
+        self.primary().fresh_database()
+        return self.url(db=OWN_DATABASE)
 
     def primary(self) -> RedisServer:
         """Returns the server that Sentinel takes for the primary now."""
-        with self.sentinel.client() as client:
-            state: Any = client.sentinel_masters()[SERVICE]
-        return self.members[int(state["port"])]
+        return self.members[int(self._state()["port"])]
 
     def replicas(self) -> list[RedisServer]:
         """Returns the others."""
@@ -176,8 +191,7 @@ class RedisSentinel(Several):
         """Waits until the primary has a replica that keeps up, and Sentinel knows both."""
 
         def whole() -> bool:
-            with self.sentinel.client() as client:
-                state: Any = client.sentinel_masters()[SERVICE]
+            state = self._state()
             with self.primary().client() as client:
                 info: Any = client.info("replication")
             online = info["role"] == "master" and info.get("slave0", {}).get("state") == "online"
@@ -186,10 +200,23 @@ class RedisSentinel(Several):
         wait_until(whole, "the replica to keep up")
 
     def heal(self) -> None:
-        """Makes everybody run again and waits until the replica keeps up."""
+        """Makes everybody run again and waits until the replica keeps up.
+
+        A primary of old is made a replica as an administrator does it: Sentinel would do so after
+        ten seconds.
+        """
         for server in self.members.values():
             server.revive()
+        wait_until(lambda: self._state()["flags"] == "master", "a failover to end")
+        primary = self.primary()
+        for server in self.replicas():
+            with server.client() as client:
+                client.replicaof("127.0.0.1", primary.port)
         self.wait_until_whole()
+
+    def _state(self) -> Any:
+        with self.sentinel.client() as client:
+            return client.sentinel_masters()[SERVICE]
 
 
 class RedisCluster(Several):
@@ -215,6 +242,12 @@ class RedisCluster(Several):
     def url(self) -> str:
         nodes = ",".join(f"127.0.0.1:{port}" for port in list(self.members)[:3])
         return f"redis+cluster://:{quote(SECRET, safe='')}@{nodes}"
+
+    def fresh_database(self) -> str:
+        """Does the same as a server; there is one database only."""
+        with self.client() as client:
+            client.flushdb(target_nodes=client.get_primaries())
+        return self.url()
 
     def client(self, **options: Any) -> redis.RedisCluster:
         """Returns an administrator's client."""

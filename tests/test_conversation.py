@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -17,8 +16,7 @@ from salmon_state import (
     StorageUnavailable,
     current_conversation,
 )
-from salmon_state.conversation import ThreadLocks, UnitOfWork
-from salmon_state.storage import Sender
+from salmon_state.storage import Sender, UnitOfWork
 from salmon_state.testing.conversations import ConversationSuite
 from salmon_state.testing.endings import elsewhere, left_with, refused
 from salmon_state.testing.mails import can_enter, fork_inside, held_by_another_thread
@@ -92,8 +90,20 @@ def test_a_store_without_a_database_has_no_connection() -> None:
 
 
 def test_a_child_of_a_process_with_states_in_memory() -> None:
+    """It has a copy of the states, and nobody who could give the sender's lock back."""
     with store_processes(MemoryStorage, 1) as (other,):
-        assert other.call(fork_inside, ANNA) == ("None START False True", 0)
+        assert other.call(fork_inside, ANNA) == ("None START True True", 0)
+
+
+def test_what_an_inner_conversation_removed_is_not_moved_by_it() -> None:
+    store = MemoryStorage()
+    with store.conversation(ANNA):
+        store.set("app", BEN, "ONE")
+        with store.conversation(ANNA):
+            store.set("app", BEN, "START")
+            assert store.set_all(BEN, "TWO") == 0
+            assert store.get("app", BEN) == "START"
+    assert contents(store) == {}
 
 
 # ---------------------------------------------------------------- more than one store
@@ -226,38 +236,3 @@ def test_the_log_tells_busy_from_broken(caplog: pytest.LogCaptureFixture) -> Non
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert "another mail of the same sender was in hand for 0.01 s" in record.getMessage()
-
-
-# ---------------------------------------------------------------- locks of threads
-
-
-def test_names_that_nobody_uses_take_no_memory() -> None:
-    locks = ThreadLocks()
-    for number in range(100):
-        release = locks.acquire(number, 0)
-        with pytest.raises(ConversationBusy):
-            locks.acquire(number, 0.001)
-        release()
-    assert locks._locks == {}
-
-
-def test_a_lock_is_given_to_one_after_the_other() -> None:
-    locks = ThreadLocks()
-    inside: list[int] = []
-    most: list[int] = []
-
-    def work(number: int) -> None:
-        for _ in range(50):
-            release = locks.acquire("name", 60)
-            inside.append(number)
-            most.append(len(inside))
-            inside.remove(number)
-            release()
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert (len(most), max(most)) == (200, 1)
-    assert locks._locks == {}

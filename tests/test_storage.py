@@ -4,93 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state import MemoryStorage, StateStorage, StorageError, StorageUnavailable
-from salmon_state.storage import (
-    Change,
-    Sender,
-    ascii_key,
-    from_microseconds,
-    parse_key,
-    to_microseconds,
-)
-from salmon_state.testing import HOSTILE_KEYS, RouterSuite
+from salmon_state.storage import Change, Sender
+from salmon_state.testing import RouterSuite
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.router import HANDLERS, LIST, private_router
-
-texts = st.text(st.characters(exclude_categories=()))
-
-
-# ---------------------------------------------------------------- keys
-
-
-@given(module=texts, sender=st.none() | texts)
-@example(module="', '", sender="', '")
-@example(module="']", sender="['")
-@example(module="\\", sender="\\'")
-@example(module='"', sender="'")
-def test_keys_survive_parsing(module: str, sender: Sender) -> None:
-    assert parse_key(ascii_key(module, sender)) == (module, sender)
-    assert parse_key(StateStorage().key(module, sender)) == (module, sender)
-
-
-@pytest.mark.parametrize(("module", "sender"), HOSTILE_KEYS, ids=range(len(HOSTILE_KEYS)))
-def test_hostile_keys_survive_parsing(module: str, sender: Sender) -> None:
-    assert parse_key(ascii_key(module, sender)) == (module, sender)
-    assert parse_key(repr([module, sender])) == (module, sender)
-
-
-@given(one=st.tuples(texts, st.none() | texts), two=st.tuples(texts, st.none() | texts))
-def test_different_pairs_have_different_keys(
-    one: tuple[str, Sender], two: tuple[str, Sender]
-) -> None:
-    assert (ascii_key(*one) == ascii_key(*two)) is (one == two)
-
-
-@given(module=texts, sender=st.none() | texts)
-def test_the_durable_key_is_ascii_in_one_line(module: str, sender: Sender) -> None:
-    key = ascii_key(module, sender)
-    assert key.isascii()
-    assert key.isprintable()
-    if module.isascii() and (sender or "").isascii():
-        assert key == repr([module, sender])
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        *("", "a", "'a'", "[]", "['a']", "['a', 'b', 'c']", "[1, 'a']", "['a', 1]", "[None, 'a']"),
-        *("['a', b'b']", "[b'a', 'b']", "['a', 'b'", "'a', 'b']", "{'a': 'b'}", "{'a', 'b'}"),
-        *("['a', open('x')]", "__import__('os')", "['a', 'b'] + []", "['a', 'b']x", "\0", "\udcff"),
-        *("[" * 10_000, "('a', 'b')", "['a','b']", " ['a', 'b']", "['a', 'b'] # comment", "ab"),
-        *("[f'a', 'b']", "['a' 'x', 'b']", "['\\x61', 'b']", "['a', (\n'b')]"),
-    ],
-    ids=lambda key: ascii(key)[:30],
-)
-def test_a_damaged_key_is_an_error(key: str) -> None:
-    with pytest.raises(StorageError, match="damaged key") as caught:
-        parse_key(key)
-    assert len(str(caught.value)) < 1000
-
-
-@given(st.datetimes(datetime(1970, 1, 1), timezones=st.just(timezone.utc)))
-def test_moments_survive_storing(moment: datetime) -> None:
-    assert from_microseconds(to_microseconds(moment)) == moment
-
-
-@given(st.none() | st.integers(-(10**15), 10**17))
-def test_microseconds_survive_reading(moment: int | None) -> None:
-    assert to_microseconds(from_microseconds(moment)) == moment
-
 
 # ---------------------------------------------------------------- errors of a backend
 
@@ -167,14 +93,6 @@ def test_an_error_in_the_middle_of_records_is_wrapped() -> None:
     assert next(records).state == "A"
     with pytest.raises(StorageUnavailable):
         next(records)
-
-
-def test_a_damaged_entry_is_never_a_missing_one() -> None:
-    store = MemoryStorage()
-    store.set("app", "a@x", "A")
-    store.states["['app', 'b@x'"] = "B"
-    with pytest.raises(StorageError, match="damaged"):
-        list(store)
 
 
 # ---------------------------------------------------------------- get, set and clear only

@@ -37,8 +37,9 @@ def measure(places: Places, plan: Plan, names: tuple[str, ...] = NAMES) -> dict[
                 floors[size] = BARE[name](url, size)
                 sizes.append({"group": name, "size": size, **weight(name, url, size)})
             rows += _measure_stores(name, stores, floors, plan)
-            for each in (*stores.values(), *floors.values()):
-                each.close()
+            for size in plan.sizes:
+                stores[size].close()
+                floors[size].close()
     return {"rows": rows, "sizes": sizes, "slopes": _slopes(rows, plan)}
 
 

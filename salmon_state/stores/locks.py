@@ -7,28 +7,31 @@ import fcntl
 import hashlib
 import os
 import struct
+import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from salmon_state.conversation import ThreadLocks, busy
-from salmon_state.storage import Sender
+from salmon_state.errors import ConfigurationError, StorageUnavailable, busy
+from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.keys import Sender
 from salmon_state.stores.files import create_private_file
+from salmon_state.thread_locks import ThreadLocks
 
 __all__ = ["FileLocks"]
 
 _LONGEST_PAUSE = 0.01
 
-# Locks of an open file (Linux, macOS) end with it and not, as POSIX's do, with any descriptor of
-# the file that the process happens to close. `man 2 fcntl_locking`; struct flock: type, whence,
-# start, length, pid.
-_SET_LOCK: int = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
+# Locks of an open file description end with it and not, as POSIX's do, with any descriptor of the
+# file that the process happens to close. They and the layout of struct flock (type, whence, start,
+# length, pid) are Linux's: `man 2 F_OFD_SETLK`. Elsewhere a wrong layout would lock another byte.
+_AVAILABLE = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+_SET_LOCK: int = getattr(fcntl, "F_OFD_SETLK", -1)
 _FLOCK = "hhqqi"
 
 
-class FileLocks:
+class FileLocks(Forkable):
     """Locks senders against the other processes of this machine.
 
     Each sender has one byte, far behind the end of one empty file, at an offset made of 62 bits of
@@ -40,23 +43,30 @@ class FileLocks:
 
     Args:
         path: The file; created, for its owner only, when it is needed.
+
+    Raises:
+        ConfigurationError: This is not Linux, which alone has locks of the kind.
     """
 
     def __init__(self, path: Path) -> None:
+        if not _AVAILABLE:
+            raise ConfigurationError(
+                f"cannot lock senders in {str(path)!r}: that needs Linux's locks of open files "
+                f"(F_OFD_SETLK), which {sys.platform} has not; keep the states in a database "
+                "server, or for development in memory"
+            )
         self._path = path
-        self._start_empty()
-        _all.add(self)
-
-    def _start_empty(self) -> None:
         self._threads = ThreadLocks()
         self._opening = threading.Lock()
         self._file = _File()
+        _watch.add(self)
 
     def acquire(self, sender: Sender, timeout: float) -> Callable[[], None]:
         """Waits for a sender's lock and returns what gives it back.
 
         Raises:
             ConversationBusy: It was not won within `timeout` seconds; 0 does not wait.
+            StorageUnavailable: `close` was called meanwhile.
             OSError: The file cannot be opened or locked.
         """
         deadline = time.monotonic() + timeout
@@ -64,7 +74,7 @@ class FileLocks:
         try:
             file = self._open()
             offset = _offset(sender)
-            self._wait(file.descriptor, offset, deadline, timeout)
+            self._wait(file, offset, deadline, timeout)
         except BaseException:
             release()
             raise
@@ -79,11 +89,14 @@ class FileLocks:
 
         return give_back
 
-    def _wait(self, descriptor: int, offset: int, deadline: float, timeout: float) -> None:
+    def _wait(self, file: _File, offset: int, deadline: float, timeout: float) -> None:
         pause = 0.0005
         while True:
             try:
-                return _lock(descriptor, fcntl.F_WRLCK, offset)
+                with self._opening:
+                    if file.descriptor < 0:
+                        raise StorageUnavailable(f"{self._path} was closed meanwhile")
+                    return _lock(file.descriptor, fcntl.F_WRLCK, offset)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise
@@ -105,10 +118,16 @@ class FileLocks:
         with self._opening:
             self._file.close()
 
-    def after_fork(self) -> None:
-        """Begins anew in a forked child: the open file, and so its locks, are the parent's."""
-        self._file.close()
-        self._start_empty()
+    def before_fork(self) -> None:
+        """Waits until no thread is opening the file: the child could not close what it gets."""
+        self._opening.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        """Begins anew in the child: the open file, and so its locks, are the parent's."""
+        if child:
+            self._file.close()
+            self._file = _File()
+        self._opening.release()
 
 
 class _File:
@@ -132,10 +151,4 @@ def _offset(sender: Sender) -> int:
     return int.from_bytes(digest[:8], "big") >> 2
 
 
-def _forked() -> None:
-    for locks in list(_all):
-        locks.after_fork()
-
-
-_all: weakref.WeakSet[FileLocks] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_forked)
+_watch = ForkWatch()

@@ -93,6 +93,7 @@ def _prepare_database(path: Path, timeout: float) -> None:
             raise _ambiguous(path, [str(path), *map(names_of, old)])
         if _legacy_rows(new):
             _convert_in_place(path, new)
+        new.index_senders()  # afterwards: the backup of a conversion is what Salmon left
 
 
 # ---------------------------------------------------------------- conversion
@@ -112,6 +113,7 @@ def _convert(path: Path, old: OldShelf, timeout: float) -> None:
         with closing(ShelfFile(temporary, timeout, journal="DELETE")) as new, new.transaction():
             new.create()
             _adopt(path, read_old_shelf(path, old), new)
+            new.index_senders()
             new.plan_moves(moves)
             converted = len(new)
         for suffix in _OF_SQLITE:  # left of another database, they would spoil this one

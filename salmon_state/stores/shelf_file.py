@@ -37,6 +37,26 @@ _PAGE = (
 )
 _PAGE_BYTES = 1 << 20
 
+# What follows the module in a key, cut off at 512 bytes: the index by which a sender is found. It
+# has functions of every SQLite only, so that whoever writes, such as dbm.sqlite3, maintains it.
+#
+# In ['module', 'sender'] the first "', " behind the opening quote ends the module, unless a
+# backslash before it says that the quote belongs to the module. Whatever SQL cannot cut at a glance
+# (that, a module in double quotes, one of more than 509 bytes, and what is no key at all) is under
+# the empty blob, where everybody who looks for a sender looks as well. X'5B27' is [', X'272C20' is
+# ', with a space behind it, and X'5C' is the backslash.
+_MODULE_END = "instr(substr(key, 3, 512), X'272C20')"
+_INDEXED = (
+    "CASE WHEN substr(key, 1, 2) = X'5B27' "
+    f"AND {_MODULE_END} > 0 AND instr(substr(key, 3, {_MODULE_END}), X'5C') = 0 "
+    f"THEN substr(key, {_MODULE_END} + 5, 512) ELSE X'' END"
+)
+_CREATE_INDEX = f"CREATE INDEX IF NOT EXISTS Senders ON Dict ({_INDEXED})"
+_OF_SENDER = (
+    f"SELECT key, value FROM Dict WHERE {_INDEXED} IN (substr(?1, 1, 512), X'') "  # noqa: S608
+    "AND substr(key, -length(?2)) = ?2"
+)
+
 _PROTOCOL = 4  # fixed, so that an older Python reads what a newer one wrote
 
 # A pickled str as protocols 1 to 5 write it: [PROTO] [FRAME] BINUNICODE with its length, the
@@ -162,15 +182,18 @@ class ShelfFile(MutableMapping[bytes, bytes]):
             yield from rows
             after = rows[-1][0]
 
-    def rows_ending(self, suffix: bytes) -> list[tuple[bytes, bytes]]:
-        """Returns the entries whose keys end with some bytes, all of one moment; reads them all."""
-        return self._execute(
-            "SELECT key, value FROM Dict WHERE substr(key, ?) = ?", -len(suffix), suffix
-        ).fetchall()
+    def rows_of(self, sender: str | None) -> list[tuple[bytes, bytes]]:
+        """Returns the entries of a sender, all of one moment; maybe others whose keys end alike."""
+        end = f"{sender!a}]".encode("ascii")
+        return self._execute(_OF_SENDER, end, b", " + end).fetchall()
 
     def create(self) -> None:
         """Creates the table unless it is there."""
         self._execute(_CREATE)
+
+    def index_senders(self) -> None:
+        """Creates the index of senders unless it is there; a second for a million entries."""
+        self._execute(_CREATE_INDEX)
 
     def plan_moves(self, moves: dict[bytes, bytes]) -> None:
         """Notes, with the current transaction, which files are yet to be renamed into what."""

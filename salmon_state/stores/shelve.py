@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.registry import path_of
 from salmon_state.storage import (
     Change,
@@ -27,7 +28,6 @@ from salmon_state.storage import (
     to_microseconds,
 )
 from salmon_state.stores.files import OWNER_ONLY, create_private_file, resolve_path
-from salmon_state.stores.fork import Forkable, constructing
 from salmon_state.stores.locks import FileLocks
 from salmon_state.stores.shelf_conversion import damaged, prepare_shelf
 from salmon_state.stores.shelf_file import ShelfFile, StringShelf, unpickle_string
@@ -47,16 +47,17 @@ class ShelveStorage(StateStorage, Forkable):
     are kept beside it as ``<path>.salmon-backup``, and a warning in the log says so. A shelf that
     this Python cannot read, or that has a damaged entry, is refused and left as it was.
 
-    The file is what ``shelve.open`` of Python 3.13 makes (``dbm.sqlite3``), on every Python. What
-    a method wrote when it returns survives SIGKILL and power loss; a write cut short has not
-    happened. All files (``<path>``, ``-wal``, ``-shm``, ``.lock``, ``.conversations``) are their
-    owner's only. While the store is open, nobody may remove or replace the file: every method then
-    raises `StorageUnavailable` until the file is back or the process starts anew.
+    The file is what ``shelve.open`` of Python 3.13 makes (``dbm.sqlite3``), on every Python. It has
+    an index of senders as well, which SQLite itself keeps up to date, whoever writes. What a method
+    wrote when it returns survives SIGKILL and power loss; a write cut short has not happened. All
+    files (``<path>``, ``-wal``, ``-shm``, ``.lock``, ``.conversations``) are their owner's only.
+    While the store is open, nobody may remove or replace the file: every method then raises
+    `StorageUnavailable` until the file is back or the process starts anew.
 
-    `get` and `set` look their entry up in an index. `records`, `rename` and `purge` read the whole
-    shelf, in pages; `set_all` and entering a conversation read its keys, 5 ms at 100,000 entries,
-    because a shelf has no index of senders. `rename` and `purge` happen wholly or not at all, and
-    block other writers meanwhile: 1 s for 100,000 entries.
+    `get`, `set`, `set_all` and entering a conversation look their entries up in an index; so do
+    `records`, `rename` and `purge` of a module, and `records` of a sender. Otherwise these three
+    read the whole shelf, in pages. `rename` and `purge` happen wholly or not at all, and block
+    other writers meanwhile: 1 s for 100,000 entries.
 
     Args:
         path: The file; relative to the working directory of this moment.
@@ -81,12 +82,13 @@ class ShelveStorage(StateStorage, Forkable):
         # The target of a symbolic link, so that everybody locks and replaces the same file.
         self._path = resolve_path(os.path.realpath(resolve_path(path)))
         self._lock_path = self._path.with_name(f"{self._path.name}.lock")
+        self._senders = FileLocks(self._path.with_name(f"{self._path.name}.conversations"))
         create_private_file(self._lock_path)
         self._using = threading.RLock()
         self._writing = FileLock(self._lock_path, mode=OWNER_ONLY)
-        self._senders = FileLocks(self._path.with_name(f"{self._path.name}.conversations"))
         self._shelf: StringShelf | None = None
-        with constructing:
+        _watch.add(self)
+        with self._using:  # no fork before the file is in order
             try:
                 with self._writing.acquire(self._timeout, poll_interval=_POLL_INTERVAL):
                     prepare_shelf(self._path, self._timeout)
@@ -97,7 +99,6 @@ class ShelveStorage(StateStorage, Forkable):
                 if isinstance(wrapped, StorageUnavailable):
                     raise wrapped from error
                 raise ConfigurationError(str(wrapped)) from error
-            self._watch_forks()
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> ShelveStorage:
@@ -161,11 +162,12 @@ class ShelveStorage(StateStorage, Forkable):
                 raise damaged(self._path, key, error) from None
 
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        ending = f", {sender!a}]".encode("ascii")
-        with self._opened() as shelf:
-            rows = shelf.dict.rows_ending(ending)
-        records = (self._record(key, value) for key, value in rows)
+        records = (self._record(key, value) for key, value in self._rows_of(sender))
         return {record.module: record.state for record in records if record.sender == sender}
+
+    def _rows_of(self, sender: Sender) -> list[tuple[bytes, bytes]]:
+        with self._opened() as shelf:
+            return shelf.dict.rows_of(sender)
 
     def _write(self, changes: Iterable[Change]) -> None:
         with self._exclusive() as shelf:
@@ -178,20 +180,28 @@ class ShelveStorage(StateStorage, Forkable):
                         del shelf[key]
 
     def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        after = None
+        for key, value in self._rows(module) if sender is None else self._rows_of(sender):
+            record = self._record(key, value)
+            if (
+                module in (None, record.module)
+                and sender in (None, record.sender)
+                and state in (None, record.state)
+            ):
+                yield record
+
+    def _rows(self, module: str | None) -> Iterator[tuple[bytes, bytes]]:
+        """Yields the entries of a module, or all: in the order of the keys, a page at a time."""
+        start = None if module is None else f"[{module!a}, ".encode("ascii")
+        after = start
         while True:
             with self._opened() as shelf:  # not while the consumer works on the records
                 rows = shelf.dict.page(after)
             if not rows:
                 return
             for key, value in rows:
-                record = self._record(key, value)
-                if (
-                    module in (None, record.module)
-                    and sender in (None, record.sender)
-                    and state in (None, record.state)
-                ):
-                    yield record
+                if start is not None and not key.startswith(start):
+                    return
+                yield key, value
             after = rows[-1][0]
 
     def _record(self, key: bytes, value: bytes) -> Record:
@@ -246,12 +256,21 @@ class ShelveStorage(StateStorage, Forkable):
         if shelf is not None:
             shelf.close()
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
+        """Closes the file, which is opened again on demand; waits for who is using it.
+
+        SQLite's manual forbids a child to use or to close a connection that it has inherited. That
+        is not enough: while it has one, a new connection of the child to the same file counts on
+        locks that ``fork`` does not pass on. When the parent closes, it takes itself for the last
+        one and removes the write-ahead log under the child, whose committed states are lost with
+        it; the test ``test_bare_sqlite_loses_what_a_child_commits`` shows it.
+        """
         self._using.acquire()
         with suppress(sqlite3.Error):
             self._let_go()
 
-    def _after_fork(self) -> None:
+    def after_fork(self, *, child: bool) -> None:
+        """Lets others use the file again."""
         self._writing = FileLock(self._lock_path, mode=OWNER_ONLY)  # it refuses to be inherited
         self._using.release()
 
@@ -270,6 +289,9 @@ class ShelveStorage(StateStorage, Forkable):
                 f"the shelf {self._path} (dbm.sqlite3) is damaged: {error}; restore a copy of it"
             )
         return super()._wrap(error)
+
+
+_watch = ForkWatch()
 
 
 def _checked_timeout(timeout: float) -> float:

@@ -15,8 +15,13 @@ from tests.delivery.router import mail
 
 ANNA = "anna@example.com"
 EIGHT = ("START", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT")
-NOTHING, CHANGE = {"postgresql": 2, "mariadb": 3}, {"postgresql": 3, "mariadb": 6}
-"""Round trips of a mail that changes nothing, and of one that changes its state."""
+NOTHING, CHANGE, TWO_CHANGES = (
+    {"postgresql": 2, "mariadb": 3},
+    {"postgresql": 3, "mariadb": 4},
+    {"postgresql": 4, "mariadb": 7},
+)
+"""Round trips of a mail that changes nothing, of one that changes its state, and of one that
+changes two states, for which MariaDB needs a transaction of its own."""
 WARM = 10
 """After so many mails the driver has prepared the statements that it wants to prepare."""
 
@@ -90,7 +95,7 @@ def test_what_is_promised_of_postgresql() -> None:
 def test_conversations_without_a_router(
     cost: Cost, kind: str, store: SQLAlchemyStorage, proxy: CountingProxy
 ) -> None:
-    """Two changed states cost one more; giving up costs what changing nothing costs."""
+    """Giving up costs what changing nothing costs."""
 
     def talk(states: int, error: BaseException | None = None) -> int:
         before = proxy.trips
@@ -107,7 +112,7 @@ def test_conversations_without_a_router(
     for _ in range(WARM):
         talk(2)
         talk(0, SystemExit())
-    assert [talk(n) for n in range(3)] == [NOTHING[kind], CHANGE[kind], CHANGE[kind] + 1]
+    assert [talk(n) for n in range(3)] == [NOTHING[kind], CHANGE[kind], TWO_CHANGES[kind]]
     assert talk(3, SystemExit()) == NOTHING[kind]
 
 

@@ -33,3 +33,16 @@ def leave(server: MailServer, person: str) -> None:
     """Unsubscribes."""
     server.send(person, "news-unsubscribe")
     server.wait_for_mail(person, "You have left")
+
+
+def bounce(server: MailServer, person: str) -> None:
+    """Reports that the last post did not reach somebody."""
+    returns_to = str(server.wait_for_mail(person, "hi")["X-Envelope-From"]).strip("<>")
+    report = (
+        "From: mailer-daemon@example.com\r\n"
+        "Content-Type: multipart/report; report-type=delivery-status; boundary=x\r\n\r\n"
+        "--x\r\nContent-Type: message/delivery-status\r\n\r\n"
+        "Reporting-MTA: dns; x\r\n\r\nAction: failed\r\nStatus: 5.1.1\r\n\r\n--x--\r\n"
+    )
+    with server.connection() as connection:
+        connection.sendmail("", [returns_to], report)

@@ -148,9 +148,13 @@ class MailServer:
         if self.receiver == "queue":
             mailbox.Maildir(self.directory / "run" / "queue").add(mail)
             return
-        protocol = smtplib.LMTP if self.receiver == "lmtp" else smtplib.SMTP
-        with protocol("127.0.0.1", self.port, timeout=30) as connection:
+        with self.connection() as connection:
             connection.sendmail(sender, [self.address(to)], mail.as_bytes())
+
+    def connection(self) -> smtplib.SMTP:
+        """Connects to it as a mail server does."""
+        protocol = smtplib.LMTP if self.receiver == "lmtp" else smtplib.SMTP
+        return protocol("127.0.0.1", self.port, timeout=30)
 
     def address(self, to: str) -> str:
         """Returns an address of the lists, whose domain may be left out."""

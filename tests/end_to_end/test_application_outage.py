@@ -11,14 +11,15 @@ import pytest
 from tests.end_to_end.conftest import Serve, States
 from tests.end_to_end.conversation import ask, confirm
 from tests.end_to_end.mail_server import MailServer, wait_until
+from tests.redis_services import RedisServer
 from tests.services import MariaDBServer, PostgreSQLServer
 
 ANNA, BEN, CARL, DORA = (f"{name}@example.com" for name in ("anna", "ben", "carl", "dora"))
-Database = PostgreSQLServer | MariaDBServer
+Database = PostgreSQLServer | MariaDBServer | RedisServer
 UNAVAILABLE = (451, b"4.3.0 State store unavailable, try again later")
 
 
-@pytest.fixture(params=("postgresql", "mariadb"))
+@pytest.fixture(params=("postgresql", "mariadb", "redis_server"))
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """Each kind of database server, which runs again when the test is over."""
     server: Database = request.getfixturevalue(request.param)

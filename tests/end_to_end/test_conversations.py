@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from tests.end_to_end.conftest import Serve, States
-from tests.end_to_end.conversation import ask, confirm, leave, post
+from tests.end_to_end.conversation import ask, bounce, confirm, leave, post
 from tests.end_to_end.mail_server import wait_until
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
@@ -52,8 +52,7 @@ def test_a_mail_with_a_null_sender_is_not_answered(
     receiver: str, serve: Serve, states: States
 ) -> None:
     server = serve(receiver=receiver)
-    protocol = smtplib.LMTP if receiver == "lmtp" else smtplib.SMTP
-    with protocol("127.0.0.1", server.port) as connection:
+    with server.connection() as connection:
         mail = f"From: {ANNA}\r\n\r\nYour mail could not be delivered.\r\n"
         connection.sendmail("", [server.address("news-subscribe")], mail)
     assert (server.mail_to(ANNA), states()) == ([], {})
@@ -124,15 +123,7 @@ def test_an_address_whose_mail_bounces_is_suspended(serve: Serve, states: States
     server = serve()
     confirm(server, ANNA, ask(server, ANNA))
     post(server, ANNA, "hello", ANNA)
-    bounces_to = str(server.wait_for_mail(ANNA, "hi")["X-Envelope-From"]).strip("<>")
-    report = (
-        "From: mailer-daemon@example.com\r\n"
-        "Content-Type: multipart/report; report-type=delivery-status; boundary=x\r\n\r\n"
-        "--x\r\nContent-Type: message/delivery-status\r\n\r\n"
-        "Reporting-MTA: dns; x\r\n\r\nAction: failed\r\nStatus: 5.1.1\r\n\r\n--x--\r\n"
-    )
-    with smtplib.SMTP("127.0.0.1", server.port) as connection:
-        connection.sendmail("", [bounces_to], report)
+    bounce(server, ANNA)
     with pytest.raises(smtplib.SMTPDataError, match="bounced"):
         server.send(ANNA, "news")
     assert states() == {ANNA: "SUSPENDED"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from salmon_state import (
     open_storage,
 )
 from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
-from salmon_state.testing.endings import elsewhere
+from salmon_state.testing.endings import elsewhere, refused
 from salmon_state.testing.mails import can_enter
 from salmon_state.testing.suite import OpenStore, contents
 from salmon_state.testing.threads import run_together
@@ -134,6 +135,59 @@ def test_the_database_holds_the_lock_by_its_digest(served: Place) -> None:
                 with pytest.raises(ConversationBusy):
                     elsewhere(_enter, store, evil)
         assert contents(store) == {(evil, evil): evil}
+
+
+def test_a_connection_that_ends_while_the_commit_is_awaited(served: Place) -> None:
+    """A single change is its own commit on MariaDB: nobody knows whether it happened."""
+    with SQLAlchemyStorage(served.url) as store, served.administrator() as cursor:
+        store.set("app", ANNA, "BEFORE")
+        conversation = store.conversation(ANNA)
+        conversation.__enter__()
+        store.set("app", ANNA, "AFTER")
+        cursor.execute("BEGIN")
+        cursor.execute("UPDATE salmon_state SET state = 'BEFORE', updated_at = 1")
+        killer = threading.Thread(target=_kill_who_waits, args=(served,))
+        killer.start()
+        with pytest.raises(StorageUnavailable) as caught:
+            conversation.__exit__(None, None, None)
+        killer.join()
+        cursor.execute("COMMIT")
+        assert ("not confirmed" in caught.value.detail) == (served.kind == "mariadb")
+        assert store.get("app", ANNA) == "BEFORE"
+        with store.conversation(ANNA, timeout=5):
+            store.set("app", ANNA, "AGAIN")
+        assert contents(store) == {("app", ANNA): "AGAIN"}
+
+
+def _kill_who_waits(place: Place) -> None:
+    """Ends the connection whose statement waits for a row."""
+    if place.kind == "postgresql":
+        who = "SELECT pid FROM pg_locks WHERE NOT granted"
+    else:
+        who = (
+            "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx "
+            "WHERE trx_state = 'LOCK WAIT'"
+        )
+    eventually(lambda: bool(place.rows(who)))
+    number = place.rows(who)[0][0]
+    kill = "SELECT pg_terminate_backend({})" if place.kind == "postgresql" else "KILL {}"
+    place.run(kill.format(number))
+
+
+def test_a_row_that_is_locked_while_the_commit_is_awaited(served: Place) -> None:
+    """The database refuses in time; nothing has happened, and nothing happens later."""
+    with (
+        SQLAlchemyStorage(served.url, timeout=1.0) as store,
+        served.administrator() as cursor,
+    ):
+        store.set("app", ANNA, "BEFORE")
+        with refused(store, ANNA, StorageUnavailable):
+            store.set("app", ANNA, "AFTER")
+            cursor.execute("BEGIN")
+            cursor.execute("UPDATE salmon_state SET updated_at = 1")
+        cursor.execute("COMMIT")
+        with store.conversation(ANNA, timeout=5):
+            assert store.get("app", ANNA) == "BEFORE"
 
 
 def _enter(store: SQLAlchemyStorage, sender: str) -> None:

@@ -6,14 +6,21 @@ import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from salmon_state import ConversationBusy
+from salmon_state import (
+    ConfigurationError,
+    ConversationBusy,
+    ShelveStorage,
+    StorageUnavailable,
+)
 from salmon_state.stores import locks as locks_module
 from salmon_state.stores.locks import FileLocks
 from salmon_state.testing.endings import elsewhere
@@ -235,3 +242,38 @@ def test_threads_and_instances_together(locks: FileLocks, path: Path) -> None:
     run_together([partial(work, which) for which in (locks, same) * 2])
     same.close()
     assert (len(most), max(most)) == (160, 1)
+
+
+def test_closing_while_another_thread_waits(
+    locks: FileLocks, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = FileLocks(path)
+    release = same.acquire(ANNA, 0)
+    waiting, closed = threading.Event(), threading.Event()
+
+    def sleep(seconds: float) -> None:
+        waiting.set()
+        assert closed.wait(HANG)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with ThreadPoolExecutor(1) as another:
+        attempt = another.submit(locks.acquire, ANNA, HANG)
+        assert waiting.wait(HANG)
+        locks.close()
+        release()
+        closed.set()
+        with pytest.raises(StorageUnavailable) as caught:
+            attempt.result()
+    assert "closed" in caught.value.detail
+    same.close()
+
+
+def test_a_system_without_such_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What POSIX has instead would be dropped with any descriptor of the file that is closed."""
+    monkeypatch.setattr(locks_module, "_AVAILABLE", False)
+    with pytest.raises(ConfigurationError, match="Linux") as caught:
+        FileLocks(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ConfigurationError, match="Linux"):
+        ShelveStorage(path.with_name("states"))
+    assert os.listdir(path.parent) == []

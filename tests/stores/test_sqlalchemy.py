@@ -48,6 +48,22 @@ def anywhere(
 class TestSQLAlchemyStorage(
     ContractSuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
 ):
+    runs = 30
+
+    @pytest.fixture
+    def open_store(self, anywhere: OpenStore) -> OpenStore:
+        return anywhere
+
+
+@pytest.mark.stress
+class TestSQLAlchemyStorageForLong(ModelSuite, ThreadSuite, DurableSuite, SharedSuite):
+    runs = 200
+    sets = 500
+    reopening_runs = 100
+    kills = 50
+    writes = 1000
+    kills_beside_others = 20
+
     @pytest.fixture
     def open_store(self, anywhere: OpenStore) -> OpenStore:
         return anywhere
@@ -71,7 +87,7 @@ class TestHostileKeys(HostileKeySuite):
 
     @pytest.fixture
     def store(self, kept: SQLAlchemyStorage) -> SQLAlchemyStorage:
-        kept._in_batches({}, remove=True)  # to truncate a table takes longer
+        kept._sweeps.change({}, remove=True)  # to truncate a table takes longer
         return kept
 
 

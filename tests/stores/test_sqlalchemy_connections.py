@@ -247,6 +247,10 @@ def test_an_applications_own_engine(place: Place) -> None:
         assert store.compare_and_set("app", "a@x", "POSTING", "LATER")
         assert store.set_all("a@x", "LAST") == 1
         assert [record.state for record in store] == ["LAST"]
+        with store.conversation("a@x"):
+            store.set("app", "a@x", "TALKED")
+        assert place.rows("SELECT state FROM salmon_state") == [("TALKED",)]
+        store.set("app", "a@x", "LAST")
         with engine.connect() as connection:  # the application's transactions are as before
             assert connection.get_isolation_level() != "AUTOCOMMIT"
             connection.execute(sa.text("DELETE FROM salmon_state"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import string
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -58,7 +60,19 @@ def test_damaged_states_are_errors(damaged: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged", ["", "x", "zlib:", "zlib:!!!!", "zlib:AAAA", "['a']", "['a', 1]", "[1, 'a']"]
+    "damaged",
+    [
+        *("", "x", "zlib:", "zlib:!!!!", "zlib:AAAA", "['a']", "['a', 1]", "[1, 'a']"),
+        *("zlib+json:", "zlib+json:!!!!", "zlib+json:AAAA"),
+        *(
+            "zlib+json:" + base64.b64encode(zlib.compress(text.encode())).decode()
+            for text in (
+                *("", "7", '"ab"', "{}", '["a"]', '["a", 1]', '[1, "a"]', '["a", "b", "c"]'),
+                *('["a","b"]', r'["\u0041", "b"]', "[" * 100_000),
+            )
+        ),
+        "zlib:" + base64.b64encode(zlib.compress(b"['a', 1]")).decode(),
+    ],
 )
 def test_damaged_keys_are_errors(damaged: str) -> None:
     with pytest.raises(StorageError, match="damaged key"):
@@ -156,4 +170,58 @@ def test_anything_comes_back(
 
 def test_the_readable_key_ends_where_databases_have_limits() -> None:
     assert schema.encode_key("app", "x" * 9_000).startswith("['app'")
-    assert schema.encode_key("app", "x" * 11_000).startswith("zlib:")
+    assert schema.encode_key("app", "x" * 11_000).startswith("zlib+json:")
+
+
+@given(TEXT, TEXT)
+@settings(max_examples=100)
+def test_long_keys_come_back(module: str, sender: str) -> None:
+    long = sender + "x" * 10_000
+    for pair in [(module, long), (long, module), (long, None)]:
+        stored = encode_key(*pair)
+        assert stored.startswith("zlib+json:")
+        assert stored.isascii()
+        assert decode_key(stored) == pair
+
+
+def test_long_keys_of_earlier_versions_are_read() -> None:
+    sender = "é\0'\udcff" * 10_000
+    packed = zlib.compress(ascii_key("app", sender).encode())
+    assert decode_key("zlib:" + base64.b64encode(packed).decode()) == ("app", sender)
+
+
+def _random_unicode(size: int) -> str:
+    """Returns what takes so many bytes of UTF-8, and cannot be compressed."""
+    points = random.Random(7).choices(range(0x10000, 0x110000), k=size // 4)
+    return "".join(map(chr, points))
+
+
+INCOMPRESSIBLE: dict[str, Callable[[], str]] = {
+    "latin": lambda: random.Random(7).randbytes(SIZE).decode("latin-1"),
+    "bytes": lambda: random.Random(7).randbytes(SIZE).decode("ascii", "surrogateescape"),
+    "utf-8 and bytes": lambda: random.Random(7).randbytes(SIZE).decode("utf-8", "surrogateescape"),
+    "utf-8": lambda: _random_unicode(SIZE),
+}
+"""What 5 MB of a mail may become, whichever way they are decoded."""
+
+
+@pytest.mark.parametrize("name", INCOMPRESSIBLE)
+def test_what_cannot_be_compressed_fits_into_a_statement(name: str) -> None:
+    sender = INCOMPRESSIBLE[name]()
+    stored = encode_key("app", sender)
+    assert len(stored) < 10 * 2**20
+    assert decode_key(stored) == ("app", sender)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.stress] * (name != "bytes")) for name in INCOMPRESSIBLE],
+)
+def test_what_cannot_be_compressed_is_stored(served_store: SQLAlchemyStorage, name: str) -> None:
+    sender = INCOMPRESSIBLE[name]()
+    served_store.set("app", sender, "ONE")
+    with served_store.conversation(sender):
+        assert served_store.get("app", sender) == "ONE"
+        served_store.set("app", sender, "TWO")
+    [record] = served_store.records(sender=sender)
+    assert (record.sender == sender, record.state) == (True, "TWO")

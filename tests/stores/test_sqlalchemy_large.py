@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import resource
+import time
 import tracemalloc
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from salmon_state import SQLAlchemyStorage
+from salmon_state import ConversationBusy, SQLAlchemyStorage
 from salmon_state.storage import Change
+from salmon_state.testing.suite import contents
 from tests.services import PASSWORD
-from tests.stores.sqlalchemy_places import Place
+from tests.stores.sqlalchemy_places import HANG, Place
 
 ROWS = 100_000
 CHUNK = 20_000
 MEMORY = 24 * 2**20
 """In bytes; all records at once would take more than this even in the smaller test."""
+
+SOON = 10.0
+"""In seconds: far more than is needed, and less than the stores' timeout where it is compared."""
 
 
 def fill(store: SQLAlchemyStorage, rows: int) -> None:
@@ -81,19 +87,53 @@ def test_a_million_conversations(place: Place, store: SQLAlchemyStorage) -> None
 def batches(store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each transaction changed."""
     sizes: list[int] = []
-    change = store._change
+    change = store._connections.change
 
     def counted(sql: str, parameters: tuple[Any, ...]) -> int:
         count = change(sql, parameters)
         sizes.append(count)
         return count
 
-    monkeypatch.setattr(store, "_change", counted)
+    monkeypatch.setattr(store._connections, "change", counted)
     return sizes
+
+
+def test_records_of_long_senders(store: SQLAlchemyStorage) -> None:
+    """A page of them would be gigabytes: they are read one at a time."""
+    length, rows = 2**18, 60
+    senders = [random.Random(number).randbytes(length).decode("latin-1") for number in range(rows)]
+    for number, sender in enumerate(senders):
+        store.set("app", sender, f"S{number}")
+    assert rows * length > 2 * (MEMORY // 4)
+    expected = {f"S{number}": hash(sender) for number, sender in enumerate(senders)}
+    del senders
+    tracemalloc.start()
+    try:
+        found = {record.state: hash(record.sender) for record in store.records()}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == expected
+    assert peak < MEMORY // 4
+
+
+def test_a_long_sender_that_is_removed_meanwhile(store: SQLAlchemyStorage) -> None:
+    senders = [random.Random(number).randbytes(20_000).decode("latin-1") for number in range(3)]
+    for sender in senders:
+        store.set("app", sender, "POSTING")
+    records = store.records()
+    first = next(records).sender
+    for sender in senders:
+        store.set("app", sender, "START")
+    assert first in senders
+    assert list(records) == []
 
 
 def test_batches_are_bounded(store: SQLAlchemyStorage, batches: list[int]) -> None:
     fill(store, CHUNK)
+    assert store.rename("app", "NOWHERE", "RENAMED") == 0
+    assert batches == [0] * (CHUNK // 5_000)  # however few match, so many rows are gone through
+    batches.clear()
     assert store.rename("app", "S1", "RENAMED") == sum(batches)
     assert store.purge(older_than=timedelta(days=1)) == CHUNK
     assert len(batches) > 4
@@ -139,12 +179,46 @@ def test_clear_of_a_user_who_may_not_truncate(served: Place) -> None:
         assert store.get("app", "a@x") == "POSTING"
 
 
-def test_clear_while_somebody_reads(served: Place, served_store: SQLAlchemyStorage) -> None:
+def test_clear_while_somebody_reads(served: Place) -> None:
     """A reader whose transaction is open keeps the table from being emptied in one go."""
-    fill(served_store, CHUNK)
-    with served.administrator() as cursor:
-        cursor.execute("BEGIN")
-        cursor.execute("SELECT count(*) FROM salmon_state")
-        served_store.clear()
-        assert len(served_store) == 0
-        cursor.execute("ROLLBACK")
+    with SQLAlchemyStorage(served.url, timeout=HANG) as store:
+        fill(store, CHUNK)
+        with served.administrator() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT count(*) FROM salmon_state")
+            started = time.monotonic()
+            store.clear()
+            assert time.monotonic() - started < SOON
+            assert len(store) == 0
+            cursor.execute("ROLLBACK")
+        store.set("app", "a@x", "POSTING")
+        store.clear()
+        assert len(store) == 0
+
+
+def test_clear_beside_open_conversations(served: Place) -> None:
+    """Inside one and beside another, which has read the states of others as well."""
+    with (
+        SQLAlchemyStorage(served.url, timeout=HANG) as store,
+        SQLAlchemyStorage(served.url, timeout=HANG) as other,
+    ):
+        for sender in ("a@x", "b@x"):
+            store.set("app", sender, "POSTING")
+        lost = other.conversation("a@x")
+        lost.__enter__()
+        assert other.get("app", "a@x") == "POSTING"
+        other.set("app", "a@x", "LOST")
+        with store.conversation("b@x") as conversation:
+            assert conversation.connection is not None
+            assert store.get("app", "a@x") == "POSTING"
+            started = time.monotonic()
+            store.clear()
+            assert time.monotonic() - started < SOON
+            store.set("app", "b@x", "AGAIN")
+        with pytest.raises(ConversationBusy):  # it went by a state that is gone
+            lost.__exit__(None, None, None)
+        assert contents(store) == {("app", "b@x"): "AGAIN"}
+        for each in (store, other):
+            with each.conversation("a@x", timeout=0):
+                each.set("app", "a@x", each.get("app", "a@x") + "ED")
+        assert store.get("app", "a@x") == "STARTEDED"

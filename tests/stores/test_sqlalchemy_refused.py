@@ -155,12 +155,30 @@ def test_a_right_that_is_taken_away_later(served: Place, caplog: pytest.LogCaptu
         "postgresql+asyncpg://me:hunter2@db/states",
         "postgresql+nosuchdriver://me:hunter2@db/states",
         "sqlite+aiosqlite:////tmp/states.db?password=hunter2",
+        "sqlite+pysqlcipher://:hunter2@//tmp/states.db",
         "",
     ],
 )
 def test_urls_that_cannot_work(url: str, caplog: pytest.LogCaptureFixture) -> None:
     with refusal(caplog, ConfigurationError, "hunter2"):
         SQLAlchemyStorage(url)
+
+
+@pytest.mark.parametrize(
+    ("driver", "known"),
+    [
+        ("postgresql+psycopg2", "use postgresql+psycopg,"),
+        ("mysql+mysqlconnector", "use mysql+pymysql or mysql+mysqldb,"),
+    ],
+)
+def test_drivers_that_may_wait_for_ever(
+    driver: str, known: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which is found out before they connect; here they are not even installed."""
+    url = f"{driver}://me:hunter2@db/states"
+    with refusal(caplog, ConfigurationError, "hunter2") as message:
+        SQLAlchemyStorage(url)
+    assert known in message[0]
 
 
 def test_options_that_the_driver_does_not_know(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -58,6 +59,26 @@ def test_other_calls(near: SQLAlchemyStorage, proxy: CountingProxy) -> None:
     # Begin, change, commit: they must not happen twice.
     assert trips(proxy, lambda: near.set_all("a@x", "POSTING")) == 3
     assert trips(proxy, lambda: near.compare_and_set("app", "a@x", "POSTING", "POSTING")) == 3
+
+
+def test_a_conversation(served: Place, near: SQLAlchemyStorage, proxy: CountingProxy) -> None:
+    """Lock, snapshot, what changed, and unlocking; on PostgreSQL the transaction is the lock."""
+    postgresql = served.kind == "postgresql"
+    steps = itertools.count()
+
+    def talk(*modules: str, connect: bool = False) -> None:
+        with near.conversation("a@x") as conversation:
+            if connect:
+                assert conversation.connection is not None
+            for module in modules:
+                near.set(module, "a@x", f"S{next(steps)}")
+
+    assert trips(proxy, talk) == (2 if postgresql else 3)
+    assert trips(proxy, lambda: talk("app")) == (3 if postgresql else 4)
+    assert trips(proxy, lambda: talk("app", "other")) == (4 if postgresql else 7)
+    # Whoever takes part has a transaction, with a savepoint.
+    taking_part = trips(proxy, lambda: talk("app", connect=True))
+    assert taking_part == (4 if postgresql else 8)
 
 
 def test_one_connection_is_used_again_and_again(

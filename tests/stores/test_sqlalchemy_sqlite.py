@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import ConfigurationError, SQLAlchemyStorage, StorageError, StorageUnavailable
+from salmon_state.testing.endings import elsewhere
+from salmon_state.testing.mails import can_enter
 from tests.stores.sqlalchemy_places import HANG
 from tests.stores.sqlalchemy_workers import CONTEXT, processes, set_without_end
 
@@ -140,6 +142,64 @@ def test_any_file_name(tmp_path: Path, name: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [name]
     with SQLAlchemyStorage(url) as store:
         assert store.get("app", "a@x") == "POSTING"
+
+
+def linked(path: Path) -> Path:
+    """Another way to a file that does not exist yet: its directory and its name are links."""
+    there, here = path.parent / "there", path.parent / "here"
+    there.mkdir()
+    here.symlink_to(there)
+    (there / path.name).touch()
+    (there / "link.db").symlink_to(path.name)
+    return here / "link.db"
+
+
+ENGINES: dict[str, Callable[[Path], sa.Engine]] = {
+    "url": lambda path: sa.create_engine(f"sqlite:///{path}"),
+    "uri": lambda path: sa.create_engine(f"sqlite:///file:{path}?uri=true"),
+    "creator": lambda path: sa.create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(path, check_same_thread=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_symbolic_link_leads_to_the_same_locks(path: Path, name: str) -> None:
+    link = linked(path)
+    real = link.resolve()
+    assert link != real
+    engine = ENGINES[name](link)
+    with (
+        SQLAlchemyStorage(f"sqlite:///{real}") as one,
+        SQLAlchemyStorage(f"sqlite:///{link}") as two,
+        SQLAlchemyStorage(engine) as three,
+    ):
+        stores = (one, two, three)
+        for holder in stores:
+            with holder.conversation("a@x"):
+                holder.set("app", "a@x", "POSTING")
+                assert {tuple(elsewhere(can_enter, each, ["a@x"])) for each in stores} == {(False,)}
+            assert {each.get("app", "a@x") for each in stores} == {"POSTING"}
+        assert len(list(path.parent.rglob("*.conversations"))) == 1
+    engine.dispose()
+
+
+def test_an_attached_database_has_its_own_locks(path: Path) -> None:
+    """An application keeps the states beside its own tables, in a file of their own."""
+    engine = sa.create_engine(f"sqlite:///{path.parent}/application.db")
+
+    @sa.event.listens_for(engine, "connect")
+    def attach(driver: Any, _record: object) -> None:
+        driver.execute("ATTACH ? AS states", (str(path),))
+
+    with (
+        SQLAlchemyStorage(engine, schema="states") as attached,
+        SQLAlchemyStorage(f"sqlite:///{path}") as store,
+        attached.conversation("a@x"),
+    ):
+        attached.set("app", "a@x", "POSTING")
+        assert elsewhere(can_enter, store, ["a@x"]) == [False]
+    engine.dispose()
 
 
 @pytest.mark.parametrize("replaced", [False, True])

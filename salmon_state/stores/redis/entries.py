@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from salmon.routing import ROUTE_FIRST_STATE
@@ -22,7 +21,21 @@ from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.storage import Record, Sender, from_microseconds, parse_key
 from salmon_state.stores.encoding import decode_state, encode_state
 
-__all__ = ["SENDER", "Entry", "Keys", "encode_field", "encode_sender", "encode_value"]
+__all__ = [
+    "SENDER",
+    "Entry",
+    "Keys",
+    "damaged",
+    "decode_records",
+    "decode_states",
+    "decode_value",
+    "encode_field",
+    "encode_sender",
+    "encode_value",
+    "entries",
+    "is_lease",
+    "lease_of",
+]
 
 SENDER = b"sender"
 """The field that holds the sender."""
@@ -53,7 +66,7 @@ class Keys:
 
     def of(self, sender: Sender) -> bytes:
         """Returns the key of a sender's hash."""
-        return self.of_text(ascii(sender).encode())
+        return self.of_text(encode_sender(sender))
 
     def of_text(self, text: bytes) -> bytes:
         """Returns the key of the hash whose field ``sender`` has this text."""
@@ -80,16 +93,9 @@ def encode_sender(sender: Sender) -> bytes:
     return ascii(sender).encode()
 
 
-@lru_cache(maxsize=256)
-def _encode_short_field(module: str) -> bytes:
-    return ascii(module).encode()
-
-
 def encode_field(module: str) -> bytes:
     """Returns the field of a module."""
-    if len(module) > 200:  # made by a key generator from what an attacker wrote: not to be kept
-        return _encode_short_field.__wrapped__(module)
-    return _encode_short_field(module)
+    return ascii(module).encode()
 
 
 def encode_value(state: str, updated_at: int | None) -> bytes:
@@ -102,18 +108,13 @@ def decode_value(raw: Any) -> tuple[int | None, str] | None:
     match = _VALUE.fullmatch(raw)
     if match is None:
         return None
-    text = match[2].decode()
-    if text == ROUTE_FIRST_STATE:
+    try:
+        state = decode_state(match[2].decode())
+    except StorageError:
         return None
-    if "\\" in text:
-        try:
-            state = decode_state(text)
-        except (StorageError, Warning):  # a warning of an escape that Python does not know
-            return None
-        if encode_state(state) != text:  # it would be read and never be found by comparing
-            return None
-        text = state
-    return None if match[1] == b"-" else int(match[1]), text
+    if state == ROUTE_FIRST_STATE:
+        return None
+    return None if match[1] == b"-" else int(match[1]), state
 
 
 class Entry(NamedTuple):

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import secrets
 import threading
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from redis import RedisError
-from redis.exceptions import RedisClusterException
-
-from salmon_state.conversation import Move, ThreadLocks, Transition, UnitOfWork, busy
-from salmon_state.storage import Sender
+from salmon_state.errors import busy
+from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.storage import Move, Sender, Transition, UnitOfWork
 from salmon_state.stores.redis.entries import decode_states
 from salmon_state.stores.redis.scripts import ENTER, EXTEND, RELEASE, Lease, Plan
-from salmon_state.stores.redis.servers import Server
+from salmon_state.stores.redis.servers import UNREACHABLE, Server
+from salmon_state.thread_locks import ThreadLocks
 
 if TYPE_CHECKING:
     from salmon_state.stores.redis.store import RedisStorage
 
-__all__ = ["UNREACHABLE", "Leases", "RedisWork"]
+__all__ = ["Leases", "RedisWork"]
 
 LOG = logging.getLogger("salmon_state")
 
@@ -33,7 +30,7 @@ _SHORTEST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.02
 
 
-class Leases:
+class Leases(Forkable):
     """The leases that the conversations of a store hold now; a thread extends them.
 
     The thread is started with the first lease and ends when there has been none for a while. A
@@ -53,19 +50,20 @@ class Leases:
         self._server = server
         self._milliseconds = b"%d" % max(1, round(lease * 1000))
         self._interval = lease / 3
+        self.threads = ThreadLocks()
         self._start_empty()
-        _all.add(self)
+        _watch.add(self)
 
     def _start_empty(self) -> None:
-        self.threads = ThreadLocks()
         self._held: set[Lease] = set()
         self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def after_fork(self) -> None:
-        """Begins anew in a forked child: the leases and the thread are the parent's."""
-        self._start_empty()
+    def after_fork(self, *, child: bool) -> None:
+        """Begins anew in the child: the leases and the thread are the parent's."""
+        if child:
+            self._start_empty()
 
     def win(self, key: bytes, timeout: float) -> tuple[Lease, Any]:
         """Waits for a sender's lease; returns it and the sender's ``HGETALL``.
@@ -132,10 +130,6 @@ class Leases:
                 LOG.warning("leases were not extended: %s", type(error).__name__)
 
 
-UNREACHABLE = (RedisError, RedisClusterException, OSError)
-"""What redis-py raises; not all of it has one base."""
-
-
 class RedisWork(UnitOfWork):
     """Leases on the senders, and one script that proves them and writes everything.
 
@@ -190,10 +184,4 @@ class RedisWork(UnitOfWork):
             super().close()
 
 
-def _forked() -> None:
-    for leases in list(_all):
-        leases.after_fork()
-
-
-_all: weakref.WeakSet[Leases] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_forked)
+_watch = ForkWatch()

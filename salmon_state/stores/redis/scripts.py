@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from salmon_state.conversation import Move, Transition
-from salmon_state.storage import Change, Sender
+from salmon_state.storage import Change, Move, Sender, Transition
 from salmon_state.stores.encoding import encode_state
 from salmon_state.stores.redis.entries import (
     Keys,
@@ -21,7 +20,23 @@ from salmon_state.stores.redis.entries import (
     lease_of,
 )
 
-__all__ = ["ENTER", "EXTEND", "FORGET", "RELEASE", "WRITE", "Lease", "Operation", "Plan", "Script"]
+__all__ = [
+    "CHANGE",
+    "CHECK",
+    "ENTER",
+    "EXACTLY",
+    "EXTEND",
+    "FORGET",
+    "LEASE_LOST",
+    "OVERTAKEN",
+    "RELEASE",
+    "REMOVE",
+    "WRITE",
+    "Lease",
+    "Operation",
+    "Plan",
+    "Script",
+]
 
 LEASE_LOST = -1
 OVERTAKEN = -2

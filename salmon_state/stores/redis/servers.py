@@ -8,31 +8,34 @@ and answer after ten attempts what a mail server wants to know now.
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from redis import AuthenticationError, BusyLoadingError, ResponseError
+from redis import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisClusterException
 from redis.sentinel import MasterNotFoundError
 
 from salmon_state.errors import StorageUnavailable
+from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.stores.redis.entries import damaged, is_lease
 from salmon_state.stores.redis.scripts import Script
 
-__all__ = ["PAGE", "Command", "Server"]
+__all__ = ["PAGE", "UNREACHABLE", "Command", "Server", "exchange", "is_dead"]
 
 Command = tuple[bytes | int, ...]
 
 PAGE = 500
 """How many keys the server looks at in one step of a scan."""
 
+UNREACHABLE = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises; not all of it has one base."""
+
 _inherited: list[object] = []
 """What a forked child must neither use nor close: it is its parent's."""
 
 
-class Server:
+class Server(Forkable):
     """One Redis server.
 
     Args:
@@ -51,7 +54,7 @@ class Server:
         self._made: Any = given
         self._replicas = replicas
         self._confirm: tuple[Command, ...] = ((b"WAIT", replicas, wait),) if replicas else ()
-        _all.add(self)
+        _watch.add(self)
 
     @property
     def source(self) -> Any:
@@ -60,9 +63,9 @@ class Server:
             self._made = self._connect()
         return self._made
 
-    def after_fork(self) -> None:
-        """Begins anew in a forked child; a given client finds out by itself."""
-        if self._given is None and self._made is not None:
+    def after_fork(self, *, child: bool) -> None:
+        """Begins anew in the child; a given client finds out by itself."""
+        if child and self._given is None and self._made is not None:
             _inherited.append(self._made)
             self._made = None
 
@@ -70,6 +73,9 @@ class Server:
         """Closes the connections, unless they are the application's."""
         if self._given is None and self._made is not None:
             self._made.disconnect()
+            if hasattr(self._made, "sentinel_manager"):  # which has connections of its own
+                for watcher in self._made.sentinel_manager.sentinels:
+                    watcher.close()
 
     # ---------------------------------------------------------------- one key
 
@@ -279,10 +285,4 @@ def is_dead(error: BaseException) -> bool:
     )
 
 
-def _forked() -> None:
-    for server in list(_all):
-        server.after_fork()
-
-
-_all: weakref.WeakSet[Server] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_forked)
+_watch = ForkWatch()

@@ -8,14 +8,22 @@ from typing import Any
 
 from redis.exceptions import ChildDeadlockedError
 
-from salmon_state.conversation import Move, Transition, UnitOfWork, overtaken
 from salmon_state.errors import (
     ConfigurationError,
     ConversationBusy,
     StorageError,
     StorageUnavailable,
+    overtaken,
 )
-from salmon_state.storage import Change, Record, Sender, StateStorage
+from salmon_state.storage import (
+    Change,
+    Move,
+    Record,
+    Sender,
+    StateStorage,
+    Transition,
+    UnitOfWork,
+)
 from salmon_state.stores.redis import opening
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.entries import (
@@ -28,7 +36,7 @@ from salmon_state.stores.redis.entries import (
     encode_sender,
     encode_value,
 )
-from salmon_state.stores.redis.leases import UNREACHABLE, Leases, RedisWork
+from salmon_state.stores.redis.leases import Leases, RedisWork
 from salmon_state.stores.redis.scripts import (
     CHANGE,
     CHECK,
@@ -39,6 +47,7 @@ from salmon_state.stores.redis.scripts import (
     Lease,
     Plan,
 )
+from salmon_state.stores.redis.servers import UNREACHABLE
 from salmon_state.stores.redis.sweeps import Sweeps
 
 __all__ = ["RedisStorage"]
@@ -121,7 +130,7 @@ class RedisStorage(StateStorage):
         self._ttl = options.ttl
         self._keys = Keys(prefix)
         self._server, self._url, self._secrets = opening.open_server(url, client, options)
-        self._client = client  # which would close its connections when nobody has it any more
+        self._client = client  # held because redis.Redis disconnects its pool when it is deleted
         self._clustered = isinstance(self._server, Cluster)
         self._prefix = prefix
         self._lease = lease

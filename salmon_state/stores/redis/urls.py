@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,9 +22,9 @@ from redis.sentinel import (
 
 from salmon_state.errors import ConfigurationError
 
-__all__ = ["SCHEMES", "Target", "parse_target"]
+__all__ = ["Target", "parse_target", "place_of"]
 
-SCHEMES = (
+_SCHEMES = (
     *("redis", "rediss", "unix"),
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
 )
@@ -34,6 +35,7 @@ _OPTIONS = (
     *("password", "protocol", "socket_connect_timeout", "socket_keepalive", "socket_read_size"),
     *("socket_timeout", "username"),
 )
+_TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
 _EXAMPLES = (
     "'redis://host:6379/0', 'unix:///path/to/socket?db=0', "
@@ -69,12 +71,14 @@ def parse_target(url: object, timeout: float) -> Target:
     """
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     scheme = scheme.lower()
-    if not separator or scheme not in SCHEMES:
+    if not separator or scheme not in _SCHEMES:
         raise ConfigurationError(f"the URL of a Redis looks like {_EXAMPLES}")
     address, _, query = rest.partition("?")
     if "#" in rest:
         raise ConfigurationError(f"a {scheme}:// URL has no part after '#': write %23 for it")
     options = _options(scheme, query)
+    if scheme.startswith("rediss"):
+        _secure(options)
     user, address = _split_user(scheme, address)
     name, colon, password = user.partition(":")
     if name:
@@ -125,6 +129,16 @@ def _options(scheme: str, query: str) -> dict[str, Any]:
                 + (", and redis-py's ssl_ ones" if scheme.startswith("rediss") else "")
             )
     return options
+
+
+def _secure(options: dict[str, Any]) -> None:
+    for name in _TLS_FILES:
+        if name in options:
+            options[name] = os.path.abspath(options[name])  # a handler may change the directory
+            if not os.path.exists(options[name]):
+                raise ConfigurationError(f"{name}: there is no {options[name]!r}")
+    if options.get("ssl_cert_reqs") != "none":
+        options.setdefault("ssl_check_hostname", True)  # redis-py does so since version 6
 
 
 # ---------------------------------------------------------------- the kinds

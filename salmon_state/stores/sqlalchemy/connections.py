@@ -1,204 +1,40 @@
-"""Connections to the database: lent to one thread at a time, bounded, and replaced when dead."""
+"""Operations on connections: run, and run again where that is safe and may help."""
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from salmon_state.errors import StorageUnavailable
-from salmon_state.stores.sqlalchemy.databases import Database
+from salmon_state.stores.sqlalchemy.lending import Lease, Lending
 
-__all__ = ["Connections", "Lease"]
+__all__ = ["Connections", "execute", "fetch_all"]
 
 _Result = TypeVar("_Result")
 
 _ATTEMPTS = 10
 """How often a transaction is tried that the database ends in favour of another."""
 
-_BEFORE_FORK = 5.0
-"""How long a fork waits for the connections that other threads use, in seconds."""
 
-_inherited: list[object] = []
-"""Connections that a forked child must neither use nor close: they are its parent's."""
-
-
-class Lease:
-    """One connection: SQLAlchemy's and the driver's below it."""
-
-    __slots__ = ("connection", "driver")
-
-    def __init__(self, connection: sa.Connection) -> None:
-        self.connection = connection
-        self.driver: Any = connection.connection.dbapi_connection
-
-
-class Connections:
-    """Lends the connections of an engine's pool.
-
-    Taking a connection out of SQLAlchemy's pool and putting it back costs 4 µs, twice what SQLite
-    needs to find a row. Connections of an engine that belongs to the store therefore stay checked
-    out, in a stack, between two uses; the pool still makes, replaces and closes them. An
-    application's own engine may have other users: its connections go back after every use.
+class Connections(Lending):
+    """Lends connections, and runs operations on them: again if that is safe and may help.
 
     Args:
-        engine: The store's own engine, or the application's.
-        size: How many connections there are at most.
-        timeout: How long to wait for one of them, in seconds.
-        keep: Whether connections stay checked out between two uses.
+        engine: As for `Lending`.
+        size: As for `Lending`.
+        timeout: As for `Lending`. What failed after more than half of it is not tried again.
+        keep: As for `Lending`.
     """
 
     def __init__(self, engine: sa.Engine, *, size: int, timeout: float, keep: bool) -> None:
-        self._engine = engine
-        self._autocommit = (
-            engine if keep else engine.execution_options(isolation_level="AUTOCOMMIT")
-        )
-        self._database = Database.of(engine.dialect)
-        self._size = size
-        self._timeout = timeout
-        self._keep = keep
-        self._closed = False
+        super().__init__(engine, size=size, timeout=timeout, keep=keep)
         self.driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
-        self._start_empty()
-        _all.add(self)
-
-    def _start_empty(self) -> None:
-        self._idle: list[Lease] = []
-        self._lent = 0  # connections that exist, idle ones included; only with _changed held
-        self._waiting = 0
-        self._connecting = 0
-        self._forking = False
-        self._changed = threading.Condition()
-
-    def before_fork(self) -> None:
-        """Keeps other threads from connecting, and where need be closes what is open.
-
-        A thread that is connecting may hold a lock inside the driver or OpenSSL, which would stay
-        locked for ever in the child; so those that have begun are waited for.
-
-        SQLite forbids a child to use or to close what it inherits, and even that is not enough:
-        as long as the child has it, SQLite counts on locks there that ``fork`` does not pass on,
-        and the parent may remove the write-ahead log under the child
-        (https://www.sqlite.org/howtocorrupt.html, section 2.6).
-        """
-        self._changed.acquire()
-        self._forking = True  # from now on nothing is opened, and what must not be inherited closed
-        if self._database.inheritable:
-            self._changed.wait_for(lambda: self._connecting == 0, _BEFORE_FORK)
-            return
-        self.close_idle()
-        # In vain if one is in the hands of the very thread that forks.
-        self._changed.wait_for(lambda: self._lent == 0, _BEFORE_FORK)
-
-    def after_fork(self, *, child: bool) -> None:
-        """Goes on in the parent; begins anew in the child, leaving alone what is its parent's."""
-        if not child:
-            self._forking = False
-            self._changed.notify_all()
-            self._changed.release()
-            return
-        if self._keep:
-            _inherited.append(self._idle)
-            self._engine.dispose(close=False)
-        self._start_empty()
-
-    # ---------------------------------------------------------------- lending
-
-    def take(self) -> Lease:
-        """Returns a connection that no other thread has.
-
-        Raises:
-            StorageUnavailable: All were in use for the whole timeout.
-        """
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        return self._take_slowly()
-
-    def _take_slowly(self) -> Lease:
-        deadline = time.monotonic() + self._timeout
-        with self._changed:
-            # Announced before looking: whoever gives back afterwards sees it and notifies.
-            self._waiting += 1
-            try:
-                while True:
-                    if self._idle:
-                        return self._idle.pop()
-                    if self._lent < self._size and not self._forking:
-                        self._lent += 1
-                        self._connecting += 1
-                        break
-                    if not self._changed.wait(deadline - time.monotonic()):
-                        raise StorageUnavailable(
-                            f"all {self._size} connections were in use for {self._timeout:g} s: "
-                            "make the store with a larger pool_size"
-                        )
-            finally:
-                self._waiting -= 1
-        try:
-            return Lease(self._autocommit.connect())
-        except BaseException:
-            self._forget()
-            raise
-        finally:
-            with self._changed:
-                self._connecting -= 1
-                self._changed.notify_all()
-
-    def give_back(self, lease: Lease) -> None:
-        """Takes back a connection that is in order."""
-        if not self._keep:
-            lease.connection.close()
-            self._forget()
-            return
-        self._idle.append(lease)
-        # Looked at afterwards, so that none is left behind.
-        if self._closed or (self._forking and not self._database.inheritable):
-            self.close_idle()
-        elif self._waiting:
-            with self._changed:
-                self._changed.notify()
-
-    def discard(self, lease: Lease) -> None:
-        """Takes back a connection that failed, and closes it."""
-        try:
-            lease.connection.invalidate()
-            lease.connection.close()
-        finally:
-            self._forget()
-
-    def _forget(self) -> None:
-        with self._changed:
-            self._lent -= 1
-            self._changed.notify_all()  # those who wait to connect, and those who wait to fork
-
-    def close_idle(self) -> None:
-        """Closes the connections that nobody uses."""
-        while True:
-            try:
-                lease = self._idle.pop()
-            except IndexError:
-                return
-            self.discard(lease)
-
-    def close(self) -> None:
-        """Closes the connections; those of an application's own engine are not touched."""
-        self._closed = True
-        if self._keep:
-            self.close_idle()
-            self._engine.dispose()
-
-    # ---------------------------------------------------------------- running something on one
 
     def run(self, operation: Callable[..., _Result], *arguments: object) -> _Result:
         """Returns ``operation(driver_connection, *arguments)``.
@@ -240,7 +76,7 @@ class Connections:
         try:
             while True:
                 attempt += 1
-                dead = self._is_dead(lease, error)
+                dead = self.is_dead(lease, error)
                 if lease is not None:
                     self.discard(lease)
                     lease = None
@@ -267,6 +103,18 @@ class Connections:
         result: _Result = self.run(self._transact, work)
         return result
 
+    def change(self, sql: str, parameters: tuple[Any, ...]) -> int:
+        """Runs a statement that must not happen twice; returns how many rows it changed."""
+        if not self._database.remote:  # it commits itself, and we know whether it did
+            return self.run(execute, sql, parameters)
+
+        def change(cursor: Any) -> int:
+            cursor.execute(sql, parameters)
+            count: int = cursor.rowcount
+            return count
+
+        return self.transaction(change)
+
     def _transact(self, driver: Any, work: Callable[[Any], _Result]) -> _Result:
         cursor = driver.cursor()
         cursor.execute(self._database.begin)
@@ -280,7 +128,8 @@ class Connections:
         cursor.close()
         return result
 
-    def _is_dead(self, lease: Lease | None, error: BaseException) -> bool:
+    def is_dead(self, lease: Lease | None, error: BaseException) -> bool:
+        """Returns whether an error says that the connection broke, or never came to be."""
         if lease is None and self._keep:
             return False  # it was a new one
         dialect: Any = self._engine.dialect
@@ -308,21 +157,19 @@ class Connections:
         return False
 
 
-def _before_fork() -> None:
-    for connections in list(_all):
-        connections.before_fork()
-        _held.append(connections)
+def fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+    """Returns all rows of a query; an operation for `Connections.run`."""
+    cursor = driver.cursor()
+    cursor.execute(sql, parameters)
+    rows: list[Any] = cursor.fetchall()
+    cursor.close()
+    return rows
 
 
-def _after_fork(*, child: bool) -> None:
-    while _held:
-        _held.pop().after_fork(child=child)
-
-
-_all: weakref.WeakSet[Connections] = weakref.WeakSet()
-_held: list[Connections] = []
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=partial(_after_fork, child=False),
-    after_in_child=partial(_after_fork, child=True),
-)
+def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
+    """Runs a statement and returns how many rows it changed; an operation as well."""
+    cursor = driver.cursor()
+    cursor.execute(sql, parameters)
+    count: int = cursor.rowcount
+    cursor.close()
+    return count

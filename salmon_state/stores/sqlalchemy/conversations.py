@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from salmon_state.conversation import busy
-from salmon_state.storage import Sender
+from salmon_state.errors import busy
+from salmon_state.keys import Sender
+from salmon_state.stores.sqlalchemy.databases import PostgreSQL
 from salmon_state.stores.sqlalchemy.schema import decode_states, sender_digest
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
@@ -64,20 +65,22 @@ class PostgreSQLWork(SQLWork):
 
     The lock belongs to the transaction, so a pooler may give every transaction another server
     connection; and it ends with the connection, which the server closes when the client dies. It
-    needs 1 round trip to begin, 1 to end, and 1 for each changed state.
+    needs 1 round trip to begin (2 if it must wait), 1 to end, and 1 for each changed state.
     """
 
     def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
         self._check_connection()
+        digest = sender_digest(sender)
         if self._lease is None:
             self._take_place()
-            parts = self._parts(sender, timeout, lock=lock)
-            self._lease, results = self._store._connections.hold(self._open, parts, timeout)
+            self._lease, results = self._store._connections.hold(
+                self._open, digest, timeout if lock else None
+            )
             self._in_transaction = bool(results)
         else:
             with self._on_lease() as cursor:
-                results = self._say(cursor, self._parts(sender, timeout, lock=lock))
-        if not results or results[0] == [(False,)]:
+                results = self._say(cursor, self._parts(digest, _TRY if lock else None))
+        if not _won(results):
             raise busy(timeout)
         return decode_states(results[-1])
 
@@ -98,46 +101,49 @@ class PostgreSQLWork(SQLWork):
         else:
             super()._recover(cursor)
 
-    def _parts(self, sender: Sender, timeout: float, *, lock: bool) -> list[str]:
+    def _parts(self, digest: bytes, lock: str | None) -> list[str]:
         """Returns what there is to say, with nothing from outside in it but digests."""
-        digest = sender_digest(sender)
         parts = []
-        if self._lease is None:
-            wait = timeout if timeout > 0 else self._store._timeout
-            # Whatever the server's default is: a snapshot of the whole transaction would be one
-            # from before the lock was won.
-            parts = [
-                "BEGIN ISOLATION LEVEL READ COMMITTED",
-                f"SET LOCAL lock_timeout = {max(1, round(wait * 1000))}",
-            ]
-        if lock:
+        if lock is not None:
             name = hashlib.sha256(self._store._lock_space + digest).digest()
-            number = int.from_bytes(name[:8], "big", signed=True)
-            function = "pg_advisory_xact_lock" if timeout > 0 else "pg_try_advisory_xact_lock"
-            parts.append(f"SELECT {function}({number})")
+            parts.append(f"SELECT {lock}({int.from_bytes(name[:8], 'big', signed=True)})")
         # A statement of its own: the one that waits for the lock saw the rows before it waited.
         parts.append(self._store._statements.get_sender.sql % f"decode('{digest.hex()}', 'hex')")
         return parts
 
-    def _open(self, driver: Any, parts: list[str], timeout: float) -> list[list[Any]]:
-        """Returns the results, or none if the lock was not won."""
+    def _open(self, driver: Any, digest: bytes, timeout: float | None) -> list[list[Any]]:
+        """Begins the transaction; returns the results, or none if the lock was not won.
+
+        Waiting needs a limit, and to set one takes half as long as all the rest together: at first
+        the lock is only tried.
+        """
         cursor = driver.cursor()
+        # Whatever the server's default is: a snapshot of the whole transaction would be one from
+        # before the lock was won.
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        lock = None if timeout is None else _TRY
+        results = self._say(cursor, [begin, *self._parts(digest, lock)])
+        if timeout and not _won(results):
+            results = self._wait(driver, cursor, digest, timeout)
+        if not _won(results):
+            cursor.execute("ROLLBACK")
+            return []
+        return results
+
+    def _wait(self, driver: Any, cursor: Any, digest: bytes, timeout: float) -> list[list[Any]]:
+        limit = f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}"
         bounded = hasattr(driver, "statement_timeout")
         if bounded:
             driver.statement_timeout = self._store._timeout + timeout
         try:
-            results = self._say(cursor, parts)
+            return self._say(cursor, [limit, *self._parts(digest, "pg_advisory_xact_lock")])
         except self._store._connections.driver_error as error:
-            if getattr(error, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            if not PostgreSQL().is_lock_timeout(error):
                 raise
-            results = []
+            return []
         finally:
             if bounded:
                 driver.statement_timeout = self._store._timeout
-        if not results or results[0] == [(False,)]:
-            cursor.execute("ROLLBACK")
-            return []
-        return results
 
     def _say(self, cursor: Any, parts: list[str]) -> list[list[Any]]:
         """Returns the rows of every part that has some; in one round trip if the driver can."""
@@ -157,15 +163,12 @@ class PostgreSQLWork(SQLWork):
         return results
 
 
-_LOCK_NOT_AVAILABLE = "55P03"
+def _won(results: list[list[Any]]) -> bool:
+    """Returns whether the lock that was tried was won, if one was."""
+    return bool(results) and results[0] != [(False,)]
 
 
-def _execute(driver: Any, statement: str) -> None:
-    cursor = driver.cursor()
-    cursor.execute(statement)
-    cursor.close()
-
-
+_TRY = "pg_try_advisory_xact_lock"
 _IN_TRANSACTION = 2  # PQTRANS_INTRANS
 _IN_FAILED_TRANSACTION = 3  # PQTRANS_INERROR; its COMMIT would quietly roll back
 
@@ -178,7 +181,8 @@ class MariaDBWork(SQLWork):
 
     The lock belongs to the connection: it ends with it, which the server closes when the client
     dies; and it needs one that stays the same, which a transaction pooler in between does not
-    give. It needs 2 round trips to begin, 1 to end, and 3 to write.
+    give. It needs 2 round trips to begin and 1 to end; to write, 1 for one state, and for several
+    as many and 2 more.
     """
 
     def __init__(self, store: SQLAlchemyStorage) -> None:

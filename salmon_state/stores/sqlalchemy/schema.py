@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +17,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
 
 from salmon_state.errors import ConfigurationError, StorageError
-from salmon_state.storage import Sender, ascii_key, parse_key
+from salmon_state.keys import Sender, ascii_key, parse_key
 from salmon_state.stores.encoding import decode_state as decode_state
 from salmon_state.stores.encoding import encode_state as encode_state
-from salmon_state.stores.sqlalchemy.databases import Database
+from salmon_state.stores.sqlalchemy.databases import Database, database_of
 
 __all__ = ["SCHEMA_VERSION", "make_metadata"]
 
@@ -32,8 +33,11 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.Table], None]] = {}
 _NO_TABLE, _NO_ROW = -2, -1
 """What stands for a version when there is none."""
 
-_READABLE_KEY = 10_000
-_COMPRESSED = "zlib:"
+LONGEST_READABLE_KEY = 10_000
+"""In characters; longer ones are compressed, and read one at a time."""
+_COMPRESSED = "zlib+json:"
+_COMPRESSED_ASCII = "zlib:"
+"""What earlier versions wrote: `ascii_key`, compressed."""
 
 _DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
@@ -47,7 +51,8 @@ def make_metadata(table: str = "salmon_state", *, schema: str | None = None) -> 
     A row is found by two SHA-256 digests, so that no collation, length limit or NUL rule of any
     database has a say in which conversation is which; and because the sender's comes first, the
     primary key finds all conversations of a sender as well. ``key`` is for people to read:
-    ``repr([module, sender])`` in ASCII, or compressed if longer than 10,000 characters. ``state``
+    ``repr([module, sender])`` in ASCII, or if that is longer than 10,000 characters its JSON,
+    compressed. ``state``
     is in ASCII too (see `encode_state`); ``updated_at`` is in microseconds since 1970 UTC.
     """
     metadata = sa.MetaData(schema=schema)
@@ -102,22 +107,53 @@ def encode_key(module: str, sender: Sender) -> str:
     """Returns the text of the ``key`` column.
 
     5,000,000 characters of NUL are 20 MB in ASCII, and MariaDB accepts no more than 16 MiB in one
-    statement; compressed, no sender that fits into such a mail comes near it.
+    statement. Compressed, no 5 MB that a mail can bring take more than 10 MiB, random bytes
+    included; at the lowest level, because a higher one makes little of those and takes seconds.
     """
     key = ascii_key(module, sender)
-    if len(key) <= _READABLE_KEY:
+    if len(key) <= LONGEST_READABLE_KEY:
         return key
-    return _COMPRESSED + base64.b64encode(zlib.compress(key.encode())).decode()
+    packed = zlib.compress(_as_json(module, sender).encode("utf-8", "surrogatepass"), 1)
+    return _COMPRESSED + base64.b64encode(packed).decode()
 
 
 def decode_key(text: str) -> tuple[str, Sender]:
-    """Returns the module and the sender; the inverse of `encode_key`."""
+    """Returns the module and the sender; the inverse of `encode_key`.
+
+    Raises:
+        StorageError: `encode_key` writes no such text.
+    """
     if text.startswith(_COMPRESSED):
-        try:
-            text = zlib.decompress(base64.b64decode(text[len(_COMPRESSED) :])).decode()
-        except (ValueError, zlib.error):
-            raise StorageError(f"damaged key {text[:200]!r}: cannot be decompressed") from None
+        return _parse_json(_decompress(text, _COMPRESSED))
+    if text.startswith(_COMPRESSED_ASCII):
+        return parse_key(_decompress(text, _COMPRESSED_ASCII))
     return parse_key(text)
+
+
+def _as_json(module: str, sender: Sender) -> str:
+    return json.dumps([module, sender], ensure_ascii=False)
+
+
+def _parse_json(text: str) -> tuple[str, Sender]:
+    try:
+        module, sender = json.loads(text)
+        if _as_json(module, sender) == text and type(module) is str and _is_sender(sender):
+            return module, sender
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise StorageError(f"damaged key {text[:200]!r}: expected the JSON of [module, sender]")
+
+
+def _is_sender(value: object) -> bool:
+    return value is None or type(value) is str
+
+
+def _decompress(text: str, prefix: str) -> str:
+    try:
+        packed = base64.b64decode(text[len(prefix) :])
+        return zlib.decompress(packed).decode("utf-8", "surrogatepass")
+    except (ValueError, zlib.error):
+        raise StorageError(f"damaged key {text[:200]!r}: cannot be decompressed") from None
 
 
 def decode_states(rows: Iterable[Any]) -> dict[str, str]:
@@ -140,7 +176,7 @@ def prepare_tables(
             the user may not read and write them.
     """
     version_table = metadata.tables[f"{table.key}_version"]
-    database = Database.of(connection.dialect)
+    database = database_of(connection.dialect)
     with _explained(database, table):
         version = _stored_version(connection, version_table)
     if version == _NO_ROW and not create:
@@ -190,7 +226,7 @@ def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int:
 def _create_or_migrate(
     connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version_table: sa.Table
 ) -> int:
-    with Database.of(connection.dialect).schema_lock(connection):
+    with database_of(connection.dialect).schema_lock(connection):
         version = _stored_version(connection, version_table)  # another process may have been here
         if version in (_NO_TABLE, _NO_ROW):
             metadata.create_all(connection)

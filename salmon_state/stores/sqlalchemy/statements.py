@@ -7,9 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from salmon_state.conversation import Move, Transition, overtaken
-from salmon_state.stores.sqlalchemy.databases import Database
+from salmon_state.errors import overtaken
+from salmon_state.records import Move, Transition
+from salmon_state.stores.sqlalchemy.databases import database_of
 from salmon_state.stores.sqlalchemy.schema import (
+    LONGEST_READABLE_KEY,
     encode_key,
     encode_state,
     module_digest,
@@ -45,7 +47,7 @@ class Statements:
     """
 
     def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
-        database = Database.of(dialect)
+        database = database_of(dialect)
         self._positional = _positional(dialect)
         column = table.c
         sender, module, state, now, expected = map(
@@ -57,6 +59,9 @@ class Statements:
         self.get = self._compile(sa.select(column.state).where(*one))
         self.get_sender = self._compile(
             sa.select(column.key, column.state).where(column.sender_digest == sender)
+        )
+        self.get_row = self._compile(
+            sa.select(column.key, column.state, column.updated_at).where(*one)
         )
         self.set = self._compile(database.upsert(table))
         self.remove = self._compile(table.delete().where(*one))
@@ -119,10 +124,20 @@ class Statements:
                 raise overtaken()
 
     def page(self, *, sender: bool, module: bool, state: bool, first: bool) -> Statement:
-        """Selects the next rows in the order of the primary key, with the given filters."""
+        """Selects the next rows in the order of the primary key, with the given filters.
+
+        Keys that are long come as ``None``: a page of those of 5 MB would be gigabytes.
+        """
         column = self._table.c
+        short_key = sa.case((sa.func.length(column.key) <= LONGEST_READABLE_KEY, column.key))
         query = (
-            sa.select(*column)
+            sa.select(
+                column.sender_digest,
+                column.module_digest,
+                short_key,
+                column.state,
+                column.updated_at,
+            )
             .where(*self._filters(sender=sender, module=module, state=state))
             .order_by(column.sender_digest, column.module_digest)
             .limit(_parameter("size"))
@@ -136,15 +151,15 @@ class Statements:
             )
         return self._compile(query)
 
-    def batch_end(self, *, module: bool, state: bool, idle: bool) -> Statement:
-        """Selects the last sender of the next batch of rows that match."""
+    def batch_end(self) -> Statement:
+        """Selects the last sender of the next batch of rows, whether they match or not.
+
+        So that however few match, no statement goes through more rows than a batch has.
+        """
         column = self._table.c
         batch = (
             sa.select(column.sender_digest)
-            .where(
-                *self._filters(module=module, state=state, idle=idle),
-                column.sender_digest > _parameter("after_sender"),
-            )
+            .where(column.sender_digest > _parameter("after_sender"))
             .order_by(column.sender_digest)
             .limit(_parameter("size"))
             .subquery()

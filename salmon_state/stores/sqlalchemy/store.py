@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IdentifierError,
-    NoSuchModuleError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DBAPIError, IdentifierError, SQLAlchemyError
 
-from salmon_state.conversation import Move, Transition, UnitOfWork
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
-from salmon_state.storage import Change, Record, Sender, StateStorage, from_microseconds
-from salmon_state.stores.sqlalchemy.connections import Connections
+from salmon_state.keys import Sender
+from salmon_state.records import Change, Move, Record, Transition
+from salmon_state.storage import StateStorage
+from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.sqlalchemy.connections import Connections, execute, fetch_all
 from salmon_state.stores.sqlalchemy.conversations import (
     MariaDBWork,
     PostgreSQLWork,
     SQLiteWork,
     SQLWork,
 )
-from salmon_state.stores.sqlalchemy.databases import Database, MariaDB, PostgreSQL, SQLite
+from salmon_state.stores.sqlalchemy.databases import (
+    Database,
+    MariaDB,
+    PostgreSQL,
+    SQLite,
+    database_of,
+)
+from salmon_state.stores.sqlalchemy.opening import (
+    check_positive,
+    check_table,
+    make_engine,
+    secrets_of,
+)
 from salmon_state.stores.sqlalchemy.schema import (
-    decode_key,
     decode_state,
     decode_states,
     encode_key,
@@ -38,16 +43,13 @@ from salmon_state.stores.sqlalchemy.schema import (
     prepare_tables,
     sender_digest,
 )
-from salmon_state.stores.sqlalchemy.statements import Statement, Statements
+from salmon_state.stores.sqlalchemy.statements import Statements
+from salmon_state.stores.sqlalchemy.sweeps import Sweeps
+from salmon_state.units import UnitOfWork
 
 __all__ = ["SQLAlchemyStorage"]
 
-_PAGE = 1_000
-_BATCH = 5_000
 _NOBODY = b""
-_FOREVER = 10**6
-_LONGEST_NAME = 63
-"""In bytes; PostgreSQL's limit, and MariaDB has one more."""
 
 
 class SQLAlchemyStorage(StateStorage):
@@ -105,23 +107,24 @@ class SQLAlchemyStorage(StateStorage):
         protect: bool = False,
     ) -> None:
         super().__init__(protect=protect)
-        _check_positive("timeout", timeout, int, float)
-        _check_positive("pool_size", pool_size, int)
-        _check_table(table)
+        check_positive("timeout", timeout, int, float)
+        check_positive("pool_size", pool_size, int)
+        check_table(table)
         self.metadata = make_metadata(table, schema=schema)
         self.table = self.metadata.tables[table if schema is None else f"{schema}.{table}"]
         engine: sa.Engine
         if isinstance(database, sa.Engine):
             engine = database
         else:
-            engine = self._make_engine(database, timeout, pool_size)
+            engine = make_engine(database, timeout, pool_size)
         self._url = engine.url.set(query={})  # which may hold passwords as well
-        self._secrets = _secrets(engine.url)
-        self._database = Database.of(engine.dialect)
+        self._secrets = secrets_of(engine.url)
+        self._database = database_of(engine.dialect)
         self._connections = Connections(
             engine, size=pool_size, timeout=timeout, keep=not isinstance(database, sa.Engine)
         )
         self._statements = Statements(self.table, engine.dialect)
+        self._sweeps = Sweeps(self._connections, self._statements, self._database)
         self._get_sql = self._statements.get.sql
         self._set_sql = self._statements.set.sql
         self._fetch_one = self._database.fetch_one
@@ -129,71 +132,20 @@ class SQLAlchemyStorage(StateStorage):
         self._driver: str = engine.dialect.driver
         # Two stores share their senders' locks if they share the table.
         self._lock_space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
-        self._file_locks = self._database.file_locks(engine.url)
-        self._locks_processes = self._file_locks is not None or self._database.has_locks
+        self._file_locks: FileLocks | None = None
         try:
             self._prepare(create)
         except BaseException:
             self._close()
             raise
-
-    # ---------------------------------------------------------------- opening
-
-    def _make_engine(self, database: str | sa.URL, timeout: float, size: int) -> sa.Engine:
-        try:
-            url = sa.make_url(database)
-        except (ArgumentError, ValueError):
-            raise ConfigurationError(
-                "a database URL looks like 'sqlite:///run/states.db' or "
-                "'postgresql+psycopg://user:password@host/database'"
-            ) from None
-        kind = Database.named(url.get_backend_name())
-        if "+" not in url.drivername:
-            url = url.set(drivername=f"{url.drivername}+{kind.driver}")
-        try:
-            dialect = url.get_dialect()
-            dialect.import_dbapi()
-        except (NoSuchModuleError, ImportError) as error:
-            hint = f": pip install 'salmon-state[{kind.extra}]'" if kind.extra else ""
-            raise ConfigurationError(
-                f"the driver of {url.drivername!r} is not installed{hint} ({error})"
-            ) from error
-        if dialect.is_async:
-            raise ConfigurationError(
-                f"{url.drivername!r} is an asynchronous driver, and Salmon is not: "
-                f"use {url.get_backend_name()}+{kind.driver}"
-            )
-        url = kind.prepare_url(url)
-        given = url.query
-        arguments = {
-            name: value
-            for name, value in kind.connect_arguments(url, timeout).items()
-            if name not in given
-        }
-        engine = sa.create_engine(
-            url,
-            connect_args=arguments,
-            pool_size=size,
-            max_overflow=0,
-            pool_timeout=timeout,
-            pool_reset_on_return=None,  # nothing is ever left open: a failed connection is closed
-            isolation_level="AUTOCOMMIT",
-            poolclass=sa.QueuePool,
-        )
-
-        @sa.event.listens_for(engine, "do_connect")
-        def connect(
-            dialect: sa.Dialect, _record: object, args: list[Any], options: dict[str, Any]
-        ) -> Any:
-            return kind.connect(dialect, args, options, timeout)
-
-        return engine
+        self._locks_processes = self._file_locks is not None or self._database.has_locks
 
     def _prepare(self, create: bool) -> None:
         try:
             lease = self._connections.take()
             try:
                 prepare_tables(lease.connection, self.metadata, self.table, create=create)
+                self._file_locks = self._database.file_locks(lease.connection, self.table.schema)
                 lease.connection.commit()
             except BaseException:
                 self._connections.discard(lease)
@@ -220,7 +172,7 @@ class SQLAlchemyStorage(StateStorage):
     def _read_sender(self, sender: Sender) -> Mapping[str, str]:
         statement = self._statements.get_sender
         return decode_states(
-            self._connections.run(_fetch_all, statement.sql, (sender_digest(sender),))
+            self._connections.run(fetch_all, statement.sql, (sender_digest(sender),))
         )
 
     def _write(self, changes: Iterable[Change]) -> None:
@@ -234,7 +186,7 @@ class SQLAlchemyStorage(StateStorage):
                 rows.append((*digests, key, encode_state(state), updated_at))
         if len(rows) + len(gone) == 1:  # one statement commits itself
             sql, values = (self._set_sql, rows) if rows else (self._statements.remove.sql, gone)
-            self._connections.run(_execute, sql, values[0])
+            self._connections.run(execute, sql, values[0])
         elif rows or gone:
 
             def write(cursor: Any) -> None:
@@ -252,17 +204,7 @@ class SQLAlchemyStorage(StateStorage):
         if expected is None and state is None:
             return self._read(module, sender) is None
         transition = Transition(module, sender, state, self._clock(), True, expected)
-        return self._change(*self._statements.transition(transition)) == 1
-
-    def _change(self, sql: str, parameters: tuple[Any, ...]) -> int:
-        """Runs a statement that must not happen twice; returns how many rows it changed."""
-
-        def change(cursor: Any) -> int:
-            cursor.execute(sql, parameters)
-            count: int = cursor.rowcount
-            return count
-
-        return self._connections.transaction(change)
+        return self._connections.change(*self._statements.transition(transition)) == 1
 
     # ---------------------------------------------------------------- hooks: the unit of work
 
@@ -275,46 +217,27 @@ class SQLAlchemyStorage(StateStorage):
         return _WORK[type(self._database)](self)
 
     def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        self._connections.transaction(
-            lambda cursor: self._statements.write(cursor, moves, transitions)
-        )
+        def write(cursor: Any) -> None:
+            self._statements.write(cursor, moves, transitions)
+
+        if len(moves) + len(transitions) == 1 and not self._database.remote:
+            self._connections.run(lambda driver: write(driver.cursor()))
+        else:
+            self._connections.transaction(write)
 
     # ---------------------------------------------------------------- hooks: many conversations
 
     def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        # Page by page, in the order of the primary key, which never changes: no cursor and no
-        # transaction stays open, on any driver, however slow the reader is.
-        filters = {
-            "sender": sender is not None,
-            "module": module is not None,
-            "state": state is not None,
-        }
-        values: dict[str, Any] = {"size": _PAGE}
-        if sender is not None:
-            values["sender"] = sender_digest(sender)
-        if module is not None:
-            values["module"] = module_digest(module)
-        if state is not None:
-            values["in_state"] = encode_state(state)
-        statement = self._statements.page(first=True, **filters)
-        further: Statement | None = None
-        while True:
-            rows = self._connections.run(_fetch_all, statement.sql, statement.bind(**values))
-            for _, _, key, stored, updated_at in rows:
-                yield Record(*decode_key(key), decode_state(stored), from_microseconds(updated_at))
-            if len(rows) < _PAGE:
-                return
-            values["after_sender"], values["after_module"] = rows[-1][:2]
-            statement = further = further or self._statements.page(first=False, **filters)
+        return self._sweeps.scan(module, sender, state)
 
     def _set_all(self, sender: Sender, state: str | None) -> int:
-        return self._change(*self._statements.move(Move(sender, state, self._clock())))
+        return self._connections.change(*self._statements.move(Move(sender, state, self._clock())))
 
     def _rename(self, module: str, old: str, new: str | None) -> int:
         values = {"module": module_digest(module), "in_state": encode_state(old)}
         if new is not None:
             values["to_state"] = encode_state(new)
-        return self._in_batches(values, remove=new is None)
+        return self._sweeps.change(values, remove=new is None)
 
     def _purge(self, before: int, module: str | None, state: str | None) -> int:
         values: dict[str, Any] = {"before": before}
@@ -322,42 +245,14 @@ class SQLAlchemyStorage(StateStorage):
             values["module"] = module_digest(module)
         if state is not None:
             values["in_state"] = encode_state(state)
-        return self._in_batches(values, remove=True)
-
-    def _in_batches(self, values: dict[str, Any], *, remove: bool) -> int:
-        """Changes all rows that match, some thousand at a time; returns how many.
-
-        A single statement over a million rows would hold its locks, and the writers that wait for
-        them, for longer than a mail server can wait.
-        """
-        filters = {
-            "module": "module" in values,
-            "state": "in_state" in values,
-            "idle": "before" in values,
-        }
-        end = self._statements.batch_end(**filters)
-        change = self._statements.change_batch(remove=remove, **filters)
-        values = {**values, "after_sender": _NOBODY, "size": _BATCH}
-        total = 0
-        while True:
-            row = self._connections.run(self._fetch_one, end.sql, end.bind(**values))
-            if row is None:
-                return total
-            values["last_sender"] = row[0]
-            total += self._change(change.sql, change.bind(**values))
-            values["after_sender"] = values["last_sender"]
+        return self._sweeps.change(values, remove=True)
 
     def _count(self) -> int:
         count: int = self._connections.run(self._fetch_one, self._statements.count.sql, ())[0]
         return count
 
     def _wipe(self) -> None:
-        truncate = self._database.truncate(self._statements.table_name)
-        if truncate:
-            with suppress(self._connections.driver_error):  # no right to, or it is in use
-                self._connections.transaction(partial(_execute_each, truncate))
-                return
-        self._in_batches({}, remove=True)
+        self._sweeps.wipe()
 
     # ---------------------------------------------------------------- hooks: the store itself
 
@@ -396,49 +291,8 @@ _WORK: Mapping[type[Database], type[SQLWork]] = {
 }
 
 
-def _check_positive(name: str, value: float, *kinds: type) -> None:
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < _FOREVER:
-        what = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigurationError(f"{name} must be greater than 0 and an {what}, got {value!r}")
-
-
-def _check_table(name: str) -> None:
-    if not name or len(f"{name}_version".encode()) > _LONGEST_NAME:
-        raise ConfigurationError(
-            f"table must be a name of 1 to {_LONGEST_NAME - len('_version')} bytes, got {name!r}"
-        )
-
-
-def _secrets(url: sa.URL) -> list[str]:
-    """Returns the passwords in a URL, wherever the driver takes them from; the longest first."""
-    found = {str(url.password or "")}
-    for name, values in url.normalized_query.items():
-        if "pass" in name.lower():
-            found.update(values)
-    return sorted(found - {""}, key=len, reverse=True)
-
-
 def _original(error: Exception) -> Exception:
     """Returns the driver's error inside SQLAlchemy's."""
     if isinstance(error, DBAPIError) and isinstance(error.orig, Exception):
         return error.orig
     return error
-
-
-def _execute_each(statements: Iterable[str], cursor: Any) -> None:
-    for statement in statements:
-        cursor.execute(statement)
-
-
-def _fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
-    cursor = driver.cursor()
-    cursor.execute(sql, parameters)
-    rows: list[Any] = cursor.fetchall()
-    cursor.close()
-    return rows
-
-
-def _execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> None:
-    cursor = driver.cursor()
-    cursor.execute(sql, parameters)
-    cursor.close()

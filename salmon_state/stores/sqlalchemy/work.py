@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from salmon_state.conversation import ERROR_STATE, Move, Transition, UnitOfWork, given_up
-from salmon_state.errors import ConversationBusy, StorageUnavailable
-from salmon_state.storage import Sender
-from salmon_state.stores.sqlalchemy.connections import Lease
+from salmon_state.conversation import ERROR_STATE
+from salmon_state.errors import ConversationBusy, StorageUnavailable, given_up
+from salmon_state.keys import Sender
+from salmon_state.records import Move, Transition
+from salmon_state.stores.sqlalchemy.lending import Lease
 from salmon_state.stores.sqlalchemy.schema import decode_states, sender_digest
+from salmon_state.units import UnitOfWork
 
 if TYPE_CHECKING:
     from salmon_state.stores.sqlalchemy.store import SQLAlchemyStorage
@@ -69,6 +71,9 @@ class SQLWork(UnitOfWork):
         if not (self._in_transaction or moves or transitions):
             return
         with self._on_lease() as cursor:
+            if not self._in_transaction and len(moves) + len(transitions) == 1:
+                self._commit_alone(cursor, moves, transitions)
+                return
             self._begin(cursor)
             if self._shared and self._was_given_up(cursor):
                 if not any(transition.state == ERROR_STATE for transition in transitions):
@@ -82,6 +87,17 @@ class SQLWork(UnitOfWork):
                     raise
                 raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
             self._in_transaction = False
+
+    def _commit_alone(
+        self, cursor: Any, moves: Sequence[Move], transitions: Sequence[Transition]
+    ) -> None:
+        """Makes one change by one statement, which commits itself."""
+        try:
+            self._store._statements.write(cursor, moves, transitions)
+        except self._store._connections.driver_error as error:
+            if self._store._connections.is_dead(self._lease, error):
+                raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
+            raise
 
     def close(self) -> None:
         try:

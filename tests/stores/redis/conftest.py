@@ -26,16 +26,14 @@ def server(redis_server: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def sentinel(redis_sentinel: RedisSentinel) -> Iterator[RedisSentinel]:
-    """A primary with its replica, both well, and Sentinel."""
-    redis_sentinel.heal()
+    """A primary with its replica, and Sentinel; all are well when the test is over."""
     yield redis_sentinel
     redis_sentinel.heal()
 
 
 @pytest.fixture
 def cluster(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
-    """A cluster that is whole."""
-    redis_cluster.heal()
+    """A cluster that is whole, and is so when the test is over."""
     yield redis_cluster
     redis_cluster.heal()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -325,7 +326,7 @@ def test_no_password_in_an_error(store: RedisStorage, caplog: pytest.LogCaptureF
 
 
 def test_writes_that_replicas_confirm(sentinel: RedisSentinel, prefix: str) -> None:
-    options: dict[str, Any] = {"prefix": prefix, "wait_replicas": 1, "wait_timeout": 0.3}
+    opened = partial(RedisStorage, sentinel.url(), prefix=prefix)
     writes: dict[str, Callable[[RedisStorage], object]] = {
         "set": lambda store: store.set(MODULE, ANNA, "B"),
         "remove": lambda store: store.set(MODULE, ANNA, "START"),
@@ -336,17 +337,19 @@ def test_writes_that_replicas_confirm(sentinel: RedisSentinel, prefix: str) -> N
         "clear": lambda store: store.clear(),
         "conversation": converse,
     }
-    with RedisStorage(sentinel.url(), **options) as store:
+    with (
+        opened(wait_replicas=1) as patient,
+        opened(wait_replicas=1, wait_timeout=0.05) as store,
+        opened() as careless,
+    ):
         for write in writes.values():
-            store.set(MODULE, ANNA, "A")
-            write(store)
-        store.set(MODULE, ANNA, "A")
+            patient.set(MODULE, ANNA, "A")
+            write(patient)
         for replica in sentinel.replicas():
             replica.pause()
         try:
             for name, write in writes.items():
-                with RedisStorage(sentinel.url(), prefix=prefix) as careless:
-                    careless.set(MODULE, ANNA, "A")
+                careless.set(MODULE, ANNA, "A")
                 with pytest.raises(StorageUnavailable) as caught:
                     write(store)
                 assert "not confirmed: 0 of 1" in caught.value.detail, name
@@ -356,7 +359,7 @@ def test_writes_that_replicas_confirm(sentinel: RedisSentinel, prefix: str) -> N
         finally:
             for replica in sentinel.replicas():
                 replica.resume()
-        store.set(MODULE, ANNA, "C")
+        patient.set(MODULE, ANNA, "C")
 
 
 def test_writes_that_replicas_confirm_in_a_cluster(cluster: RedisCluster, prefix: str) -> None:

@@ -9,19 +9,32 @@ import pytest
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing import (
     ContractSuite,
+    ConversationSuite,
     DurableSuite,
     HostileKeySuite,
     ModelSuite,
+    OpenStore,
     RouterSuite,
+    SharedConversationSuite,
     SharedSuite,
+    StoreSuite,
     ThreadSuite,
     VersionSuite,
 )
-from salmon_state.testing.suite import OpenStore, StoreSuite
 from tests.redis_services import RedisCluster, RedisSentinel, RedisServer, fresh_prefix
+
+LEASE = 2.0
+"""Short, because whoever is killed in a conversation keeps it for so long."""
+
+
+class OneServer(StoreSuite):
+    @pytest.fixture
+    def open_store(self, redis_server: RedisServer) -> OpenStore:
+        return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), lease=LEASE)
 
 
 class TestRedis(
+    OneServer,
     ContractSuite,
     HostileKeySuite,
     ModelSuite,
@@ -31,16 +44,30 @@ class TestRedis(
     SharedSuite,
     VersionSuite,
 ):
+    runs = 30
     kills = 5
     sets = 200
 
-    @pytest.fixture
-    def open_store(self, redis_server: RedisServer) -> OpenStore:
-        return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix())
+
+@pytest.mark.stress
+class TestRedisForLong(OneServer, ModelSuite, ThreadSuite, DurableSuite, SharedSuite):
+    runs = 200
+    sets = 500
+    reopening_runs = 100
+    kills = 50
+    writes = 1000
+    kills_beside_others = 20
+
+
+class TestConversations(OneServer, ConversationSuite, SharedConversationSuite):
+    conversation_runs = 30
+    freed_within = LEASE + 1
 
 
 @pytest.mark.stress  # the same code but for the script that sets
-class TestRedisWithTimeToLive(ContractSuite, HostileKeySuite, ModelSuite, ThreadSuite):
+class TestRedisWithTimeToLive(
+    ContractSuite, HostileKeySuite, ModelSuite, ThreadSuite, ConversationSuite
+):
     """Sets are scripts then."""
 
     @pytest.fixture
@@ -48,29 +75,42 @@ class TestRedisWithTimeToLive(ContractSuite, HostileKeySuite, ModelSuite, Thread
         return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), ttl=3600)
 
 
-@pytest.mark.stress  # the same code once the primary is found; test_failover is about that
-class TestSentinel(ContractSuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite):
-    kills = 3
-
+class BehindSentinel(StoreSuite):
     @pytest.fixture
     def open_store(self, redis_sentinel: RedisSentinel) -> OpenStore:
-        redis_sentinel.heal()
-        return partial(RedisStorage, redis_sentinel.url(), prefix=fresh_prefix(), wait_replicas=1)
+        url = redis_sentinel.url()
+        return partial(RedisStorage, url, prefix=fresh_prefix(), lease=LEASE, wait_replicas=1)
 
 
-class ClusterSuite(StoreSuite):
+@pytest.mark.stress  # the same code once the primary is found; test_failover is about that
+class TestSentinel(
+    BehindSentinel, ContractSuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
+):
+    kills = 3
+
+
+@pytest.mark.stress
+class TestSentinelConversations(BehindSentinel, ConversationSuite, SharedConversationSuite):
+    freed_within = LEASE + 1
+
+
+class InACluster(StoreSuite):
     @pytest.fixture
     def open_store(self, redis_cluster: RedisCluster) -> OpenStore:
-        redis_cluster.heal()
-        return partial(RedisStorage, redis_cluster.url(), prefix=fresh_prefix())
+        return partial(RedisStorage, redis_cluster.url(), prefix=fresh_prefix(), lease=LEASE)
 
 
-class TestCluster(ClusterSuite, ContractSuite):
+class TestCluster(InACluster, ContractSuite):
     """What differs by slot; the rest of the kit takes long and is in ``make stress``."""
 
 
 @pytest.mark.stress
 class TestClusterWholly(
-    ClusterSuite, HostileKeySuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
+    InACluster, HostileKeySuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
 ):
     kills = 3
+
+
+@pytest.mark.stress
+class TestClusterConversations(InACluster, ConversationSuite, SharedConversationSuite):
+    freed_within = LEASE + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import traceback
 from collections.abc import Iterator
@@ -20,12 +21,21 @@ from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLC
 from salmon_state import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.urls import parse_target
-from tests.redis_services import SECRET, SERVICE, RedisCluster, RedisSentinel, RedisServer
+from tests.redis_services import (
+    SECRET,
+    SERVICE,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    wait_until,
+)
 from tests.services import free_port
 from tests.stores.redis.test_entries import use_everything
 
 PASSWORD = "hunter2/@:%&?#é"
 ENCODED = quote(PASSWORD, safe="")
+CA = __file__
+"""A file that is there."""
 WRONG = "".join(["hun", "ter2"])  # not as it is in the source, which tracebacks show
 
 
@@ -83,12 +93,12 @@ def test_one_server(url: str, expected: tuple[Any, ...]) -> None:
 
 def test_options_of_redis_py() -> None:
     pool = pool_of(
-        "rediss://h?ssl_ca_certs=/ca.pem&ssl_check_hostname=no&socket_timeout=1.5&protocol=3"
+        f"rediss://h?ssl_ca_certs={CA}&ssl_check_hostname=no&socket_timeout=1.5&protocol=3"
         "&max_connections=7&client_name=salmon&health_check_interval=30&socket_keepalive=yes"
     )
     assert pool.connection_class is SSLConnection
     assert pool.max_connections == 7
-    expected = {"ssl_ca_certs": "/ca.pem", "ssl_check_hostname": False, "socket_timeout": 1.5}
+    expected = {"ssl_ca_certs": CA, "ssl_check_hostname": False, "socket_timeout": 1.5}
     expected |= {"client_name": "salmon", "health_check_interval": 30}
     assert {name: pool.connection_kwargs[name] for name in expected} == expected
     assert int(pool.connection_kwargs["protocol"]) == 3
@@ -103,7 +113,7 @@ def test_a_socket() -> None:
 def test_sentinel() -> None:
     url = (
         f"rediss+sentinel://user:{ENCODED}@one,[::1]:7,two:8/my%2Fstates/3"
-        f"?sentinel_username=watcher&sentinel_password={ENCODED}&ssl_ca_certs=/ca.pem"
+        f"?sentinel_username=watcher&sentinel_password={ENCODED}&ssl_ca_certs={CA}"
     )
     pool = pool_of(url)
     assert isinstance(pool, SentinelConnectionPool)
@@ -119,7 +129,7 @@ def test_sentinel() -> None:
     ]
     for each, watcher in zip(kwargs, watchers, strict=True):
         assert (each["username"], each["password"]) == ("watcher", PASSWORD)
-        assert each["ssl_ca_certs"] == "/ca.pem"
+        assert each["ssl_ca_certs"] == CA
         assert each["socket_timeout"] == 5.0
         assert each["retry"]._retries == 0
         assert watcher.connection_class is SSLConnection
@@ -222,6 +232,33 @@ def test_a_client_of_replicas(sentinel: RedisSentinel) -> None:
         assert SERVICE in repr(store)
         assert SECRET not in repr(store)
         store.ping()
+
+
+def test_a_client_that_nobody_else_has(
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When redis-py's client is deleted it closes all connections, those in use included."""
+    client = server.client()
+    closed: list[str] = []
+    monkeypatch.setattr(client.connection_pool, "close", lambda: closed.append("early"))
+    with RedisStorage(client=client, prefix=prefix) as store:
+        del client
+        gc.collect()
+        store.ping()
+    assert closed == []
+
+
+def test_connections_to_sentinel_are_closed(sentinel: RedisSentinel, prefix: str) -> None:
+    with sentinel.sentinel.client() as client:
+
+        def connections() -> int:
+            return len(list(client.client_list()))
+
+        before = connections()
+        store = RedisStorage(sentinel.url(), prefix=prefix)
+        assert connections() > before
+        store.close()
+        wait_until(lambda: connections() <= before, "Sentinel to see them closed")
 
 
 def test_whose_connections_are_closed(server: RedisServer, prefix: str) -> None:

@@ -25,21 +25,6 @@ def converse(store: StateStorage, sender: Sender, state: str, pause: float) -> I
         yield "committed"
 
 
-def step(store: StateStorage, sender: Sender, count: int) -> list[int]:
-    """Moves a sender on by one, again and again; returns the steps that were its own."""
-    steps: list[int] = []
-    while len(steps) < count:
-        try:
-            with store.conversation(sender, timeout=20):
-                state = store.get(MODULE, sender)
-                number = 0 if state == "START" else int(state)
-                store.set(MODULE, sender, str(number + 1))
-        except StorageUnavailable:
-            continue
-        steps.append(number)
-    return steps
-
-
 def set_numbered(store: StateStorage, name: str, senders: int) -> Iterator[tuple[str, int, bool]]:
     """Sets numbered states for ever; says before and after what became of each."""
     for number in itertools.count():

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 120.0
 
 
@@ -91,6 +91,14 @@ def shelve_reads(path: str) -> dict[str, str]:
     """Reads a whole shelf with Python's ``shelve``."""
     with shelve.open(path, "r") as shelf:
         return dict(shelf)
+
+
+def shelve_writes(path: str, entries: dict[str, str], removed: list[str]) -> None:
+    """Writes entries with Python's ``shelve`` and removes others."""
+    with shelve.open(path, "c") as shelf:
+        shelf.update(entries)
+        for key in removed:
+            del shelf[key]
 
 
 def we_convert(path: str) -> list[tuple[str, str | None, str]]:

@@ -1,0 +1,127 @@
+"""What a store asks of each kind of database: connecting, upserts, errors, locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.dml import Insert
+
+from salmon_state.stores.locks import FileLocks
+
+__all__ = ["Database"]
+
+
+class Database:
+    """One kind of database; the methods' defaults are what most of them share."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """The names of SQLAlchemy's dialects."""
+    drivers: ClassVar[tuple[str, ...]] = ()
+    """Those whose waiting can be bounded, as SQLAlchemy calls them; the usual one first."""
+    extra: ClassVar[str] = ""
+    """The extra that installs it."""
+    begin: ClassVar[str] = "BEGIN"
+    """Starts a transaction that writes."""
+    inheritable: ClassVar[bool] = True
+    """Whether a forked child may have its parent's connections, as long as it leaves them alone."""
+    remote: ClassVar[bool] = True
+    """Whether a connection can break in mid-statement, so that nobody knows whether it happened."""
+    has_locks: ClassVar[bool] = True
+    """Whether it has locks by name, on which conversations can be built."""
+
+    def prepare_url(self, url: sa.URL) -> sa.URL:
+        """Returns the URL to connect to; checks what can be checked without connecting."""
+        return url
+
+    def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
+        """Returns the driver's arguments that bound connecting, reading and writing.
+
+        What the URL's query says wins over them.
+        """
+        return {}
+
+    def connect(
+        self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
+    ) -> Any:
+        """Returns a new connection of the driver, whose every statement the timeout bounds."""
+        return dialect.connect(*arguments, **options)
+
+    @staticmethod
+    def fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
+        """Returns the first row of a query, or ``None``."""
+        cursor = driver.cursor()
+        cursor.execute(sql, parameters)
+        row = cursor.fetchone()
+        cursor.close()
+        return row
+
+    def upsert(self, table: sa.Table) -> Insert:
+        """Returns the statement that inserts a row or replaces its state and time."""
+        raise NotImplementedError
+
+    def insert_missing(self, table: sa.Table) -> Insert:
+        """Returns the statement that inserts a row unless there is one."""
+        raise NotImplementedError
+
+    def truncate(self, table: str) -> tuple[str, ...]:
+        """Returns the statements that empty a table at once, or none if DELETE is as fast.
+
+        They give up soon when somebody uses the table, such as an open conversation, because
+        whoever comes after them has to wait as long as they do.
+        """
+        return ()
+
+    def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
+        """Returns the locks of conversations where the database has none of its own."""
+        return None
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Returns whether the database chose this transaction to fail so that another may go on."""
+        return False
+
+    def is_forbidden(self, error: DBAPIError) -> bool:
+        """Returns whether the user lacks a right."""
+        return False
+
+    def is_gone(self, error: BaseException) -> bool:
+        """Returns whether the connection is of no more use, although SQLAlchemy thinks it is."""
+        return False
+
+    def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Raises the driver's error if the user may not read and write; changes nothing.
+
+        Otherwise a mail server would start, and refuse every mail that changes a state.
+        """
+        nothing = sa.select(*table.c).where(sa.false())
+        for statement in (
+            self.upsert(table).from_select([column.name for column in table.c], nothing),
+            table.delete().where(sa.false()),
+        ):
+            connection.execute(statement)
+
+    def is_misconfigured(self, error: BaseException) -> bool:
+        """Returns whether connecting cannot work until somebody changes the URL or the server."""
+        return False
+
+    def is_damaged(self, error: BaseException) -> bool:
+        """Returns whether the database itself is damaged, so that trying again cannot help."""
+        return False
+
+    @contextmanager
+    def schema_lock(self, connection: sa.Connection) -> Iterator[None]:
+        """Keeps every other process from creating or changing the tables meanwhile."""
+        connection.exec_driver_sql(self.begin)
+        try:
+            self._lock_schema(connection)
+            yield
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
+
+    def _lock_schema(self, connection: sa.Connection) -> None:
+        pass

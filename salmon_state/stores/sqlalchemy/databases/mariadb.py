@@ -1,0 +1,94 @@
+"""MariaDB and MySQL: their sessions, their errors, and a lock around CREATE TABLE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.dml import Insert
+
+from salmon_state.errors import StorageUnavailable
+from salmon_state.stores.sqlalchemy.databases.base import Database
+
+__all__ = ["MariaDB"]
+
+
+class MariaDB(Database):
+    """A MariaDB or MySQL server, by PyMySQL or mysqlclient."""
+
+    names = ("mysql", "mariadb")
+    drivers = ("pymysql", "mysqldb")
+    extra = "mysql"
+    begin = "START TRANSACTION"
+
+    # Error numbers: https://mariadb.com/kb/en/mariadb-error-code-reference/
+    _CONFLICTS = (1205, 1213, 1020)
+    _FORBIDDEN = (1142, 1143, 1227, 1290, 1792, 1044)
+    _REFUSED = (1044, 1045, 1049, 1130, 1698, 2061)
+
+    def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
+        seconds = max(1, round(timeout))
+        return dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), seconds)
+
+    def connect(
+        self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
+    ) -> Any:
+        connection = dialect.connect(*arguments, **options)
+        cursor = connection.cursor()
+        # No gap locks, with which two inserts can deadlock; and a server that gives up before its
+        # client does, so that nothing happens after the client was told that it did not. What
+        # MySQL does not know is in a comment.
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        seconds = max(1, round(timeout))
+        cursor.execute(
+            f"SET SESSION innodb_lock_wait_timeout = {max(1, seconds - 1)}, "
+            f"lock_wait_timeout = {max(1, seconds - 1)} "
+            f"/*M! , max_statement_time = {seconds * 0.8} */"
+        )
+        cursor.close()
+        return connection
+
+    def upsert(self, table: sa.Table) -> Insert:
+        insert = mysql.insert(table)
+        changed = {name: insert.inserted[name] for name in ("state", "updated_at")}
+        return insert.on_duplicate_key_update(changed)
+
+    def insert_missing(self, table: sa.Table) -> Insert:
+        return mysql.insert(table).prefix_with("IGNORE")
+
+    def truncate(self, table: str) -> tuple[str, ...]:
+        return (
+            "SET @salmon_state = @@lock_wait_timeout",
+            # Not at all, or MySQL's least of 1 s: if we gave up first, it might happen later.
+            "SET SESSION lock_wait_timeout = 0",
+            f"TRUNCATE TABLE {table}",
+            "SET SESSION lock_wait_timeout = @salmon_state",
+        )
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return _error_number(error) in self._CONFLICTS
+
+    def is_forbidden(self, error: DBAPIError) -> bool:
+        return _error_number(error.orig) in self._FORBIDDEN
+
+    def is_misconfigured(self, error: BaseException) -> bool:
+        return _error_number(error) in self._REFUSED
+
+    @contextmanager
+    def schema_lock(self, connection: sa.Connection) -> Iterator[None]:
+        # CREATE TABLE commits, so that a transaction would hold nothing together here.
+        if connection.exec_driver_sql("SELECT GET_LOCK('salmon_state schema', 60)").scalar() != 1:
+            raise StorageUnavailable("another process has been changing the tables for too long")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("SELECT RELEASE_LOCK('salmon_state schema')")
+
+
+def _error_number(error: object) -> object:
+    arguments = getattr(error, "args", ())
+    return arguments[0] if arguments else None

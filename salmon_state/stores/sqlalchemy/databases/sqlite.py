@@ -1,0 +1,115 @@
+"""SQLite: a file, its rights, and the locks that it has not."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.dml import Insert
+
+from salmon_state.errors import ConfigurationError
+from salmon_state.stores.files import create_private_file, resolve_path
+from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
+    FileReplaced,
+    PatientConnection,
+    fetch_one,
+)
+
+__all__ = ["SQLite"]
+
+
+class SQLite(Database):
+    """A file, shared by the processes of one machine."""
+
+    names = ("sqlite",)
+    drivers = ("pysqlite",)
+    begin = "BEGIN IMMEDIATE"  # a transaction that only then wants to write may find it cannot
+    inheritable = False
+    remote = False
+    has_locks = False
+
+    def prepare_url(self, url: sa.URL) -> sa.URL:
+        """Resolves the path, once, and creates the file for its owner only."""
+        database = url.database or ":memory:"
+        if database == ":memory:":
+            raise ConfigurationError(
+                "an SQLite database in memory is not shared and forgets: use memory://, or give a "
+                "path: sqlite:///run/states.db"
+            )
+        if database.startswith("file:") or "uri" in url.query:
+            raise ConfigurationError(
+                "SQLite's file: URIs are not supported: give a path, sqlite:///run/states.db"
+            )
+        if url.host or url.username or url.port:
+            raise ConfigurationError(
+                "an SQLite database has a path and no host or user: sqlite:///run/states.db"
+            )
+        path = resolve_path(database)
+        create_private_file(path)  # SQLite gives its -wal and -shm files the mode of this one
+        return url.set(database=str(path))
+
+    def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
+        return {"timeout": 0, "check_same_thread": False}  # see PatientConnection
+
+    def connect(
+        self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
+    ) -> Any:
+        path, *rest = arguments
+        # mode=rw: SQLite would make a new file, readable by others, if ours had been removed.
+        uri = f"file://{quote(path)}?mode=rw"
+        connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)
+        try:
+            connection.settle(path, timeout)
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            # WAL: readers and the writer do not wait for each other. FULL: every commit reaches
+            # the disk before it returns (https://www.sqlite.org/pragma.html#pragma_synchronous).
+            if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    fetch_one = staticmethod(fetch_one)
+
+    def upsert(self, table: sa.Table) -> Insert:
+        insert = sqlite.insert(table)
+        changed = {name: insert.excluded[name] for name in ("state", "updated_at")}
+        return insert.on_conflict_do_update(index_elements=table.primary_key, set_=changed)
+
+    def insert_missing(self, table: sa.Table) -> Insert:
+        return sqlite.insert(table).on_conflict_do_nothing(index_elements=table.primary_key)
+
+    def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Does nothing: the rights are those of the file, which `prepare_url` has checked."""
+
+    def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
+        # Not from the URL, which an engine's creator may ignore; and whoever comes by a symbolic
+        # link must meet whoever does not.
+        for _, name, path in connection.exec_driver_sql("PRAGMA database_list"):
+            if name == (schema or "main") and path:
+                return FileLocks(Path(os.path.realpath(path) + ".conversations"))
+        return None  # an application's own engine, with a database in memory
+
+    def is_gone(self, error: BaseException) -> bool:
+        return isinstance(error, FileReplaced)
+
+    def is_misconfigured(self, error: BaseException) -> bool:
+        return "unable to open database file" in str(error) or self.is_damaged(error)
+
+    def is_damaged(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.DatabaseError) and bool(
+            re.search("malformed|not a database|file is encrypted", str(error))
+        )

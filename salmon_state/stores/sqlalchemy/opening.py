@@ -1,0 +1,107 @@
+"""From what a user gives to an engine: URLs, drivers, options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from salmon_state.errors import ConfigurationError
+from salmon_state.stores.sqlalchemy.databases import database_named
+
+__all__ = ["check_positive", "check_table", "make_engine", "secrets_of"]
+
+_FOREVER = 10**6
+_LONGEST_NAME = 63
+"""In bytes; PostgreSQL's limit, and MariaDB has one more."""
+
+
+def make_engine(database: str | sa.URL, timeout: float, size: int) -> sa.Engine:
+    """Returns the engine of a store that was given a URL.
+
+    Args:
+        database: As `SQLAlchemyStorage` is given it.
+        timeout: How long connecting and each statement may take, in seconds.
+        size: How many connections it opens at most.
+
+    Raises:
+        ConfigurationError: The URL cannot work, or its driver is missing.
+    """
+    try:
+        url = sa.make_url(database)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "a database URL looks like 'sqlite:///run/states.db' or "
+            "'postgresql+psycopg://user:password@host/database'"
+        ) from None
+    kind = database_named(url.get_backend_name())
+    if "+" not in url.drivername:
+        url = url.set(drivername=f"{url.drivername}+{kind.drivers[0]}")
+    known = " or ".join(f"{url.get_backend_name()}+{driver}" for driver in kind.drivers)
+    try:
+        dialect = url.get_dialect()
+        if dialect.is_async:
+            raise ConfigurationError(
+                f"{url.drivername!r} is an asynchronous driver, and Salmon is not: use {known}"
+            )
+        if dialect.driver not in kind.drivers:
+            raise ConfigurationError(
+                f"a store does not open {url.drivername!r} by itself, as it knows no way to bound "
+                f"how long that waits: use {known}, or give it an Engine of your own"
+            )
+        dialect.import_dbapi()
+    except (NoSuchModuleError, ImportError) as error:
+        hint = f": pip install 'salmon-state[{kind.extra}]'" if kind.extra else ""
+        raise ConfigurationError(
+            f"the driver of {url.drivername!r} is not installed{hint} ({error})"
+        ) from error
+    url = kind.prepare_url(url)
+    given = url.query
+    arguments = {
+        name: value
+        for name, value in kind.connect_arguments(url, timeout).items()
+        if name not in given
+    }
+    engine = sa.create_engine(
+        url,
+        connect_args=arguments,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=timeout,
+        pool_reset_on_return=None,  # nothing is ever left open: a failed connection is closed
+        isolation_level="AUTOCOMMIT",
+        poolclass=sa.QueuePool,
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(
+        dialect: sa.Dialect, _record: object, args: list[Any], options: dict[str, Any]
+    ) -> Any:
+        return kind.connect(dialect, args, options, timeout)
+
+    return engine
+
+
+def check_positive(name: str, value: float, *kinds: type) -> None:
+    """Raises `ConfigurationError` unless an option is a positive number of one of some types."""
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < _FOREVER:
+        what = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigurationError(f"{name} must be greater than 0 and an {what}, got {value!r}")
+
+
+def check_table(name: str) -> None:
+    """Raises `ConfigurationError` if a table, or that of its version, cannot have this name."""
+    if not name or len(f"{name}_version".encode()) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"table must be a name of 1 to {_LONGEST_NAME - len('_version')} bytes, got {name!r}"
+        )
+
+
+def secrets_of(url: sa.URL) -> list[str]:
+    """Returns the passwords in a URL, wherever the driver takes them from; the longest first."""
+    found = {str(url.password or "")}
+    for name, values in url.normalized_query.items():
+        if "pass" in name.lower():
+            found.update(values)
+    return sorted(found - {""}, key=len, reverse=True)

@@ -1,0 +1,47 @@
+"""The kit over a shelf."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from salmon_state import ShelveStorage
+from salmon_state.testing import (
+    ContractSuite,
+    DurableSuite,
+    HostileKeySuite,
+    ModelSuite,
+    RouterSuite,
+    SharedSuite,
+    ThreadSuite,
+    VersionSuite,
+)
+from salmon_state.testing.suite import OpenStore
+
+
+class TestShelve(
+    ContractSuite,
+    HostileKeySuite,
+    ModelSuite,
+    RouterSuite,
+    ThreadSuite,
+    DurableSuite,
+    SharedSuite,
+    VersionSuite,
+):
+    kills = 10
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(ShelveStorage, str(tmp_path / "states"))
+
+
+@pytest.mark.stress
+class TestManyKills(DurableSuite):
+    kills = 200
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(ShelveStorage, str(tmp_path / "states"))

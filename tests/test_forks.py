@@ -1,0 +1,220 @@
+"""A process that forks among threads: no lock stays locked in the child."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from salmon.mail import MailRequest
+from salmon.routing import RoutingBase
+
+from salmon_state import MemoryStorage, StateStorage, attach, open_storage
+from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.storage import Change
+from salmon_state.stores.locks import FileLocks
+from salmon_state.testing.processes import store_processes
+from salmon_state.testing.suite import contents
+from salmon_state.thread_locks import ThreadLocks
+from tests.forking import held, in_child
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+ANNA, BEN = "anna@example.com", "ben@example.com"
+
+
+# ---------------------------------------------------------------- who is told, and when
+
+
+class Noting(Forkable):
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self.name = name
+        self.notes = notes
+
+    def before_fork(self) -> None:
+        self.notes.append(f"before {self.name}")
+
+    def after_fork(self, *, child: bool) -> None:
+        self.notes.append(f"{'child' if child else 'parent'} {self.name}")
+
+
+def test_the_order_is_that_of_nested_locks() -> None:
+    """The watch that was made first is that of the module which others build on."""
+    lower, upper = ForkWatch(), ForkWatch()
+    notes: list[str] = []
+    kept = Noting("lower", notes), Noting("upper", notes)
+    lower.add(kept[0])
+    upper.add(kept[1])
+    upper.add(Noting("gone", notes))
+    gc.collect()
+
+    def check() -> None:
+        assert notes == ["before upper", "before lower", "child lower", "child upper"]
+
+    assert in_child(check) == 0
+    assert notes == ["before upper", "before lower", "parent lower", "parent upper"]
+
+
+def test_nothing_is_added_in_the_middle() -> None:
+    watch = ForkWatch()
+    notes: list[str] = []
+    late = Noting("late", notes)
+    adding = threading.Thread(target=watch.add, args=(late,))
+
+    class Adding(Noting):
+        def before_fork(self) -> None:
+            adding.start()
+            time.sleep(0.05)
+
+    watch.add(first := Adding("first", notes))
+    assert in_child(lambda: None) == 0
+    adding.join()
+    assert first
+    assert notes == ["parent first"]
+
+
+# ---------------------------------------------------------------- locks that others hold
+
+
+def test_the_guard_of_locks_between_threads() -> None:
+    locks = ThreadLocks()
+    with held(locks._guard):
+        assert in_child(lambda: locks.acquire(ANNA, 0)) == 0
+    locks.acquire(ANNA, 0)
+
+
+def test_names_that_threads_of_the_parent_hold() -> None:
+    locks = ThreadLocks()
+    release = locks.acquire(ANNA, 0)
+
+    def begin_anew() -> None:
+        locks.acquire(ANNA, 0)
+        release()  # of what is the parent's: no harm
+        assert list(locks._locks) == [ANNA]
+
+    assert in_child(begin_anew) == 0
+    release()
+    assert locks._locks == {}
+
+
+def enter(store: StateStorage, sender: str) -> None:
+    with store.conversation(sender, timeout=0):
+        store.set("child", sender, "ENTERED")
+    assert store.get("child", sender) == "ENTERED"
+
+
+def test_the_locks_of_a_stores_conversations() -> None:
+    store = MemoryStorage()
+    enter(store, ANNA)
+    with held(store._thread_locks._guard):
+        assert in_child(partial(enter, store, ANNA)) == 0
+    with held(store.conversation(ANNA)):
+        assert in_child(partial(enter, store, ANNA)) == 0
+
+
+def test_a_store_in_memory_is_never_half_changed() -> None:
+    store = MemoryStorage()
+    begun = threading.Event()
+
+    def change() -> None:
+        with store._exclusive():
+            store.set("app", ANNA, "ONE")
+            begun.set()
+            time.sleep(0.2)
+            store._write([Change("app", BEN, "ONE", 1)])
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    begun.wait()
+
+    def check() -> None:
+        assert contents(store) == {("app", ANNA): "ONE", ("app", BEN): "ONE"}
+        store.set("app", ANNA, "TWO")
+
+    assert in_child(check) == 0
+    changing.join()
+    assert store.get("app", ANNA) == "ONE"
+
+
+def test_a_file_of_locks_that_is_being_opened(tmp_path: Path) -> None:
+    """Who forks waits until it is open: the child could not close a descriptor it does not know."""
+    locks = FileLocks(tmp_path / "locks")
+    opening, opened = threading.Event(), threading.Event()
+
+    def open_slowly() -> None:
+        with locks._opening:
+            opening.set()
+            time.sleep(0.2)
+            opened.set()
+
+    thread = threading.Thread(target=open_slowly)
+    thread.start()
+    opening.wait()
+
+    def check() -> None:
+        assert opened.is_set()
+        locks.acquire(ANNA, 0)
+
+    assert in_child(check) == 0
+    thread.join()
+    locks.close()
+
+
+@pytest.mark.parametrize("name", ["_meeting", "_pushing"])
+def test_the_locks_of_a_delivery(name: str, tmp_path: Path) -> None:
+    router = RoutingBase()
+    attach(router, MemoryStorage(), queue_delay=0)
+    for folder in ("new", "cur", "tmp"):
+        (tmp_path / folder).mkdir()
+
+    def deliver() -> None:
+        router.deliver._put_back(message, OSError("away"))
+        router.deliver._store()
+
+    message = MailRequest(str(tmp_path), ANNA, BEN, f"From: {ANNA}\n\nhello")
+    with held(getattr(router.deliver, name)):
+        assert in_child(deliver) == 0
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+# ---------------------------------------------------------------- all of it at once
+
+
+def fork_among_conversations(store: StateStorage) -> list[int]:
+    """Forks again and again while threads are in conversations; returns how the children ended."""
+    ended = threading.Event()
+
+    def converse(number: int) -> None:
+        while not ended.is_set():
+            with store.conversation(f"{number}@x", timeout=60):
+                store.set("threads", f"{number}@x", "INSIDE")
+
+    threads = [threading.Thread(target=converse, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    statuses = [in_child(partial(enter, store, f"child{number}@x")) for number in range(30)]
+    ended.set()
+    for thread in threads:
+        thread.join()
+    return statuses
+
+
+@pytest.fixture(
+    params=["memory", "shelve", "sqlite", "postgresql", "mariadb", "redis_server"],
+)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    files = {
+        "memory": "memory://",
+        "shelve": f"shelve:///{tmp_path}/states",
+        "sqlite": f"sqlite:///{tmp_path}/states.db",
+    }
+    kind = str(request.param)
+    return files.get(kind) or str(request.getfixturevalue(kind).fresh_database())
+
+
+def test_forking_among_conversations(url: str) -> None:
+    with store_processes(partial(open_storage, url), 1) as (process,):
+        assert process.call(fork_among_conversations) == [0] * 30
