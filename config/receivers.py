@@ -134,7 +134,7 @@ class QueueReceiver(_Ending, server.QueueReceiver):
         # Not Salmon's pop(): it loses a mail that it cannot parse, and leaves files open. In the
         # order of the names, which begin with the time: a mail that was put back because it could
         # not be handled now is behind all others, and keeps none of them waiting.
-        for key in sorted(self.queue.mbox.keys()):
+        for key in sorted(self.queue.mbox.keys(), key=_by_time):
             try:
                 data = self.queue.mbox.get_bytes(key)
                 self.queue.remove(key)
@@ -163,6 +163,13 @@ class QueueReceiver(_Ending, server.QueueReceiver):
         msg.From = _address(headers, "Return-Path", "From")
         msg.To = _address(headers, "Delivered-To", "X-Original-To", "To")
         super().process_message(msg)
+
+
+def _by_time(name: str) -> list[str | int]:
+    """Returns what to sort a Maildir's names by: their numbers may lack leading zeros."""
+    parts: list[str | int] = [*re.split("([0-9]+)", name)]
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts
 
 
 def _address(headers: Message, *names: str) -> str:

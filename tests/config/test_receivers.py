@@ -207,3 +207,20 @@ def test_a_mail_that_was_put_back_is_behind_the_others(
     made.stop()
     running.join()
     assert [mail["Subject"] for mail in outage] == ["0", "1", "2", "0", "1"]
+
+
+def test_mails_come_in_the_order_of_their_times(
+    tmp_path: Path, outage: list[Any], rest: Rest
+) -> None:
+    """Salmon, and Python's mailbox, write microseconds without leading zeros."""
+    rest.over.set()
+    made = QueueReceiver(str(tmp_path / "queue"), workers=1)
+    for number, microseconds in enumerate((9, 99_999, 100_000, 999_999)):
+        new = tmp_path / "queue" / "new" / f"1700000000.M{microseconds}P1Q{20 - number}.x"
+        new.write_text(f"From: a@x\nTo: news@x\nSubject: {number}\n\nhello\n")
+    running = threading.Thread(target=made.start)
+    running.start()
+    wait_until(lambda: len(outage) >= 4, "the mails to be taken")
+    made.stop()
+    running.join()
+    assert [mail["Subject"] for mail in outage[:4]] == ["0", "1", "2", "3"]
