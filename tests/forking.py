@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,9 +12,22 @@ from contextlib import AbstractContextManager, contextmanager
 PATIENCE = 20
 
 
+def fork() -> int:
+    """Forks, and traces nothing in the child.
+
+    coverage.py has a lock, too: if another thread holds it, the child would wait for ever.
+    """
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    child = os.fork()
+    if child:
+        sys.settrace(tracer)
+    return child
+
+
 def in_child(job: Callable[[], object]) -> int:
     """Forks and returns how the child ended: 0 if the job returned, -14 if it hung."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         status = 1
         try:

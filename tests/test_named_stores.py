@@ -22,6 +22,7 @@ from salmon_state import (
     named,
     storage,
 )
+from tests.forking import fork
 
 SECRET = "s3cr3t"
 
@@ -279,7 +280,7 @@ forking = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def in_child(work: Any) -> bytes:
     """Runs something in a forked child; returns what it returned."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             os.write(writing, work())

@@ -27,6 +27,7 @@ from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.threads import run_together
+from tests.forking import fork
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
 HANG = 60.0
@@ -59,7 +60,7 @@ def hold(locks: FileLocks, sender: str) -> Iterator[int]:
 def fork_with(locks: FileLocks, sender: str) -> tuple[bool, bool]:
     """Returns whether a child gets the lock of its parent, and another one."""
     release = locks.acquire(sender, 0)
-    child = os.fork()
+    child = fork()
     if child == 0:
         found = try_one(locks, sender), try_one(locks, f"another.{sender}")
         os._exit(found[0] + 2 * found[1])

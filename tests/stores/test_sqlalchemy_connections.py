@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageError, StorageUnavailable
+from tests.forking import fork
 from tests.stores.sqlalchemy_places import HANG, Place, eventually, run_threads
 
 pytestmark = pytest.mark.filterwarnings(
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 def child() -> Iterator[tuple[bool, Any]]:
     """Forks; gives whether this is the child, and a pipe. The child ends with the block."""
     ours, theirs = multiprocessing.Pipe()
-    process = os.fork()
+    process = fork()
     if process == 0:
         status = 1
         try:

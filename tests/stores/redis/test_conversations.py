@@ -24,6 +24,7 @@ from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.sender_locks import check_ring
 from salmon_state.testing.suite import contents
 from salmon_state.testing.threads import run_together
+from tests.forking import fork
 from tests.redis_services import RedisCluster, RedisServer, wait_until
 from tests.stores.redis import workers
 
@@ -350,7 +351,7 @@ def _free(store: RedisStorage, sender: str) -> str:
 
 def in_a_child(work: Callable[[], object]) -> int:
     """Runs something in a forked child; returns its exit status."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         status = 1
         try:

@@ -18,9 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.forking import fork
+
 REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 120.0
-
 
 # ---------------------------------------------------------------- in the test's process
 
@@ -135,7 +136,7 @@ def crash_at_each_step(path: str, flavour: str, spare: str) -> int:
     while True:
         step += 1
         copy = shutil.copytree(os.path.dirname(path), spare) + "/states"
-        child = os.fork()
+        child = fork()
         if child == 0:
             try:
                 die_at(step, spare)
@@ -183,7 +184,7 @@ def fork_and_write(path: str, bare: bool) -> list[str]:
     store = open_()
     set_(store, "parent")
     ready, go = os.pipe(), os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             inherited = store  # neither used nor closed
@@ -248,7 +249,7 @@ def fork_among_writers(path: str) -> int:
     for thread in threads:
         thread.start()
     for number in range(10):
-        child = os.fork()
+        child = fork()
         if child == 0:
             try:
                 store.set("children", f"{number}@x", "WRITING")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from salmon_state import ShelveStorage
+from tests.forking import fork
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call
 from tests.stores.shelf.shelves import MODULE, SENDER
@@ -29,7 +30,7 @@ def test_a_child_loses_nothing(path: Path) -> None:
 def test_a_parent_goes_on(path: Path, store: ShelveStorage) -> None:
     with ShelveStorage(path) as other:
         store.set(MODULE, SENDER, "POSTING")
-        child = os.fork()
+        child = fork()
         if child == 0:
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
