@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.floors import connect_mariadb, connect_sqlite
-from benchmarks.growth.fill import PREFIX, connect_postgresql, sender
-from benchmarks.operations import MODULE
+from benchmarks.growth.fill import PREFIX, connect_postgresql
+from benchmarks.operations import MODULE, sender
 from salmon_state.storage import ascii_key
 from salmon_state.stores.redis.entries import Keys, encode_field
 from salmon_state.stores.sqlalchemy.schema import module_digest, sender_digest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.floors import connect_mariadb
-from benchmarks.operations import MODULE
+from benchmarks.operations import MODULE, sender
 from salmon_state import open_storage
 from salmon_state.storage import Change, StateStorage
 from salmon_state.stores.redis.entries import SENDER, Keys, encode_field, encode_sender
@@ -22,10 +22,6 @@ THEN = 1_700_000_000_000_000
 CHUNK = 100_000
 PREFIX = "salmon_state"
 """That of `RedisStorage` by default."""
-
-
-def sender(number: int) -> str:
-    return f"subscriber{number}@example.com"
 
 
 def grown(name: str, url: str, size: int) -> StateStorage:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.growth.bare import BARE, Bare
-from benchmarks.growth.fill import grown, sender
+from benchmarks.growth.fill import grown
 from benchmarks.growth.weight import weight
-from benchmarks.operations import MODULE
+from benchmarks.operations import MODULE, sender
 from benchmarks.places import Places, skipped_if_missing
 from benchmarks.rounds import FLOOR, OURS, Plan, Ratio, Row, Samples, rotated, timed
 from salmon_state.storage import StateStorage

@@ -12,7 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.floors import connect_mariadb
-from benchmarks.growth.fill import PREFIX, query_postgresql, sender
+from benchmarks.growth.fill import PREFIX, query_postgresql
+from benchmarks.operations import sender
 from benchmarks.rounds import Row
 from salmon_state.stores.redis.entries import Keys
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Set
-from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 import salmon_state.testing
 from salmon_state.testing import StoreSuite, VersionSuite, versions
 from tests.testing import wrong_conversation_suites, wrong_suites
+from tests.testing.wrong_runs import failures_in
 from tests.testing.wrong_suites import IN_MEMORY, ON_DISK, Expected, case_name
 
 CASES = (*IN_MEMORY, *ON_DISK)
@@ -26,20 +24,8 @@ SUITES = [
 @pytest.fixture(scope="module")
 def caught(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
     """Runs the kit over the wrong stores; gives the names of the cases that failed."""
-    report = tmp_path_factory.mktemp("wrong") / "report.xml"
-    options = ["-q", "-p", "no:cacheprovider", "--tb=no", f"--junitxml={report}"]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(wrong_suites.__file__)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    return {
-        case.attrib["classname"].rpartition(".")[2]
-        for case in ElementTree.parse(report).iter("testcase")
-        if case.find("failure") is not None  # and not an error in a fixture
-    }
+    directory = tmp_path_factory.mktemp("wrong")
+    return failures_in(wrong_suites, directory)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)

@@ -24,7 +24,7 @@ from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.sender_locks import check_ring
 from salmon_state.testing.suite import contents
 from salmon_state.testing.threads import run_together
-from tests.forking import fork
+from tests.forking import in_child
 from tests.redis_services import RedisCluster, RedisServer, wait_until
 from tests.stores.redis import workers
 
@@ -349,19 +349,6 @@ def _free(store: RedisStorage, sender: str) -> str:
 # ---------------------------------------------------------------- os.fork
 
 
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs something in a forked child; returns its exit status."""
-    child = fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(anywhere: RedisStorage) -> None:
     store = anywhere
@@ -380,7 +367,7 @@ def test_a_forked_child_has_connections_of_its_own(anywhere: RedisStorage) -> No
     with store.conversation(ANNA):
         reader = store.records()
         assert next(reader).state == "A"
-        assert in_a_child(child) == 0
+        assert in_child(child) == 0
         assert store.get(MODULE, ANNA) == "A"
         assert list(reader) == []
         assert len(leases(store)) == 1
@@ -411,7 +398,7 @@ def test_forking_among_threads(store: RedisStorage) -> None:
     for writer in writers:
         writer.start()
     try:
-        assert [in_a_child(child) for _ in range(10)] == [0] * 10
+        assert [in_child(child) for _ in range(10)] == [0] * 10
     finally:
         ended.set()
         for writer in writers:

@@ -51,6 +51,11 @@ class Database:
         return dialect.connect(*arguments, **options)
 
     @staticmethod
+    def insert(table: sa.Table) -> Any:
+        """Returns the dialect's own insert, where that has ``ON CONFLICT``."""
+        raise NotImplementedError
+
+    @staticmethod
     def fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
         """Returns the first row of a query, or ``None``."""
         cursor = driver.cursor()
@@ -61,11 +66,19 @@ class Database:
 
     def upsert(self, table: sa.Table) -> Insert:
         """Returns the statement that inserts a row or replaces its state and time."""
-        raise NotImplementedError
+        insert = self.insert(table)
+        changed = {name: insert.excluded[name] for name in ("state", "updated_at")}
+        upsert: Insert = insert.on_conflict_do_update(
+            index_elements=table.primary_key, set_=changed
+        )
+        return upsert
 
     def insert_missing(self, table: sa.Table) -> Insert:
         """Returns the statement that inserts a row unless there is one."""
-        raise NotImplementedError
+        statement: Insert = self.insert(table).on_conflict_do_nothing(
+            index_elements=table.primary_key
+        )
+        return statement
 
     def truncate(self, table: str) -> tuple[str, ...]:
         """Returns the statements that empty a table at once, or none if DELETE is as fast.

@@ -9,7 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.dml import Insert
 
 from salmon_state.stores.sqlalchemy.databases.base import Database
 
@@ -22,6 +21,7 @@ class PostgreSQL(Database):
     names = ("postgresql",)
     drivers = ("psycopg",)  # psycopg2 waits for a silent server without end
     extra = "postgresql"
+    insert = staticmethod(postgresql.insert)
 
     # SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
     _LOCK_NOT_AVAILABLE = "55P03"
@@ -38,14 +38,6 @@ class PostgreSQL(Database):
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
         # libpq takes whole seconds and turns 1 into 2.
         return {"connect_timeout": max(2, round(timeout)), "application_name": "salmon-state"}
-
-    def upsert(self, table: sa.Table) -> Insert:
-        insert = postgresql.insert(table)
-        changed = {name: insert.excluded[name] for name in ("state", "updated_at")}
-        return insert.on_conflict_do_update(index_elements=table.primary_key, set_=changed)
-
-    def insert_missing(self, table: sa.Table) -> Insert:
-        return postgresql.insert(table).on_conflict_do_nothing(index_elements=table.primary_key)
 
     def connect(
         self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float

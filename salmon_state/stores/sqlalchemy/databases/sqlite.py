@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.sql.dml import Insert
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.stores.files import create_private_file, resolve_path
@@ -82,15 +81,8 @@ class SQLite(Database):
             raise
         return connection
 
+    insert = staticmethod(sqlite.insert)
     fetch_one = staticmethod(fetch_one)
-
-    def upsert(self, table: sa.Table) -> Insert:
-        insert = sqlite.insert(table)
-        changed = {name: insert.excluded[name] for name in ("state", "updated_at")}
-        return insert.on_conflict_do_update(index_elements=table.primary_key, set_=changed)
-
-    def insert_missing(self, table: sa.Table) -> Insert:
-        return sqlite.insert(table).on_conflict_do_nothing(index_elements=table.primary_key)
 
     def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
         """Does nothing: the rights are those of the file, which `prepare_url` has checked."""
