@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -15,6 +14,7 @@ from salmon.server import SMTPError
 
 from salmon_state.errors import StorageError, StorageUnavailable, given_up
 from salmon_state.keys import Sender
+from salmon_state.log import log
 from salmon_state.records import Move, Transition
 from salmon_state.units import LockOnly
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from salmon_state.storage import StateStorage
 
 __all__ = ["ERROR_STATE", "Conversation", "current_conversation"]
-
-LOG = logging.getLogger("salmon_state")
 
 
 class Active(threading.local):
@@ -146,8 +144,8 @@ class Conversation:
         """
         try:
             self._unit.close()
-        except Exception:
-            LOG.exception("%r: a conversation was not closed in order", self._store)
+        except Exception:  # noqa: BLE001 - it is logged
+            log().exception("%r: a conversation was not closed in order", self._store)
 
     def _leave_layer(self, outer: Conversation, *, undo: bool) -> None:
         if self._savepoint is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mailbox
 import os
 import threading
@@ -19,11 +18,10 @@ from salmon.server import SMTPError
 from salmon_state.conversation import current_conversation
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.log import log
 from salmon_state.storage import StateStorage
 
 __all__ = ["attach", "detach"]
-
-LOG = logging.getLogger("salmon_state")
 
 
 def attach(
@@ -168,7 +166,7 @@ class Delivery(Forkable):
         self._known[id(found)] = reference, guest
         store = guest or found
         if not store._locks_processes:
-            LOG.warning(
+            log().warning(
                 "%r keeps mails of one sender apart between the threads of this process only", store
             )
         return self._known[id(found)]
@@ -187,9 +185,9 @@ class Delivery(Forkable):
             with self._pushing:
                 key = Queue(queue).push(message.Data)
         except (OSError, mailbox.Error):
-            LOG.exception("cannot put a mail back into the queue %r", queue)
+            log().exception("cannot put a mail back into the queue %r", queue)
             return False  # the receiver puts it into the undeliverable queue, if there is one
-        LOG.warning("put a mail back into the queue %r as %r: %s", queue, key, error)
+        log().warning("put a mail back into the queue %r as %r: %s", queue, key, error)
         time.sleep(self.queue_delay)
         return True
 

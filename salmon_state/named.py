@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -11,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.log import log
 from salmon_state.registry import open_storage
 from salmon_state.storage import StateStorage
 
 __all__ = ["close_all", "configure", "storage"]
-
-LOG = logging.getLogger("salmon_state")
 
 _KEYS = ("url", "options", "alias")
 
@@ -113,7 +111,7 @@ def _close(stores: Iterable[_Named]) -> None:
                 store.close()
             except Exception as error:  # noqa: BLE001 - the other stores still have to be closed
                 # No traceback: what a driver says may have a password in it.
-                LOG.warning("%r could not be closed: %s", store, type(error).__name__)
+                log().warning("%r could not be closed: %s", store, type(error).__name__)
 
 
 def _checked(name: object, given: object) -> _Named | str:

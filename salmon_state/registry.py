@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,11 +12,10 @@ from typing import Any
 from urllib.parse import parse_qsl, quote_from_bytes
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.log import log
 from salmon_state.storage import StateStorage
 
 __all__ = ["open_storage", "path_of"]
-
-LOG = logging.getLogger("salmon_state")
 
 _GROUP = "salmon_state.storages"
 _SQL = "salmon_state.stores.sqlalchemy:SQLAlchemyStorage"
@@ -170,7 +168,7 @@ def _warn_of_namesakes(name: str) -> None:
         for offer in _offers():
             if offer.name.lower() == name:
                 own = "%s:// is the store of salmon-state; that of the package %s is not used"
-                LOG.warning(own, name, _owner(offer))
+                log().warning(own, name, _owner(offer))
 
 
 def _load_built_in(name: str) -> Callable[..., object]:

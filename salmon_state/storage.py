@@ -23,6 +23,7 @@ from salmon_state.checks import (
 from salmon_state.conversation import Active, Conversation
 from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable, overtaken
 from salmon_state.keys import Sender, ascii_key, parse_key
+from salmon_state.log import log
 from salmon_state.records import (
     MICROSECOND,
     Change,
@@ -50,7 +51,6 @@ __all__ = [
     "to_microseconds",
 ]
 
-LOG = logging.getLogger("salmon_state")
 
 _Self = TypeVar("_Self", bound="StateStorage")
 _Result = TypeVar("_Result")
@@ -417,7 +417,7 @@ class StateStorage(routing.StateStorage):
             raise error
         wrapped = error if isinstance(error, StorageError) else self._wrap(error)
         level = logging.WARNING if isinstance(wrapped, ConversationBusy) else logging.ERROR
-        LOG.log(level, "%r: %s", self, getattr(wrapped, "detail", wrapped))
+        log().log(level, "%r: %s", self, getattr(wrapped, "detail", wrapped))
         if wrapped is error:
             raise error
         raise wrapped from error

@@ -7,7 +7,6 @@ with a note of which old files are yet to be moved out of the way; whoever opens
 from __future__ import annotations
 
 import ast
-import logging
 import os
 from collections.abc import Iterable
 from contextlib import closing
@@ -17,6 +16,7 @@ from pathlib import Path
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.errors import ConfigurationError, StorageError
+from salmon_state.log import log
 from salmon_state.storage import Sender, ascii_key
 from salmon_state.stores.files import OWNER_ONLY, create_private_file
 from salmon_state.stores.shelf_file import (
@@ -36,7 +36,6 @@ from salmon_state.stores.shelf_flavours import (
 
 __all__ = ["damaged", "prepare_shelf"]
 
-LOG = logging.getLogger("salmon_state")
 
 _OF_SQLITE = ("-wal", "-shm", "-journal")
 _OLD_SUFFIXES = ("", ".dat", ".dir", ".bak", ".pag", ".db")
@@ -235,7 +234,7 @@ def _ambiguous(path: Path, names: Iterable[str]) -> ConfigurationError:
 
 
 def _report(path: Path, flavour: str, converted: int, backup: Path) -> None:
-    LOG.warning(
+    log().warning(
         "converted the shelf %s from %s: %d states; the old one is kept as %s",
         path,
         flavour,

@@ -76,9 +76,12 @@ class MailServer:
             **{name: text for name, text in os.environ.items() if not name.startswith("SALMON_")},
             **{f"SALMON_{name}": text for name, text in mine.items()},
         }
+        self._link_application()
+
+    def _link_application(self) -> None:
         for name in ("config", "examples"):
             with contextlib.suppress(FileExistsError):
-                (directory / name).symlink_to(CHECKOUT / name)
+                (self.directory / name).symlink_to(CHECKOUT / name)
 
     # ------------------------------------------------------------ its life
 

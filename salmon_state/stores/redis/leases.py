@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import secrets
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from salmon_state.errors import busy
 from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.log import log
 from salmon_state.storage import Move, Sender, Transition, UnitOfWork
 from salmon_state.stores.redis.entries import decode_states
 from salmon_state.stores.redis.scripts import ENTER, EXTEND, RELEASE, Lease, Plan
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Leases", "RedisWork"]
 
-LOG = logging.getLogger("salmon_state")
 
 _SHORTEST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.02
@@ -127,7 +126,7 @@ class Leases(Forkable):
                     if not self._server.run(EXTEND, (lease.name,), argv):
                         self.forget(lease)
             except Exception as error:  # noqa: BLE001 - without this thread no lease would last
-                LOG.warning("leases were not extended: %s", type(error).__name__)
+                log().warning("leases were not extended: %s", type(error).__name__)
 
 
 class RedisWork(UnitOfWork):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,6 +13,7 @@ from redis.exceptions import AuthenticationError, MovedError, NoPermissionError
 from redis.sentinel import MasterNotFoundError
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.log import log
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.entries import Keys
 from salmon_state.stores.redis.scripts import REMOVE, WRITE, Operation, Plan
@@ -22,7 +22,6 @@ from salmon_state.stores.redis.urls import parse_target, place_of
 
 __all__ = ["Options", "check_options", "check_server", "misconfigured", "open_server"]
 
-LOG = logging.getLogger("salmon_state")
 
 _FOREVER = 10**6
 _SHORTEST_LEASE = 0.1
@@ -159,7 +158,9 @@ def _check_info(server: Server, info: dict[str, str]) -> None:
         )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy.startswith("allkeys") and info.get("maxmemory", "0") != "0":
-        LOG.warning("Redis removes states when its memory is full: maxmemory-policy is %s", policy)
+        log().warning(
+            "Redis removes states when its memory is full: maxmemory-policy is %s", policy
+        )
 
 
 def _info(pool: Any) -> dict[str, str]:
