@@ -19,6 +19,7 @@ settings.load_profile("salmon-state")
 # each would run the kit over all the wrong stores.
 TOGETHER = {
     "several Redis servers": r"stores/redis/(?!test_kit)|redis.*(cluster|sentinel)",
+    "PostgreSQL with a standby": r"test_sqlalchemy_standby",
     "wrong stores": r"test_wrong_stores",
     "wrong conversations": r"test_wrong_conversations",
 }

@@ -229,6 +229,25 @@ class PostgreSQLServer(Server):
         return self.url(database=name)
 
 
+class PostgreSQLStandby(PostgreSQLServer):
+    """A streaming standby of another server, under the application name ``standby``."""
+
+    def __init__(self, primary: PostgreSQLServer) -> None:
+        self.primary = primary
+        super().__init__(durable=primary.durable)
+
+    def prepare(self) -> None:
+        backup = [program("pg_basebackup", *self.places), "-D", str(self.data), "--no-sync"]
+        source = f"host=127.0.0.1 port={self.primary.port} user=salmon password={PASSWORD}"
+        place = ["-d", f"{source} application_name=standby", "--checkpoint=fast"]
+        self.run(*backup, *place, "--write-recovery-conf")
+
+    def promote(self) -> None:
+        """Makes it a primary of its own."""
+        with self.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+
+
 class MariaDBServer(Server):
     users = ("mysql", "nobody")
     program = "mariadbd"

@@ -58,7 +58,8 @@ class SQLAlchemyStorage(StateStorage):
     Any number of threads and processes share it; with a database server, machines too. On SQLite
     the file is in WAL mode and every commit reaches the disk before it returns; on a database
     server durability is what the server is configured for. After the death of a process or of the
-    machine each state is the one last acknowledged.
+    machine each state is the one last acknowledged; after a failover too, if PostgreSQL waits for
+    a synchronous standby: what that has not confirmed within the timeout is `StorageUnavailable`.
 
     >>> import tempfile
     >>> directory = tempfile.TemporaryDirectory()

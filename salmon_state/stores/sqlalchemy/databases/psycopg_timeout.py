@@ -3,6 +3,9 @@
 libpq bounds connecting, and its TCP options a host that is gone; a server that keeps the
 connection open and says nothing (stopped, swapping, behind a broken proxy) it waits for without
 end. PostgreSQL's own ``statement_timeout`` is no help against a server that does not run.
+
+Nor does it take a commit for one that its standby may not have: when the wait for a synchronous
+standby is cut short, PostgreSQL reports success all the same, and a warning beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     Shortly before, it asks the server to cancel the statement. One that waits for somebody else's
     lock would otherwise go on waiting when its client is gone, and change the row in the end,
-    although the client was told that it had not. The connection cannot be used afterwards.
+    although the client was told that it had not. The connection cannot be used afterwards, not
+    even when the statement reports success: it may have been a commit that waited for a standby.
+
+    And it raises `psycopg.OperationalError` when somebody else ended such a wait.
 
     Attributes:
         statement_timeout: In seconds.
@@ -31,10 +37,28 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     statement_timeout: float = 5.0
 
+    def __init__(self, pgconn: psycopg.pq.abc.PGconn, *arguments: Any) -> None:
+        super().__init__(pgconn, *arguments)
+        # The handler knows the list and not the connection: no cycle keeps that open.
+        unconfirmed = self._unconfirmed = list[str]()
+
+        def notice(diagnostic: psycopg.errors.Diagnostic) -> None:
+            # By the function in the server that says it, because the text is in any language.
+            if diagnostic.source_function == "SyncRepWaitForLSN":
+                unconfirmed.append(str(diagnostic.message_primary))
+
+        self.add_notice_handler(notice)
+
     def wait(
         self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None
     ) -> _Result:
         """Runs an exchange with the server to its end, or to the timeout."""
+        result = self._wait(gen, interval, timeout)
+        if self._unconfirmed:
+            raise psycopg.OperationalError(f"perhaps not on the standby: {self._unconfirmed.pop()}")
+        return result
+
+    def _wait(self, gen: PQGen[_Result], interval: float, timeout: float | None) -> _Result:
         if timeout is not None:
             return super().wait(gen, interval, timeout=timeout)
         reserve = min(1.0, self.statement_timeout / 5)
@@ -45,7 +69,10 @@ class BoundedConnection(psycopg.Connection[Any]):
             if self.pgconn.transaction_status != _ACTIVE or not capabilities.has_cancel_safe():
                 raise
             self._try_cancel(timeout=reserve / 2)
-            return super().wait(gen, interval, timeout=reserve / 2)
+            super().wait(gen, interval, timeout=reserve / 2)
+            raise psycopg.OperationalError(
+                f"cancelled after {self.statement_timeout - reserve:g} s, perhaps in vain"
+            ) from None
 
 
 _ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
