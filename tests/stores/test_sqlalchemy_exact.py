@@ -155,7 +155,6 @@ def test_long_states(store: SQLAlchemyStorage) -> None:
 @given(module=TEXT, sender=TEXT | st.none(), state=TEXT.filter(bool))
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_anything_comes_back(

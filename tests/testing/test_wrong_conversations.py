@@ -18,10 +18,7 @@ SUITES = (ConversationSuite, SharedConversationSuite)
 @pytest.fixture(scope="module")
 def caught(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
     """Runs the suites over the wrong stores; gives the names of the cases that failed."""
-    directory = tmp_path_factory.mktemp("wrong")
-    return failures_in(
-        wrong_conversation_suites, directory, **{wrong_conversation_suites.RUN_BY: "1"}
-    )
+    return failures_in(wrong_conversation_suites, tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)

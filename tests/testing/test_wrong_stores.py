@@ -24,8 +24,7 @@ SUITES = [
 @pytest.fixture(scope="module")
 def caught(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
     """Runs the kit over the wrong stores; gives the names of the cases that failed."""
-    directory = tmp_path_factory.mktemp("wrong")
-    return failures_in(wrong_suites, directory)
+    return failures_in(wrong_suites, tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing import (
@@ -20,15 +18,6 @@ from salmon_state.testing import (
 from tests.testing import wrong_conversation_objects as objects
 from tests.testing import wrong_conversations as wrong
 from tests.testing import wrong_shared_conversations as shared
-
-RUN_BY = "SALMON_STATE_WRONG_CONVERSATIONS"
-
-# What was found need not be made small: most of the time would go into that.
-settings.register_profile(
-    "find-only", phases=[Phase.generate], report_multiple_bugs=False, database=None
-)
-if RUN_BY in os.environ:  # and not when the list of cases is imported
-    settings.load_profile("find-only")
 
 Expected = tuple[type[StateStorage], str]
 

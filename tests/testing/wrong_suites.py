@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing import (
@@ -27,12 +26,6 @@ from tests.testing import wrong_keys as keys
 from tests.testing import wrong_records as records
 from tests.testing import wrong_stores as stores
 from tests.testing import wrong_sweeps as sweeps
-
-# What was found need not be made small: most of the time would go into that.
-settings.register_profile(
-    "find-only", phases=[Phase.generate], report_multiple_bugs=False, database=None
-)
-settings.load_profile("find-only")
 
 Expected = tuple[type[StateStorage], type[StoreSuite], str]
 

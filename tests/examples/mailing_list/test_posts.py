@@ -279,8 +279,7 @@ class Refusing(SentMail):
 )
 @hypothesis_settings(
     max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_no_mail_is_too_strange(fields: list[tuple[str, bytes]], body: bytes) -> None:
     """Whatever is posted, it is sent, or refused; never is it a crash, which would cost Anna."""
