@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
@@ -38,10 +38,14 @@ class SharedConversationSuite(StoreSuite):
     Attributes:
         mails: How many mails of one sender each process handles.
         freed_within: Seconds after the death of a process within which its lock is free.
+        kills_waiting: How many processes are killed while they wait for a lock.
+        kills_inside: How many are killed somewhere in a mail.
     """
 
     mails = 200
     freed_within = 10.0
+    kills_waiting = 1
+    kills_inside = 3
 
     @pytest.fixture
     def peers(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
@@ -105,13 +109,15 @@ class SharedConversationSuite(StoreSuite):
     def test_crossing_processes_do_not_wait(
         self, open_store: OpenStore, peers: Sequence[StoreProcess]
     ) -> None:
-        """Two processes that want each other's sender as well: at most one gets it, none waits."""
-        for other, names in zip(peers, (("a@x", "b@x"), ("b@x", "a@x")), strict=True):
-            other.start(mails.cross, *names, 0.3)
-        assert [other.item() for other in peers] == ["inside", "inside"]
-        assert "busy" in [other.item() for other in peers]
-        for other in peers:
-            other.result()
+        """Two processes that want each other's sender as well: neither gets it, neither waits."""
+        names = ("a@x", "b@x")
+        with ExitStack() as inside:
+            for other, own in zip(peers, names, strict=True):
+                other.call(mails.enter, own)
+                inside.callback(other.call, mails.leave)
+            for other, wanted in zip(peers, names[::-1], strict=True):
+                other.start(mails.can_enter, [wanted], processes.PATIENCE)
+            assert [other.result() for other in peers] == [[False], [False]]
         with open_store() as store:
             assert mails.can_enter(store, ["a@x", "b@x"]) == [True, True]
 
@@ -134,26 +140,23 @@ class SharedConversationSuite(StoreSuite):
     def test_sigkill_of_whoever_waits(
         self, open_store: OpenStore, peers: Sequence[StoreProcess]
     ) -> None:
-        """A process that dies while it waits for a lock does not get it."""
+        """A process that dies waiting for a lock neither gets it nor keeps it from others."""
         with open_store() as store:
-            with store.conversation(SENDER):
-                peers[0].start(mails.held, SENDER)
-                time.sleep(0.1)  # whether it waits by then or not, it is as if it had never come
-                peers[0].kill()
-                store.set(MODULE, SENDER, "ONE")
-            assert peers[1].call(mails.can_enter, [SENDER], self.freed_within) == [True]
-            assert contents(store) == {(MODULE, SENDER): "ONE"}
+            for kill in range(self.kills_waiting):
+                with store_processes(open_store, 1) as (victim,), store.conversation(SENDER):
+                    victim.start(mails.wait_forever, SENDER)
+                    assert victim.kill_after(2, (kill + 1) / (kill + 2)) == "busy"
+                    store.set(MODULE, SENDER, f"S{kill}")
+                assert peers[1].call(mails.can_enter, [SENDER], self.freed_within) == [True]
+                assert contents(store) == {(MODULE, SENDER): f"S{kill}"}
 
     def test_sigkill_in_the_middle_of_mails(self, open_store: OpenStore) -> None:
         """Wherever it dies, a mail is handled or it is not, and the others go on."""
         with open_store() as store:
-            for step in range(3):
+            for kill in range(self.kills_inside):
                 with store_processes(open_store, 1) as (victim,):
                     victim.start(mails.pairs_forever, SENDER)
-                    for _ in range(5 + 7 * step):
-                        last = victim.item()
-                    time.sleep(step / 250)  # not always right after an acknowledgement
-                    last = max([last, *victim.kill()])
+                    last = victim.kill_after(5 + 7 * kill % 20, kill / self.kills_inside)
                 with store.conversation(SENDER, timeout=self.freed_within):
                     pair = {store.get(module, SENDER) for module in ("one", "two")}
                 assert pair in ({f"S{last}"}, {f"S{last + 1}"})

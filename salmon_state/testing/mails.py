@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from salmon_state.conversation import current_conversation
+from salmon_state.conversation import Conversation, current_conversation
 from salmon_state.errors import ConversationBusy
 from salmon_state.storage import Sender, StateStorage
 from salmon_state.testing.keys import MODULE
 from salmon_state.testing.processes import PATIENCE
 
-__all__ = ["RING", "can_enter", "cross", "held", "held_by_another_thread", "next_state", "walk"]
+__all__ = ["RING", "can_enter", "held", "held_by_another_thread", "next_state", "walk"]
 
 RING = ("START", *(f"S{number}" for number in range(1, 97)))
 """The states that mails move round.
@@ -93,19 +93,27 @@ def pairs_forever(store: StateStorage, sender: Sender) -> Iterator[int]:
         step += 1
 
 
-def cross(store: StateStorage, own: Sender, other: Sender, waiting: float) -> Iterator[str]:
-    """Enters one conversation, acknowledges, and later another one inside it.
+def wait_forever(store: StateStorage, sender: Sender) -> Iterator[str]:
+    """Waits for a conversation that somebody else is in, again and again; tells of each wait.
 
-    When all do so, each holds what another one wants.
+    Nearly all of its time is waiting, however slowly it runs.
     """
-    with store.conversation(own, timeout=PATIENCE):
-        yield "inside"
-        time.sleep(waiting)
-        try:
-            with store.conversation(other, timeout=PATIENCE):
-                yield "both"
-        except ConversationBusy:
-            yield "busy"
+    while True:
+        yield "inside" if can_enter(store, [sender], 0.1) == [True] else "busy"
+
+
+def enter(store: StateStorage, sender: Sender) -> None:
+    """Enters a conversation and leaves the process inside, for its next calls."""
+    _ENTERED.append(store.conversation(sender, timeout=PATIENCE))
+    _ENTERED[-1].__enter__()
+
+
+def leave(store: StateStorage) -> None:
+    """Leaves the conversation that was entered last."""
+    _ENTERED.pop().__exit__(None, None, None)
+
+
+_ENTERED: list[Conversation] = []
 
 
 def fork_inside(store: StateStorage, sender: str) -> tuple[str, int]:

@@ -117,6 +117,7 @@ class OnDisk(SharedConversationSuite):
 
     wrong_store: Callable[..., StateStorage]
     mails = 40
+    kills_waiting = kills_inside = 40  # it ends with the first that shows it
     freed_within = 0.5
 
     @pytest.fixture
@@ -128,6 +129,8 @@ class TestRight(OnDisk):
     """What the wrong ones on disk are made from."""
 
     wrong_store = shared.LockedTable
+    kills_waiting = kills_inside = 3
+    freed_within = SharedConversationSuite.freed_within
 
 
 def _case_class(place: type[StoreSuite], case: Expected) -> type:

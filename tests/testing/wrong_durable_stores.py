@@ -140,7 +140,7 @@ class ComparesInTwoSteps(TableStorage):
     ) -> bool:
         if self._read(module, sender) != expected:
             return False
-        time.sleep(0.001)
+        time.sleep(0.01)
         self._write((Change(module, sender, state, self._clock()),))
         return True
 

@@ -179,8 +179,9 @@ class OnDisk:
         return partial(self.wrong_store, str(tmp_path / "states.db"))
 
 
-# More runs, because a random one must meet what is wrong; fewer of what takes long.
-_NUMBERS = {"runs": 400, "steps_won": 60, "writes": 40}
+# More runs and kills, because a random one must meet what is wrong, and the first that does is
+# the last; fewer of what takes long.
+_NUMBERS = {"runs": 400, "kills": 40, "kills_beside_others": 40, "steps_won": 60, "writes": 40}
 
 
 def _case_class(place: type, case: Expected) -> type:
