@@ -36,11 +36,16 @@ class Missing(Exception):
 
 
 def free_port() -> int:
-    """Returns a port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Returns a port on loopback that nobody listens on, and that no connection is given.
+
+    A server that is killed would find its own taken when it starts again, if it were one of those
+    that Linux gives to outgoing connections, which begin at 32768.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def program(name: str, *places: str) -> str:

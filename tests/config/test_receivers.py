@@ -15,7 +15,8 @@ from salmon.server import SMTPError
 
 from config.receivers import QueueReceiver, SMTPReceiver
 from salmon_state import MemoryStorage, attach, detach
-from tests.end_to_end.mail_server import free_port, wait_until
+from tests.end_to_end.mail_server import wait_until
+from tests.services import free_port
 
 
 @pytest.fixture

@@ -16,8 +16,13 @@ from email.message import EmailMessage, Message
 from pathlib import Path
 from typing import TypeVar
 
+from tests.services import free_port
+
 CHECKOUT = Path(__file__).parents[2]
 DOMAIN = "lists.example.com"
+HANG = 60.0
+"""Seconds after which a server is taken to be stuck."""
+
 SALMON = str(Path(sys.executable).with_name("salmon"))
 HOW = {
     "serve": [sys.executable, "-m", "config.serve"],
@@ -29,21 +34,13 @@ HOW = {
 _Found = TypeVar("_Found")
 
 
-def wait_until(condition: Callable[[], _Found], what: str, seconds: float = 30) -> _Found:
+def wait_until(condition: Callable[[], _Found], what: str, seconds: float = HANG) -> _Found:
     """Asks again and again until the answer is true, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.02)
     return found
-
-
-def free_port() -> int:
-    """Returns a TCP port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class MailServer:
@@ -100,7 +97,7 @@ class MailServer:
                 umask=0,  # as in a daemon: what is private must be so all the same
             )
         if self.how == "daemon":
-            assert self.process.wait(30) == 0, self.output()
+            assert self.process.wait(HANG) == 0, self.output()
         wait_until(self._is_ready, f"the server to be ready: {self.output()}")
         return self
 
@@ -108,7 +105,7 @@ class MailServer:
         """Sends it a signal, waits for its end, and returns its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(HANG)
 
     def kill(self) -> None:
         """Kills it with SIGKILL, if it runs, and waits for its end."""
@@ -129,7 +126,7 @@ class MailServer:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=HANG,
         )
 
     def output(self) -> str:
@@ -157,7 +154,7 @@ class MailServer:
     def connection(self) -> smtplib.SMTP:
         """Connects to it as a mail server does."""
         protocol = smtplib.LMTP if self.receiver == "lmtp" else smtplib.SMTP
-        return protocol("127.0.0.1", self.port, timeout=30)
+        return protocol("127.0.0.1", self.port, timeout=HANG)
 
     def address(self, to: str) -> str:
         """Returns an address of the lists, whose domain may be left out."""
