@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 def fork() -> int:

@@ -21,6 +21,9 @@ SECRET = "Geh3im:@/?#" + secrets.token_hex(8)
 
 SERVICE = "states"
 PATIENCE = 60.0
+HURRY, CALM = 500, 30_000
+"""Milliseconds of silence after which a primary is replaced: if that is the test, and if not."""
+
 OWN_DATABASE = 1
 """Where nobody is who has a prefix of their own instead."""
 
@@ -94,7 +97,7 @@ class RedisServer(Server):
 
 
 class SentinelServer(Server):
-    """One Sentinel that watches a primary, and is quick to take it for dead."""
+    """One Sentinel that watches a primary."""
 
     program = "redis-server"
     places = ("/usr/bin", "/usr/local/bin")
@@ -113,7 +116,7 @@ class SentinelServer(Server):
             "sentinel": [
                 f"monitor {SERVICE} 127.0.0.1 {self.primary.port} 1",
                 f'auth-pass {SERVICE} "{SECRET}"',
-                f"down-after-milliseconds {SERVICE} 500",
+                f"down-after-milliseconds {SERVICE} {CALM}",
                 f"failover-timeout {SERVICE} 5000",
             ],
         }
@@ -199,6 +202,11 @@ class RedisSentinel(Several):
 
         wait_until(whole, "the replica to keep up")
 
+    def hurry(self, milliseconds: int = HURRY) -> None:
+        """Makes Sentinel quick to take the primary for dead, until all is healed."""
+        with self.sentinel.client() as client:
+            client.sentinel_set(SERVICE, "down-after-milliseconds", milliseconds)
+
     def heal(self) -> None:
         """Makes everybody run again and waits until the replica keeps up.
 
@@ -213,6 +221,7 @@ class RedisSentinel(Several):
             with server.client() as client:
                 client.replicaof("127.0.0.1", primary.port)
         self.wait_until_whole()
+        self.hurry(CALM)
 
     def _state(self) -> Any:
         with self.sentinel.client() as client:
@@ -227,7 +236,7 @@ class RedisCluster(Several):
         self.servers = servers
         try:
             for _ in range(6):
-                settings = {"cluster_enabled": "yes", "cluster_node_timeout": 1000}
+                settings = {"cluster_enabled": "yes", "cluster_node_timeout": CALM}
                 servers.append(RedisServer(**settings, cluster_port=free_port()))
             self.members: dict[int, RedisServer] = {server.port: server for server in servers}
             create = [program("redis-cli", *RedisServer.places), "-a", SECRET, "--no-auth-warning"]
@@ -281,11 +290,18 @@ class RedisCluster(Several):
 
         wait_until(whole, "the cluster to be whole")
 
+    def hurry(self, milliseconds: int = HURRY) -> None:
+        """Makes the members quick to take each other for dead, until all is healed."""
+        for server in self.members.values():
+            with server.client() as client:
+                client.config_set("cluster-node-timeout", milliseconds)
+
     def heal(self) -> None:
         """Makes everybody run again and waits until the cluster is whole."""
         for server in self.members.values():
             server.revive()
         self.wait_until_whole()
+        self.hurry(CALM)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

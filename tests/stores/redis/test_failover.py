@@ -115,6 +115,7 @@ def kill_under_load(
     """
     with loaded(servers.url(), **options) as (load, store):
         victim = primary()
+        servers.hurry()
         victim.kill()
         wait_until(lambda: primary() is not victim, "the failover")
         servers.heal()
@@ -198,6 +199,7 @@ def test_a_paused_primary_is_replaced(sentinel: RedisSentinel) -> None:
     """It does not answer and closes no connection: time limits end it. A replica, it refuses."""
     with loaded(sentinel.url(), wait_replicas=1) as (load, store):
         before = sentinel.primary()
+        sentinel.hurry()
         before.pause()
         wait_until(lambda: sentinel.primary() is not before, "the failover")
         sentinel.heal()
@@ -214,6 +216,7 @@ def test_a_conversation_across_a_failover(sentinel: RedisSentinel) -> None:
         with suppress(StorageUnavailable), store.conversation("anna@example.com"):
             store.set("one", "anna@example.com", "A")
             store.set("two", "anna@example.com", "A")
+            sentinel.hurry()
             before.kill()
             wait_until(lambda: sentinel.primary() is not before, "the failover")
         wait_until(lambda: works(store), "the new primary to answer")

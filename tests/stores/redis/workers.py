@@ -6,23 +6,10 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from salmon_state import ConversationBusy, StorageUnavailable
-from salmon_state.storage import Sender, StateStorage
+from salmon_state import StorageUnavailable
+from salmon_state.storage import StateStorage
 
 MODULE = "app.handlers"
-
-
-def converse(store: StateStorage, sender: Sender, state: str, pause: float) -> Iterator[str]:
-    """Says when it is in, and stays there for a while; then says how it ended."""
-    try:
-        with store.conversation(sender):
-            store.set(MODULE, sender, state)
-            yield "in"
-            time.sleep(pause)
-    except ConversationBusy as error:
-        yield error.detail
-    else:
-        yield "committed"
 
 
 def set_numbered(store: StateStorage, name: str, senders: int) -> Iterator[tuple[str, int, bool]]:
