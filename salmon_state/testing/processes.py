@@ -24,8 +24,8 @@ from salmon_state.storage import Record, Sender, StateStorage
 
 __all__ = ["PATIENCE", "StoreProcess", "store_processes"]
 
-PATIENCE = 60.0
-"""Seconds after which a process is taken to be stuck; nothing here takes a tenth of it."""
+PATIENCE = 180.0
+"""Seconds after which a process is taken to be stuck; nothing here takes a twentieth of it."""
 
 _IDLE: list[StoreProcess] = []
 
