@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from salmon_state import (
     StorageUnavailable,
 )
 from salmon_state.stores import locks as locks_module
+from salmon_state.stores import queues
 from salmon_state.stores.locks import FileLocks
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS
@@ -68,6 +71,49 @@ def fork_with(locks: FileLocks, sender: str) -> tuple[bool, bool]:
     assert not elsewhere(try_one, locks, sender)  # the end of the child ended nothing
     release()
     return bool(status & 1), bool(status & 2)
+
+
+def wait_and_die(locks: FileLocks, sender: str) -> Iterator[str]:
+    """Tells when the lock was won; whoever waits for it is killed before."""
+    yield "begins"
+    locks.acquire(sender, HANG)()
+    yield "won"
+
+
+def enter_and_count(locks: FileLocks, sender: str, log: Path, rounds: int, others: int) -> None:
+    """Wins a lock again and again, and writes down who had it."""
+    for left in reversed(range(rounds)):
+        release = locks.acquire(sender, HANG)
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        if left:
+            await_waiting(locks._path, sender, others)
+        release()
+
+
+def old_version(path: str, sender: str) -> None:
+    """What version 0.1 does with the lock of a sender, which it wins if it can."""
+    with open(path, "r+b") as file:
+        offset = locks_module._offset(sender)
+        flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, flock)
+
+
+def count_waiting(path: Path, sender: str) -> int:
+    """Returns how many have a place in the queue of a sender."""
+    first = queues._FIRST_QUEUE + locks_module._offset(sender) // queues._PLACES * queues._PLACES
+    place, count = first, 0
+    with open(path, "r+b") as file:
+        while (
+            found := queues._find_lock(file.fileno(), place, first + queues._PLACES)
+        ) is not None:
+            place, count = found + 1, count + 1
+    return count
+
+
+def await_waiting(path: Path, sender: str, count: int) -> None:
+    while count_waiting(path, sender) != count:
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -144,6 +190,108 @@ def test_waiting_for_another_process(locks: FileLocks, other: StoreProcess) -> N
     assert won == [True]
 
 
+def test_those_who_wait_are_served_in_the_order_in_which_they_came(
+    locks: FileLocks, path: Path
+) -> None:
+    """Threads of several instances as well; whoever comes again comes last."""
+    same = FileLocks(path)
+    served: list[int] = []
+
+    def work(number: int, which: FileLocks) -> None:
+        for _ in range(2):
+            release = which.acquire(ANNA, HANG)
+            served.append(number)
+            if len(served) <= 5:  # it comes again when all the others wait
+                await_waiting(path, ANNA, 4)
+            release()
+
+    release = locks.acquire(ANNA, 0)
+    with ThreadPoolExecutor(5) as threads:
+        jobs = []
+        for number in range(5):
+            jobs.append(threads.submit(work, number, (locks, same)[number % 2]))
+            await_waiting(path, ANNA, number + 1)
+        assert not try_one(locks, ANNA)
+        release()
+        for job in jobs:
+            job.result(HANG)
+    same.close()
+    assert served == [*range(5), *range(5)]
+
+
+def test_nobody_gets_in_before_those_who_wait(locks: FileLocks, path: Path) -> None:
+    """Not even when the lock is free, for the moment until the first of them looks."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "w+b"))
+        first = queues._FIRST_QUEUE + locks_module._offset(ANNA) // queues._PLACES * queues._PLACES
+        assert queues.lock_byte(file.fileno(), first + 7)
+        assert not try_one(locks, ANNA)
+        assert not try_one(locks, ANNA, 0.02)
+        assert try_one(locks, BEN)
+    assert try_one(locks, ANNA)
+
+
+def test_a_queue_without_places_left(locks: FileLocks, path: Path) -> None:
+    """Whoever comes waits until it is empty, and does not touch the next one."""
+    with ExitStack() as stack, ThreadPoolExecutor(1) as another:
+        file = stack.enter_context(open(path, "w+b"))
+        first = queues._FIRST_QUEUE + locks_module._offset(ANNA) // queues._PLACES * queues._PLACES
+        last = first + queues._PLACES - 1
+        assert queues.lock_byte(file.fileno(), last)
+        assert not try_one(locks, ANNA, 0.02)
+        attempt = another.submit(try_one, locks, ANNA, HANG)
+        assert queues._find_lock(file.fileno(), last, last + 2) is None
+        queues.unlock_byte(file.fileno(), last)
+        assert attempt.result(HANG)
+
+
+def test_those_who_die_or_give_up_in_the_queue_are_skipped(locks: FileLocks, path: Path) -> None:
+    release = locks.acquire(ANNA, 0)
+    with (
+        store_processes(partial(LockFile, path), 3) as others,  # type: ignore[arg-type]
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for number, other in enumerate(others):
+            other.start(wait_and_die, ANNA)
+            assert other.item() == "begins"
+            await_waiting(path, ANNA, number + 1)
+        impatient = threads.submit(try_one, locks, ANNA, 0.05)
+        last = threads.submit(try_one, locks, ANNA, HANG)
+        assert impatient.result(HANG) is False
+        await_waiting(path, ANNA, 4)
+        others[1].kill()
+        others[0].kill()
+        await_waiting(path, ANNA, 2)
+        release()
+        assert others[2].item() == "won"
+        assert last.result(HANG)
+        others[2].result()
+    assert count_waiting(path, ANNA) == 0
+
+
+def test_processes_that_come_again_and_again_take_turns(tmp_path: Path, path: Path) -> None:
+    """Once all of them wait, each has the lock once before anybody has it again."""
+    log = tmp_path / "log"
+    rounds = 30
+    with store_processes(partial(LockFile, path), 5) as others:  # type: ignore[arg-type]
+        for other in others:
+            other.start(enter_and_count, ANNA, log, rounds, len(others) - 1)
+        for other in others:
+            other.result()
+    turns = log.read_text().split()
+    assert len(set(turns)) == 5
+    assert turns == turns[:5] * rounds
+
+
+def test_a_process_of_the_old_version(locks: FileLocks, path: Path) -> None:
+    """It knows the locks, and not the queues: both versions keep each other out."""
+    release = locks.acquire(ANNA, 0)
+    with pytest.raises(BlockingIOError):
+        old_version(os.fspath(path), ANNA)
+    release()
+    old_version(os.fspath(path), ANNA)
+
+
 def test_a_killed_process_leaves_nothing(locks: FileLocks, other: StoreProcess, path: Path) -> None:
     other.start(hold, ANNA)
     other.item()
@@ -174,7 +322,7 @@ def test_thousands_of_senders_leave_one_empty_file(locks: FileLocks, path: Path)
         release()
     assert os.listdir(path.parent) == [path.name]
     assert path.stat().st_size == 0
-    assert locks._threads._locks == {}
+    assert locks.open().held == set()
 
 
 def test_the_file_is_made_when_it_is_needed_and_for_its_owner(locks: FileLocks, path: Path) -> None:
@@ -200,11 +348,11 @@ def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
 def test_an_error_of_the_kernel_is_no_busy(
     locks: FileLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(descriptor: int, kind: int, offset: int) -> None:
+    def fail(descriptor: int, offset: int) -> bool:
         raise OSError(37, "No locks available")
 
     with monkeypatch.context() as patch:
-        patch.setattr(locks_module, "_lock", fail)
+        patch.setattr(locks_module, "lock_byte", fail)
         with pytest.raises(OSError, match="No locks"):
             locks.acquire(ANNA, 0)
     assert elsewhere(try_one, locks, ANNA)
@@ -271,7 +419,7 @@ def test_closing_while_another_thread_waits(
 
 def test_a_system_without_such_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What POSIX has instead would be dropped with any descriptor of the file that is closed."""
-    monkeypatch.setattr(locks_module, "_AVAILABLE", False)
+    monkeypatch.setattr(queues, "_AVAILABLE", False)
     with pytest.raises(ConfigurationError, match="Linux") as caught:
         FileLocks(path)
     assert str(path) in str(caught.value)
