@@ -23,6 +23,9 @@ from salmon_state.storage import StateStorage
 
 __all__ = ["attach", "detach"]
 
+_DEEPEST = 100
+"""Parts within parts: with 300, Python's generator has no stack left to write the mail with."""
+
 
 def attach(
     router: RoutingBase,
@@ -38,6 +41,9 @@ def attach(
     server hears one line ``451 4.3.0 ...`` and sends the mail again, and the states are as if it
     had never come. A mail from a queue directory (`salmon.server.QueueReceiver`) has no client to
     send it again: it is put back into its queue.
+
+    A mail with more than a hundred parts within parts is refused with 554, before any handler
+    would run out of stack with it.
 
     Harmless when repeated; the last call's arguments hold. It survives ``Router.reload()``, and a
     store that is put into ``router.STATE_STORE`` afterwards is used from the next mail on. A
@@ -126,6 +132,11 @@ class Delivery(Forkable):
 
     def __call__(self, message: Any) -> None:
         """Delivers one message, in a conversation with its sender."""
+        if _is_too_deep(message):
+            log().warning(
+                "a mail from %r has parts within parts within parts: refused", message.From
+            )
+            raise SMTPError(554, "5.6.0 This mail has too many parts within parts")
         outermost = current_conversation() is None
         try:
             with self._store().conversation(message.From, timeout=self.lock_timeout):
@@ -190,6 +201,19 @@ class Delivery(Forkable):
         log().warning("put a mail back into the queue %r as %r: %s", queue, key, error)
         time.sleep(self.queue_delay)
         return True
+
+
+def _is_too_deep(message: Any) -> bool:
+    """Returns whether handlers may run out of stack with a mail.
+
+    They would end in ERROR, and anybody could bring that upon whoever's address they forge.
+    """
+    level = [message.base.mime_part]
+    for _ in range(_DEEPEST):
+        level = [part for whole in level if whole.is_multipart() for part in whole.get_payload()]
+        if not level:
+            return False
+    return True
 
 
 def _same(value: Any) -> Any:
