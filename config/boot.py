@@ -67,11 +67,13 @@ for handler in settings.handlers:
 
 try:
     if settings.receiver_kind == "queue":
-        settings.receiver = QueueReceiver(str(private_maildir(settings.queue_directory)))
+        settings.receiver = QueueReceiver(
+            str(private_maildir(settings.queue_directory)), size_limit=settings.size_limit
+        )
     else:
         _receivers = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}
         settings.receiver = _receivers[settings.receiver_kind](
-            settings.receiver_host, settings.receiver_port
+            settings.receiver_host, settings.receiver_port, size_limit=settings.size_limit
         )
 except OSError as error:
     raise SettingsError(

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-__all__ = ["SettingsError", "choice", "host_and_port", "port", "text", "word", "words"]
+__all__ = ["SettingsError", "choice", "host_and_port", "number", "port", "text", "word", "words"]
 
 
 class SettingsError(SystemExit):
@@ -33,6 +33,14 @@ def choice(name: str, options: Sequence[str]) -> str:
     if given.lower() not in options:
         raise SettingsError.of(name, given, f"one of {', '.join(options)}")
     return given.lower()
+
+
+def number(name: str, default: int) -> int:
+    """Returns the positive number that a variable names."""
+    given = text(name, str(default))
+    if not re.fullmatch("[1-9][0-9]{0,17}", given):
+        raise SettingsError.of(name, given, "a whole number, 1 or more")
+    return int(given)
 
 
 def port(name: str, default: int) -> int:

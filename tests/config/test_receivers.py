@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,10 @@ from salmon import queue
 from salmon.routing import Router
 from salmon.server import SMTPError
 
-from config.receivers import QueueReceiver, SMTPReceiver
+from config.channels import Channel
+from config.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 from salmon_state import MemoryStorage, attach, detach
+from tests.bombs import BOMBS
 from tests.end_to_end.mail_server import wait_until
 from tests.services import free_port
 
@@ -97,13 +101,58 @@ def test_no_more_mails_are_taken_than_workers_are_free(
     assert made.wait(30)
 
 
+@pytest.mark.parametrize("kind", [SMTPReceiver, LMTPReceiver])
+def test_who_says_nothing_is_hung_up_on_and_others_are_not(
+    kind: type[SMTPReceiver | LMTPReceiver], delivered: list[Any]
+) -> None:
+    made = kind("127.0.0.1", free_port())
+    made.idle_timeout = 0.5
+    made.start()
+    silent = socket.create_connection(made.addr, 30)
+    talking = socket.create_connection(made.addr, 30)
+    with silent, talking, silent.makefile("rb") as heard, talking.makefile("rb") as answers:
+        assert heard.readline().startswith(b"220")
+        assert answers.readline().startswith(b"220")
+        while not select.select([silent], [], [], 0.05)[0]:
+            talking.sendall(b"NOOP\r\n")
+            assert answers.readline().startswith(b"250")
+        assert heard.read() == b"421 4.4.2 Nothing heard for too long\r\n"
+        talking.sendall(b"NOOP\r\n")
+        assert answers.readline().startswith(b"250")
+    made.stop()
+    assert made.wait(30)
+
+
+def test_silence_is_counted_by_the_receivers_own_clock(receiver: SMTPReceiver) -> None:
+    """It all but stands still while a handler runs: what clients say then is not heard."""
+    receiver.clock += 400.0
+    with socket.create_connection(receiver.addr, 30):
+        receiver.handle_accept()
+        [channel] = [each for each in receiver._map.values() if isinstance(each, Channel)]
+        receiver.clock += 300.0
+        receiver._hang_up_on_the_silent()
+        assert channel.connected
+        receiver.clock += 1.0
+        receiver._hang_up_on_the_silent()
+        assert not channel.connected
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Content-Type: text/plain\nFrom: =?utf-8?b?x?=\n\nhello\n",
+        b"From: " + b"(" * 5_000 + b"\n\nhello\n",
+        BOMBS["nested 3,000"],
+    ],
+    ids=["address", "comments", "nested"],
+)
 def test_a_mail_that_cannot_be_parsed_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivered: list[Any]
+    data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivered: list[Any]
 ) -> None:
     undeliverable = queue.Queue(str(tmp_path / "undeliverable"))
     monkeypatch.setattr(Router, "UNDELIVERABLE_QUEUE", undeliverable)
     made = QueueReceiver(str(tmp_path / "queue"))
-    made.queue.push(b"Content-Type: text/plain\nFrom: =?utf-8?b?x?=\n\nhello\n")
+    made.queue.push(data)
     made.start(one_shot=True)
     assert (len(made.queue), len(undeliverable), delivered) == (0, 1, [])
 

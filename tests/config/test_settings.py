@@ -46,6 +46,7 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         HOST="::1",
         PORT="24",
         QUEUE="elsewhere",
+        SIZE_LIMIT="1000",
         RELAY="[::1]:2525",
         RELAY_TLS="starttls",
         RELAY_USER="me",
@@ -58,6 +59,7 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found["receiver_kind"], found["receiver_host"]) == ("lmtp", "::1")
     assert (found["receiver_port"], found["queue_directory"]) == (24, "elsewhere")
     assert (found["relay_address"], found["relay_tls"]) == (("::1", 2525), "starttls")
+    assert found["size_limit"] == 1000
     assert found["list_names"] == ("news", "book-club")
     assert found["list_domain"] == "lists.example.org"
 
@@ -73,6 +75,8 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PORT", "65536", "a TCP port between 1 and 65535"),
         ("PORT", "-1", "a TCP port between 1 and 65535"),
         ("PORT", "٣", "a TCP port between 1 and 65535"),
+        ("SIZE_LIMIT", "0", "a whole number, 1 or more"),
+        ("SIZE_LIMIT", "10 MB", "a whole number, 1 or more"),
         ("RECEIVER", "imap", "one of smtp, lmtp, queue"),
         ("RELAY_TLS", "ssl", "one of none, starttls, tls"),
         ("RELAY", "mail.example.com", "host:port, such as"),
