@@ -140,6 +140,8 @@ def test_what_was_acknowledged_outlives_a_failover(
                 acknowledged[sender] = "LATER"
         primary.kill()
     standby.start()
+    with pytest.raises(StorageUnavailable):  # a server that boots now tries again
+        SQLAlchemyStorage(standby.url())
     standby.promote()
     with SQLAlchemyStorage(standby.url()) as store:
         found = {str(record.sender): record.state for record in store}

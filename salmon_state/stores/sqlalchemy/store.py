@@ -89,7 +89,8 @@ class SQLAlchemyStorage(StateStorage):
     Raises:
         ConfigurationError: The URL or an option cannot work, the driver is missing, the login is
             refused, or the table is missing and must not or cannot be created.
-        StorageUnavailable: The database cannot be reached now.
+        StorageUnavailable: The database cannot be reached now, or only reads, as a standby does
+            until it is promoted: worth another try.
 
     Attributes:
         metadata: The `sqlalchemy.MetaData` of both tables; see also `make_metadata`.

@@ -101,7 +101,11 @@ class Database:
         return False
 
     def is_gone(self, error: BaseException) -> bool:
-        """Returns whether the connection is of no more use, although SQLAlchemy thinks it is."""
+        """Returns whether the connection is of no more use, although SQLAlchemy thinks it is.
+
+        So is one to a server that only reads: while another one takes over, the next connection
+        may lead to that one, and what was refused has certainly not happened.
+        """
         return False
 
     def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:

@@ -27,7 +27,8 @@ class MariaDB(Database):
 
     # Error numbers: https://mariadb.com/kb/en/mariadb-error-code-reference/
     _CONFLICTS = (1205, 1213, 1020)
-    _FORBIDDEN = (1142, 1143, 1227, 1290, 1792, 1044)
+    _FORBIDDEN = (1142, 1143, 1227, 1044)
+    _READ_ONLY = (1290, 1792)
     _REFUSED = (1044, 1045, 1049, 1130, 1698, 2061)
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
@@ -74,6 +75,9 @@ class MariaDB(Database):
 
     def is_forbidden(self, error: DBAPIError) -> bool:
         return _error_number(error.orig) in self._FORBIDDEN
+
+    def is_gone(self, error: BaseException) -> bool:
+        return _error_number(error) in self._READ_ONLY
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _error_number(error) in self._REFUSED

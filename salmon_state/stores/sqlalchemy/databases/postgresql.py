@@ -26,7 +26,8 @@ class PostgreSQL(Database):
     # SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
     _LOCK_NOT_AVAILABLE = "55P03"
     _CONFLICTS = ("40001", "40P01", _LOCK_NOT_AVAILABLE)
-    _FORBIDDEN = ("42501", "25006")
+    _FORBIDDEN = ("42501",)
+    _READ_ONLY = "25006"
     _MISSING = ("3F000",)
     # libpq reports a refused login as text only.
     _REFUSED = re.compile(
@@ -70,6 +71,9 @@ class PostgreSQL(Database):
 
     def is_forbidden(self, error: DBAPIError) -> bool:
         return _sqlstate(error.orig) in self._FORBIDDEN
+
+    def is_gone(self, error: BaseException) -> bool:
+        return _sqlstate(error) == self._READ_ONLY
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _sqlstate(error) in self._MISSING or bool(self._REFUSED.search(str(error)))
