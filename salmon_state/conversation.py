@@ -211,11 +211,22 @@ class Conversation:
 
         Raises:
             StorageUnavailable: It is Salmon that sets ERROR because a handler let a `StorageError`
-                out: it would answer 250, but the store's failure is no reason to lose a mail.
+                out: it would answer 250, but the store's failure is no reason to lose a mail. Or
+                it lets out whatever else, and nothing can be committed any more: Salmon would
+                keep a copy of a mail that comes again.
         """
-        if state == ERROR_STATE and isinstance(sys.exc_info()[1], StorageError):
-            raise StorageUnavailable(f"a handler was stopped: {sys.exc_info()[1]}")
+        if state == ERROR_STATE:
+            self._check_error(sys.exc_info()[1])
         self._changes[module, sender] = state, now
+
+    def _check_error(self, error: BaseException | None) -> None:
+        if isinstance(error, StorageError):
+            raise StorageUnavailable(f"a handler was stopped: {error}")
+        if error is not None:
+            try:
+                self._unit.check()
+            except Exception as failure:  # noqa: BLE001 - a driver may raise anything; see _raise
+                self._store._raise(failure)
 
     def compare_and_set(
         self, module: str, sender: Sender, expected: str | None, state: str | None, now: int

@@ -58,6 +58,12 @@ class UnitOfWork:
         if moves or transitions:
             self._store._commit(moves, transitions)
 
+    def check(self) -> None:
+        """Raises if it is certain by now that nothing can be committed.
+
+        Asked when a handler has failed, before Salmon keeps a copy of its mail.
+        """
+
     def close(self) -> None:
         """Undoes what is not committed and gives the locks back; called once, whatever happened."""
         with ExitStack() as releases:

@@ -95,6 +95,10 @@ class PostgreSQLWork(SQLWork):
         status: int = self._lease.driver.info.transaction_status
         return status
 
+    def _ask(self, cursor: Any) -> None:
+        if self._status() != _IN_FAILED_TRANSACTION:  # which the server has just told us
+            super()._ask(cursor)
+
     def _recover(self, cursor: Any) -> None:
         if self._status() == _IN_FAILED_TRANSACTION:
             cursor.execute(f"ROLLBACK TO SAVEPOINT {BEFORE_HANDLERS}")  # the lock stays

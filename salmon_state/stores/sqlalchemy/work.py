@@ -99,6 +99,17 @@ class SQLWork(UnitOfWork):
                 raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
             raise
 
+    def check(self) -> None:
+        self._check_connection()
+        if self._lease is not None:
+            with self._on_lease() as cursor:
+                self._ask(cursor)
+
+    def _ask(self, cursor: Any) -> None:
+        """Raises unless the server answers."""
+        cursor.execute("SELECT 1")
+        cursor.fetchall()
+
     def close(self) -> None:
         try:
             self._rollback()
@@ -173,7 +184,7 @@ class SQLWork(UnitOfWork):
 
     def _check_connection(self) -> None:
         """Refuses to go on elsewhere when what was locked or written on a connection is lost."""
-        if self._lost:
+        if self._lost or (self._lease is not None and self._lease.connection.invalidated):
             raise StorageUnavailable("the connection of this conversation broke")
 
     @property
