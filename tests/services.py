@@ -19,13 +19,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pymysql
 import pytest
 
+from salmon_state import StorageUnavailable
 from tests.janitor import Janitor
+
+Found = TypeVar("Found")
 
 JANITOR = Janitor()
 PASSWORD = "Geh3im-" + secrets.token_hex(8)
@@ -46,6 +49,20 @@ def free_port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def again(call: Callable[[], Found]) -> Found:
+    """Makes a call that is to succeed as often as the store is unavailable; returns what it does.
+
+    A store whose short timeout the test needs may be refused by a server that is only slow.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except StorageUnavailable:
+            if time.monotonic() > deadline:
+                raise
 
 
 def program(name: str, *places: str) -> str:

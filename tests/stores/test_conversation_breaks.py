@@ -12,7 +12,7 @@ from salmon_state import SQLAlchemyStorage, StorageUnavailable, current_conversa
 from salmon_state.testing.endings import left_with, refused
 from salmon_state.testing.suite import contents
 from tests.counting_proxy import CountingProxy
-from tests.stores.sqlalchemy_places import Place
+from tests.stores.sqlalchemy_places import HANG, Place
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
 
@@ -34,7 +34,7 @@ def check_that_it_goes_on(store: SQLAlchemyStorage) -> None:
     """The next mail of the sender finds nothing changed and the lock free."""
     assert current_conversation() is None
     assert contents(store) == {}
-    with store.conversation(ANNA, timeout=5):
+    with store.conversation(ANNA, timeout=HANG):
         store.set("app", ANNA, "TWO")
     assert contents(store) == {("app", ANNA): "TWO"}
 

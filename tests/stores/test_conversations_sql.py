@@ -22,7 +22,7 @@ from salmon_state.testing.endings import elsewhere, refused
 from salmon_state.testing.mails import can_enter
 from salmon_state.testing.suite import OpenStore, contents
 from salmon_state.testing.threads import run_together
-from tests.stores.sqlalchemy_places import Place, eventually
+from tests.stores.sqlalchemy_places import HANG, Place, eventually
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
 
@@ -64,7 +64,7 @@ def test_conversations_leave_a_connection_to_handlers(place: Place) -> None:
 
 def test_more_conversations_than_connections(place: Place) -> None:
     """They take turns; whoever gets none in time is told so, and nothing is stuck."""
-    with SQLAlchemyStorage(place.url, pool_size=2, timeout=0.3) as store, store.conversation(ANNA):
+    with SQLAlchemyStorage(place.url, pool_size=2, timeout=2.0) as store, store.conversation(ANNA):
         assert current_conversation() is not None
         if place.kind == "sqlite":
             assert elsewhere(can_enter, store, [BEN]) == [True]
@@ -117,7 +117,7 @@ def test_a_snapshot_is_from_after_the_lock(repeatable_read: SQLAlchemyStorage) -
 
     def step() -> None:
         for _ in range(20):
-            with store.conversation(ANNA, timeout=30):
+            with store.conversation(ANNA, timeout=HANG):
                 state = store.get("app", ANNA)
                 store.set("app", ANNA, str(1 + (0 if state == "START" else int(state))))
 
@@ -139,7 +139,10 @@ def test_the_database_holds_the_lock_by_its_digest(served: Place) -> None:
 
 def test_a_connection_that_ends_while_the_commit_is_awaited(served: Place) -> None:
     """A single change is its own commit on MariaDB: nobody knows whether it happened."""
-    with SQLAlchemyStorage(served.url) as store, served.administrator() as cursor:
+    with (
+        SQLAlchemyStorage(served.url, timeout=HANG) as store,
+        served.administrator() as cursor,
+    ):
         store.set("app", ANNA, "BEFORE")
         conversation = store.conversation(ANNA)
         conversation.__enter__()
@@ -154,7 +157,7 @@ def test_a_connection_that_ends_while_the_commit_is_awaited(served: Place) -> No
         cursor.execute("COMMIT")
         assert ("not confirmed" in caught.value.detail) == (served.kind == "mariadb")
         assert store.get("app", ANNA) == "BEFORE"
-        with store.conversation(ANNA, timeout=5):
+        with store.conversation(ANNA, timeout=HANG):
             store.set("app", ANNA, "AGAIN")
         assert contents(store) == {("app", ANNA): "AGAIN"}
 
@@ -177,7 +180,7 @@ def _kill_who_waits(place: Place) -> None:
 def test_a_row_that_is_locked_while_the_commit_is_awaited(served: Place) -> None:
     """The database refuses in time; nothing has happened, and nothing happens later."""
     with (
-        SQLAlchemyStorage(served.url, timeout=1.0) as store,
+        SQLAlchemyStorage(served.url, timeout=2.0) as store,
         served.administrator() as cursor,
     ):
         store.set("app", ANNA, "BEFORE")
@@ -186,7 +189,7 @@ def test_a_row_that_is_locked_while_the_commit_is_awaited(served: Place) -> None
             cursor.execute("BEGIN")
             cursor.execute("UPDATE salmon_state SET updated_at = 1")
         cursor.execute("COMMIT")
-        with store.conversation(ANNA, timeout=5):
+        with store.conversation(ANNA, timeout=HANG):
             assert store.get("app", ANNA) == "BEFORE"
 
 

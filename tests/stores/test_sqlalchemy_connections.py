@@ -278,7 +278,7 @@ def checked_out(engine: sa.Engine) -> int:
 @pytest.mark.parametrize("size", [1, 12])
 def test_an_own_engine_after_the_server_was_restarted(served: Place, size: int) -> None:
     """However many dead connections its pool holds."""
-    engine = sa.create_engine(served.url, pool_size=size, max_overflow=0, pool_timeout=2)
+    engine = sa.create_engine(served.url, pool_size=size, max_overflow=0, pool_timeout=HANG)
     with SQLAlchemyStorage(engine) as store:
         store.set("app", "a@x", "POSTING")
         with contextlib.ExitStack() as stack:

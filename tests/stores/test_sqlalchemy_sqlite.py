@@ -42,7 +42,7 @@ def test_files_are_their_owners_only(path: Path) -> None:
         files = sorted(path.parent.iterdir())
         assert [file.name for file in files] == ["states.db", "states.db-shm", "states.db-wal"]
         assert {mode(file) for file in files} == {0o600}
-        with store.conversation("a@x", timeout=1):
+        with store.conversation("a@x"):
             store.set("app", "a@x", "LATER")
         assert {mode(file) for file in path.parent.iterdir()} == {0o600}
 
@@ -128,7 +128,7 @@ def test_a_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.chdir(tmp_path / "two")
         store._connections.close_idle()
         assert store.get("app", "a@x") == "POSTING"
-        with store.conversation("a@x", timeout=1):
+        with store.conversation("a@x"):
             store.set("app", "a@x", "LATER")
         assert list((tmp_path / "two").iterdir()) == []
         assert str(tmp_path / "one" / "states.db") in repr(store)

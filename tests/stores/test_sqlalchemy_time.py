@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
-from tests.services import free_port
+from tests.services import again, free_port
 from tests.stores.sqlalchemy_places import Place, eventually
 
 TIMEOUT = 0.5
@@ -62,16 +62,15 @@ def test_a_refusing_port_ends_at_once(driver: str) -> None:
 
 def test_a_server_that_stops_answering(served: Place) -> None:
     """In mid-use; when it answers again the store works again, without a restart."""
-    with SQLAlchemyStorage(served.url, timeout=TIMEOUT) as store:
-        store.set("app", "a@x", "POSTING")
+    with again(lambda: SQLAlchemyStorage(served.url, timeout=TIMEOUT)) as store:
+        again(lambda: store.set("app", "a@x", "POSTING"))
         for name in ("get", "set"):
             served.server.pause()
             with ends_in_time(), pytest.raises(StorageUnavailable):
                 CALLS[name](store)
             served.server.resume()
-        eventually(lambda: works(store))
-        store.set("app", "a@x", "AGAIN")
-        assert store.get("app", "a@x") == "AGAIN"
+        again(lambda: store.set("app", "a@x", "AGAIN"))
+        assert again(lambda: store.get("app", "a@x")) == "AGAIN"
         eventually(lambda: served.connections() <= 10)
 
 
@@ -83,26 +82,19 @@ def test_a_new_store_while_the_server_does_not_answer(served: Place) -> None:
     SQLAlchemyStorage(served.url).close()
 
 
-def works(store: SQLAlchemyStorage) -> bool:
-    with contextlib.suppress(StorageUnavailable):
-        store.ping()
-        return True
-    return False
-
-
 @pytest.mark.parametrize("name", ["set", "compare_and_set"])
 def test_a_row_that_somebody_else_has_locked(served: Place, name: str) -> None:
     """Who was told that nothing happened is right: nothing happens later either."""
-    with SQLAlchemyStorage(served.url, timeout=TIMEOUT) as store:
-        store.set("app", "a@x", "POSTING")
+    with again(lambda: SQLAlchemyStorage(served.url, timeout=TIMEOUT)) as store:
+        again(lambda: store.set("app", "a@x", "POSTING"))
         with locked_rows(served), ends_in_time(), pytest.raises(StorageUnavailable):
             CALLS[name](store)
         with locked_rows(served):  # whoever was waiting would have been first
             pass
-        assert store.get("app", "a@x") == "POSTING"
+        assert again(lambda: store.get("app", "a@x")) == "POSTING"
         assert served.connections() <= 2
-        CALLS[name](store)
-        assert store.get("app", "a@x") != "POSTING"
+        again(lambda: CALLS[name](store))
+        assert again(lambda: store.get("app", "a@x")) != "POSTING"
 
 
 def test_a_table_that_somebody_else_has_locked(served: Place) -> None:
@@ -110,16 +102,15 @@ def test_a_table_that_somebody_else_has_locked(served: Place) -> None:
         "postgresql": "LOCK TABLE salmon_state IN ACCESS EXCLUSIVE MODE",
         "mariadb": "LOCK TABLES salmon_state WRITE",
     }[served.kind]
-    with SQLAlchemyStorage(served.url, timeout=TIMEOUT) as store:
-        store.set("app", "a@x", "POSTING")
+    with again(lambda: SQLAlchemyStorage(served.url, timeout=TIMEOUT)) as store:
+        again(lambda: store.set("app", "a@x", "POSTING"))
         for name in ("get", "set"):
             with served.administrator() as cursor:
                 cursor.execute("BEGIN")
                 cursor.execute(lock)
                 with ends_in_time(), pytest.raises(StorageUnavailable):
                     CALLS[name](store)
-        eventually(lambda: works(store))
-        assert store.get("app", "a@x") == "POSTING"
+        assert again(lambda: store.get("app", "a@x")) == "POSTING"
 
 
 @contextlib.contextmanager
@@ -132,13 +123,13 @@ def locked_rows(place: Place) -> Iterator[None]:
 
 
 def test_all_connections_in_use(served: Place) -> None:
-    with SQLAlchemyStorage(served.url, timeout=TIMEOUT, pool_size=2) as store:
-        leases = [store._connections.take() for _ in range(2)]
+    with again(lambda: SQLAlchemyStorage(served.url, timeout=TIMEOUT, pool_size=2)) as store:
+        leases = [again(store._connections.take) for _ in range(2)]
         with ends_in_time(), pytest.raises(StorageUnavailable) as caught:
             store.get("app", "a@x")
         assert "pool_size" in caught.value.detail
         got: list[str] = []
-        waiter = threading.Thread(target=lambda: got.append(store.get("app", "a@x")))
+        waiter = threading.Thread(target=lambda: got.append(again(lambda: store.get("app", "a@x"))))
         waiter.start()
         for lease in leases:
             store._connections.give_back(lease)

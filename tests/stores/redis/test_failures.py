@@ -20,6 +20,7 @@ from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.suite import contents, fill
 from salmon_state.testing.threads import run_together
 from tests.redis_services import SECRET, RedisCluster, RedisSentinel, RedisServer, fresh_prefix
+from tests.services import again
 from tests.stores.redis.proxy import Proxy
 
 MODULE, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
@@ -92,8 +93,8 @@ def test_a_server_that_went_away(store: RedisStorage, server: RedisServer) -> No
 
 
 def test_a_server_that_says_nothing(server: RedisServer, prefix: str) -> None:
-    with RedisStorage(server.url(), prefix=prefix, timeout=0.2) as store:
-        fill(store, [(MODULE, ANNA, "A")])
+    with again(lambda: RedisStorage(server.url(), prefix=prefix, timeout=0.2)) as store:
+        again(lambda: fill(store, [(MODULE, ANNA, "A")]))
         server.pause()
         begin = time.monotonic()
         try:
@@ -106,46 +107,36 @@ def test_a_server_that_says_nothing(server: RedisServer, prefix: str) -> None:
         finally:
             server.resume()
         assert time.monotonic() - begin < HANG
-        store.ping()
+        again(store.ping)
         # What was sent and not answered may have been done since: it was one call each.
-        store.set(MODULE, ANNA, "A")
-        assert contents(store) == {(MODULE, ANNA): "A"}
+        again(lambda: store.set(MODULE, ANNA, "A"))
+        assert again(lambda: contents(store)) == {(MODULE, ANNA): "A"}
 
 
 def test_late_replies_are_nobodys(server: RedisServer, prefix: str) -> None:
     """A reply that comes after its time limit is not taken for that of the next command."""
-    with RedisStorage(server.url(), prefix=prefix, timeout=0.1) as store:
-        for number in range(20):
-            store.set(MODULE, f"{number}@x", f"S{number}")
-        server.pause()
-        with pytest.raises(StorageUnavailable):
-            store.get(MODULE, "0@x")
-        server.resume()
-        for _ in range(3):
-            for number in range(20):
-                assert store.get(MODULE, f"{number}@x") == f"S{number}"
+    with again(lambda: RedisStorage(server.url(), prefix=prefix, timeout=0.1)) as store:
+        check_late_replies(store, server)
 
 
 def test_late_replies_behind_sentinel(sentinel: RedisSentinel, prefix: str) -> None:
     """redis-py leaves a connection through Sentinel open then, with the reply still to come."""
-    with RedisStorage(sentinel.url(), prefix=prefix, timeout=0.1) as store:
-        for number in range(20):
-            store.set(MODULE, f"{number}@x", f"S{number}")
-        primary = sentinel.primary()
-        primary.pause()
-        try:
-            with pytest.raises(StorageUnavailable):
-                store.get(MODULE, "0@x")
-        finally:
-            primary.resume()
-        deadline = time.monotonic() + HANG
-        for number in [*range(20)] * 3:
-            while True:
-                try:
-                    assert store.get(MODULE, f"{number}@x") == f"S{number}"
-                    break
-                except StorageUnavailable:
-                    assert time.monotonic() < deadline
+    with again(lambda: RedisStorage(sentinel.url(), prefix=prefix, timeout=0.1)) as store:
+        check_late_replies(store, sentinel.primary())
+
+
+def check_late_replies(store: RedisStorage, server: RedisServer) -> None:
+    senders = [f"{number}@x" for number in range(20)]
+    for sender in senders:
+        again(partial(store.set, MODULE, sender, f"S {sender}"))
+    server.pause()
+    try:
+        with pytest.raises(StorageUnavailable):
+            store.get(MODULE, "0@x")
+    finally:
+        server.resume()
+    for sender in senders * 3:
+        assert again(partial(store.get, MODULE, sender)) == f"S {sender}"
 
 
 # ---------------------------------------------------------------- lost replies
