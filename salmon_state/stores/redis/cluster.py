@@ -10,7 +10,8 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from salmon_state.stores.redis.servers import Command, Server, exchange, is_dead
+from salmon_state.stores.redis.connections import Command, Connections, exchange, is_dead
+from salmon_state.stores.redis.servers import Server
 
 __all__ = ["Cluster"]
 
@@ -36,7 +37,7 @@ class Cluster(Server):
 
     def _exchange(self, key: bytes, commands: Sequence[Command], *, again: bool) -> list[Any]:
         """Returns the replies to commands of which the first is about a key."""
-        asked: Any = None
+        asked: Connections | None = None
         for attempt in range(_REDIRECTIONS):
             try:
                 if asked is None:
@@ -61,23 +62,27 @@ class Cluster(Server):
                 time.sleep(_PAUSE * attempt)
         return replies
 
-    def _pool_of(self, key: bytes) -> Any:
+    def _pool_of(self, key: bytes) -> Connections:
         if self._stale:
             self._refresh()
         return self._pool(self.source.get_node_from_key(key))
 
-    def _pool_at(self, host: str, port: int) -> Any:
+    def _pool_at(self, host: str, port: int) -> Connections | None:
         node = self.source.get_node(host=host, port=port)
         if node is None:
             self._refresh()
             node = self.source.get_node(host=host, port=port)
         return None if node is None else self._pool(node)
 
-    def _pool(self, node: Any) -> Any:
-        return self.source.get_redis_connection(node).connection_pool
+    def _pool(self, node: Any) -> Connections:
+        return self._connections(self.source.get_redis_connection(node).connection_pool)
 
     def _refresh(self) -> None:
         self.source.nodes_manager.initialize()
+        clients = [node.redis_connection for node in self.source.get_nodes()]
+        pools = {client.connection_pool for client in clients if client is not None}
+        with self._making:
+            self._by_pool = {pool: c for pool, c in self._by_pool.items() if pool in pools}
         self._stale = False
 
     def close(self) -> None:
@@ -87,7 +92,7 @@ class Cluster(Server):
 
     # ---------------------------------------------------------------- many keys
 
-    def pools(self) -> list[Any]:
+    def pools(self) -> list[Connections]:
         return [self._pool(node) for node in self.source.get_primaries()]
 
     def layout(self) -> object:
@@ -111,7 +116,12 @@ class Cluster(Server):
         return sorted([*part[:2], *part[2][:3]] for part in reply)
 
     def batch(
-        self, pool: Any, keys: Sequence[bytes], commands: Sequence[Command], *, write: bool = False
+        self,
+        pool: Connections,
+        keys: Sequence[bytes],
+        commands: Sequence[Command],
+        *,
+        write: bool = False,
     ) -> list[Any]:
         replies = super().batch(pool, keys, commands, write=write)
         for number, reply in enumerate(replies):

@@ -15,9 +15,10 @@ from redis.sentinel import MasterNotFoundError
 from salmon_state.errors import ConfigurationError
 from salmon_state.log import log
 from salmon_state.stores.redis.cluster import Cluster
+from salmon_state.stores.redis.connections import Connections, exchange
 from salmon_state.stores.redis.entries import Keys
 from salmon_state.stores.redis.scripts import REMOVE, WRITE, Operation, Plan
-from salmon_state.stores.redis.servers import Server, exchange
+from salmon_state.stores.redis.servers import Server
 from salmon_state.stores.redis.urls import parse_target, place_of
 
 __all__ = ["Options", "check_options", "check_server", "misconfigured", "open_server"]
@@ -89,11 +90,12 @@ def open_server(
     """
     if (url is None) == (client is None):
         raise ConfigurationError("RedisStorage needs a URL or a client, and not both")
-    waiting = {"replicas": options.replicas, "wait": options.wait}
+    waiting: dict[str, Any] = {"replicas": options.replicas, "wait": options.wait}
     if client is None:
         target = parse_target(url, options.timeout)
         kind = Cluster if target.cluster else Server
-        return kind(target.connect, **waiting), target.place, target.secrets
+        limits: dict[str, Any] = {"limit": target.limit, "patience": options.timeout}
+        return kind(target.connect, **limits, **waiting), target.place, target.secrets
     _check_client(client)
     if isinstance(client, RedisCluster):
         server: Server = Cluster(_never, given=client, **waiting)
@@ -163,7 +165,7 @@ def _check_info(server: Server, info: dict[str, str]) -> None:
         )
 
 
-def _info(pool: Any) -> dict[str, str]:
+def _info(pool: Connections) -> dict[str, str]:
     (reply,) = exchange(pool, ((b"INFO",),), again=True)
     if isinstance(reply, NoPermissionError):
         return {}

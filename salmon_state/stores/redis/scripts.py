@@ -1,7 +1,8 @@
 """What Redis does in one step: the scripts, and the arguments they are called with.
 
 A script is known to a server by its SHA-1 and sent as a whole only to one that does not know it.
-Each touches the keys of one slot, all of which it is given, as a cluster asks for.
+Each touches the keys of one slot, all of which it is given, as a cluster asks for. The last ARGV of
+each is the moment after which it does nothing, in microseconds by the server's clock.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from salmon_state.stores.redis.entries import (
 __all__ = [
     "CHANGE",
     "CHECK",
+    "DROP",
     "ENTER",
     "EXACTLY",
     "EXTEND",
@@ -31,6 +33,7 @@ __all__ = [
     "OVERTAKEN",
     "RELEASE",
     "REMOVE",
+    "SET",
     "WRITE",
     "Lease",
     "Operation",
@@ -51,11 +54,19 @@ ANYTHING, NOTHING, STATE, EXACTLY = b"*", b"-", b"=", b"~"
 """How a condition begins: no condition, no entry, this state, this very value."""
 
 
+_IN_TIME = """
+local now = redis.call('TIME')
+if now[1] * 1000000 + now[2] > tonumber(ARGV[#ARGV]) then
+  return redis.error_reply('LATE it arrived when it had been given up: nothing was changed')
+end
+"""
+
+
 class Script:
     """A script in Lua."""
 
     def __init__(self, text: str) -> None:
-        self.text = text.encode()
+        self.text = f"{_IN_TIME}{text}".encode()
         # Redis's name for it, and no protection against anything.
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
@@ -64,7 +75,7 @@ WRITE = Script("""
 -- KEYS: the leases to be held, then the senders' hashes.
 -- ARGV: the number of leases; their tokens; 'check' or 'change'; the time to live in milliseconds
 -- or ''; the sender of each hash, or '' if it is there; then for each operation: the hash, the
--- field, the condition, the value.
+-- field, the condition, the value; the deadline.
 local leases = tonumber(ARGV[1])
 for i = 1, leases do
   if redis.call('GET', KEYS[i]) ~= ARGV[1 + i] then return -1 end
@@ -77,7 +88,7 @@ end
 local hashes = #KEYS - leases
 local senders = leases + 3
 local first = senders + hashes + 1
-for i = first, #ARGV, 4 do
+for i = first, #ARGV - 1, 4 do
   local key, field, condition = KEYS[leases + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]
   if field == '' then
     local all = redis.call('HGETALL', key)
@@ -101,7 +112,7 @@ end
 if ARGV[leases + 2] == 'check' then return 0 end
 
 local written, count = {}, 0
-for i = first, #ARGV, 4 do
+for i = first, #ARGV - 1, 4 do
   local hash, field, value = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 3]
   local key, fields = KEYS[leases + hash], {field}
   if field == '' then fields = redis.call('HKEYS', key) end
@@ -132,13 +143,21 @@ for i = 1, leases do redis.call('DEL', KEYS[i]) end
 return count
 """)
 
-# The same for one entry that goes, at two thirds of the time.
+# The same for one entry that is set, or goes, at two thirds of the time.
+SET = Script("""
+return redis.call('HSET', KEYS[1], 'sender', ARGV[1], ARGV[2], ARGV[3])
+""")
+
 FORGET = Script("""
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 and redis.call('HLEN', KEYS[1]) == 1
     and redis.call('HEXISTS', KEYS[1], 'sender') == 1 then
   redis.call('DEL', KEYS[1])
 end
 return 0
+""")
+
+DROP = Script("""
+return redis.call('UNLINK', KEYS[1])
 """)
 
 # Whoever asks again with the same token, because the reply was lost, has won already. The states

@@ -1,29 +1,28 @@
-"""Talking to Redis: one server or whichever Sentinel calls the primary; a cluster is beside it.
-
-The connections are redis-py's and come out of its pools; the exchange on them is done here and not
-by its clients. They would decode what is not text, try a script again that may have run already,
-and answer after ten attempts what a mail server wants to know now.
-"""
+"""Talking to Redis: one server or whichever Sentinel calls the primary; a cluster is beside it."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from redis import AuthenticationError, BusyLoadingError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis import RedisError, ResponseError
 from redis.exceptions import NoScriptError, RedisClusterException
-from redis.sentinel import MasterNotFoundError
 
 from salmon_state.errors import StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.stores.redis.connections import Command, Connections, ask, exchange, talk
+from salmon_state.stores.redis.deadlines import CLOCKS, Timed
 from salmon_state.stores.redis.entries import damaged, is_lease
 from salmon_state.stores.redis.scripts import Script
 
-__all__ = ["PAGE", "UNREACHABLE", "Command", "Server", "exchange", "is_dead"]
-
-Command = tuple[bytes | int, ...]
+__all__ = [
+    "UNREACHABLE",
+    "Server",
+    "called",
+    "not_run",
+]
 
 PAGE = 500
 """How many keys the server looks at in one step of a scan."""
@@ -42,19 +41,42 @@ class Server(Forkable):
         connect: Makes the pool of connections, or the client, of a store's own; called again
             after a fork.
         given: The application's pool or client instead, which is never closed.
+        limit: How many connections to a server may be in use at once.
+        patience: How long a thread waits for one of them, in seconds.
         replicas: How many replicas must have confirmed a write before it returns; 0 for none.
         wait: How long to wait for them, in milliseconds.
     """
 
     def __init__(
-        self, connect: Callable[[], Any], *, given: Any = None, replicas: int = 0, wait: int = 0
+        self,
+        connect: Callable[[], Any],
+        *,
+        given: Any = None,
+        limit: int = 0,
+        patience: float = 0.0,
+        replicas: int = 0,
+        wait: int = 0,
     ) -> None:
         self._connect = connect
         self._given = given
         self._made: Any = given
+        self._limit = limit
+        self._patience = patience
+        self._forget_connections()
         self._replicas = replicas
         self._confirm: tuple[Command, ...] = ((b"WAIT", replicas, wait),) if replicas else ()
         _watch.add(self)
+
+    def _forget_connections(self) -> None:
+        self._making = threading.Lock()
+        self._by_pool: dict[Any, Connections] = {}
+        self._one: Connections | None = None
+
+    def _connections(self, pool: Any) -> Connections:
+        with self._making:
+            if pool not in self._by_pool:
+                self._by_pool[pool] = Connections(pool, self._limit, self._patience)
+            return self._by_pool[pool]
 
     @property
     def source(self) -> Any:
@@ -65,9 +87,12 @@ class Server(Forkable):
 
     def after_fork(self, *, child: bool) -> None:
         """Begins anew in the child; a given client finds out by itself."""
-        if child and self._given is None and self._made is not None:
-            _inherited.append(self._made)
+        if not child:
+            return
+        if self._given is None and self._made is not None:
+            _inherited.append((self._made, self._by_pool))
             self._made = None
+        self._forget_connections()
 
     def close(self) -> None:
         """Closes the connections, unless they are the application's."""
@@ -131,18 +156,20 @@ class Server(Forkable):
         argv: Sequence[bytes],
         again: bool,
     ) -> Any:
-        arguments: Command = (len(keys), *keys, *argv)
+        command = called(script, keys, argv)
         try:
             try:
-                return send(keys[-1], (b"EVALSHA", script.sha, *arguments), again=again)
-            except NoScriptError:  # the server was restarted or is another one: nothing was run
-                return send(keys[-1], (b"EVAL", script.text, *arguments), again=again)
+                return send(keys[-1], command, again=again)
+            except ResponseError as error:
+                if not not_run(error):
+                    raise
+                return send(keys[-1], called(script, keys, argv, whole=True), again=again)
         except ResponseError as error:
             self._explain(error, keys)
             raise
 
     def _ask(self, key: bytes, command: Command, *, again: bool) -> Any:
-        return _ask(self.source, command, again=again)
+        return ask(self._one or self._only(), command, again=again)
 
     def _change(self, key: bytes, command: Command, *, again: bool) -> Any:
         if not self._confirm:
@@ -150,7 +177,11 @@ class Server(Forkable):
         return self._confirmed(self._exchange(key, (command, *self._confirm), again=again))
 
     def _exchange(self, key: bytes, commands: Sequence[Command], *, again: bool) -> list[Any]:
-        return exchange(self.source, commands, again=again)
+        return exchange(self._one or self._only(), commands, again=again)
+
+    def _only(self) -> Connections:
+        self._one = self._connections(self.source)
+        return self._one
 
     def _explain(self, error: ResponseError, keys: Sequence[bytes]) -> None:
         if "WRONGTYPE" in str(error):
@@ -174,28 +205,28 @@ class Server(Forkable):
 
     # ---------------------------------------------------------------- many keys
 
-    def pools(self) -> list[Any]:
-        """Returns the pools of connections to all primaries."""
-        return [self.source]
+    def pools(self) -> list[Connections]:
+        """Returns the connections to each of the primaries."""
+        return [self._only()]
 
     def layout(self) -> object:
         """Returns what changes when keys move to another server."""
         return None
 
-    def scan(self, pool: Any, pattern: bytes) -> Iterator[list[bytes]]:
+    def scan(self, pool: Connections, pattern: bytes) -> Iterator[list[bytes]]:
         """Yields the keys on one server that match, some at a time, some of them repeatedly.
 
         On one connection from the first to the last step: a cursor means nothing to another
         server, which a pool may lead to after a failover, and would skip keys there.
         """
         process, cursor = os.getpid(), b"0"
-        connection = _connection(pool)
+        connection = pool.take_another()
         try:
             while True:
                 if os.getpid() != process:
                     raise StorageUnavailable("an iteration cannot go on in a forked child")
                 command: Command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", PAGE)
-                (reply,) = _talk(connection, (command,))
+                (reply,) = talk(connection, (command,))
                 if isinstance(reply, Exception):
                     raise reply
                 cursor, keys = reply
@@ -203,10 +234,15 @@ class Server(Forkable):
                 if cursor == b"0":
                     return
         finally:
-            pool.release(connection)
+            pool.give_other(connection)
 
     def batch(
-        self, pool: Any, keys: Sequence[bytes], commands: Sequence[Command], *, write: bool = False
+        self,
+        pool: Connections,
+        keys: Sequence[bytes],
+        commands: Sequence[Command],
+        *,
+        write: bool = False,
     ) -> list[Any]:
         """Returns the replies to commands that were sent together; `redis.ResponseError` is one.
 
@@ -223,66 +259,23 @@ class Server(Forkable):
         return replies
 
 
-def exchange(pool: Any, commands: Sequence[Command], *, again: bool = False) -> list[Any]:
-    """Returns the replies to commands that are sent together; errors of the server among them."""
-    connection = _connection(pool)
-    try:
-        return _talk(connection, commands)
-    except RedisConnectionError as error:
-        if not (again and is_dead(error)):
-            raise
-    finally:
-        pool.release(connection)
-    return exchange(pool, commands)
+def called(
+    script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, whole: bool = False
+) -> Command:
+    """Returns the command that runs a script, by its name or with its text."""
+    name = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
+    return Timed((*name, len(keys), *keys, *argv))
 
 
-def _ask(pool: Any, command: Command, *, again: bool = False) -> Any:
-    """Does the same for one command, and raises the server's error; the shortest way there is."""
-    connection = _connection(pool)
-    try:
-        connection.send_command(*command)
-        return connection.read_response(disable_decoding=True)
-    except ResponseError:
-        raise
-    except BaseException as error:
-        # A reply that was not read would be the next command's. Sentinel's do not do it.
-        connection.disconnect()
-        if not (again and is_dead(error)):
-            raise
-    finally:
-        pool.release(connection)
-    return _ask(pool, command)
+def not_run(error: object) -> bool:
+    """Returns whether a server says that a script did nothing, and would run it now.
 
-
-def _connection(pool: Any) -> Any:
-    try:
-        return pool.get_connection()
-    except MasterNotFoundError:  # some versions of redis-py put passwords into its text
-        raise MasterNotFoundError(
-            f"no Sentinel was reached that knows a primary of {pool.service_name!r}"
-        ) from None
-
-
-def _talk(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    replies: list[Any] = []
-    try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        for _ in commands:
-            try:
-                replies.append(connection.read_response(disable_decoding=True))
-            except ResponseError as error:
-                replies.append(error)
-    except BaseException:
-        connection.disconnect()
-        raise
-    return replies
-
-
-def is_dead(error: BaseException) -> bool:
-    """Returns whether the other side of a connection has gone, and nothing else is wrong."""
-    return isinstance(error, RedisConnectionError) and not isinstance(
-        error, (AuthenticationError, BusyLoadingError)
-    )
+    It was restarted or is another one and does not know the script, or its clock was set since.
+    """
+    if isinstance(error, ResponseError) and str(error).startswith("LATE"):
+        CLOCKS.forget()
+        return True
+    return isinstance(error, NoScriptError)
 
 
 _watch = ForkWatch()

@@ -27,7 +27,6 @@ from salmon_state.storage import (
 from salmon_state.stores.redis import opening
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.entries import (
-    SENDER,
     Keys,
     damaged,
     decode_states,
@@ -43,6 +42,7 @@ from salmon_state.stores.redis.scripts import (
     FORGET,
     LEASE_LOST,
     OVERTAKEN,
+    SET,
     WRITE,
     Lease,
     Plan,
@@ -95,9 +95,10 @@ class RedisStorage(StateStorage):
             one that they have already is not taken back by a store without.
         lease: How long a conversation outlives its process, in seconds; 0.1 or more. It is
             extended three times in this time, so that handlers may take longer.
-        timeout: How long connecting and each exchange may take, in seconds; more than 0. As
-            nothing is repeated after a timeout, a call ends within twice this time; with Sentinel
-            or a cluster, for each of them that does not answer, once more.
+        timeout: How long connecting, each exchange and waiting for a connection may take, in
+            seconds; more than 0. As nothing is repeated after a timeout, a call ends within three
+            times this time; with Sentinel or a cluster, for each of them that does not answer,
+            once more. What a server gets later than that after it was sent, it does not do.
         wait_replicas: How many replicas must have a write before it returns. With fewer the write
             has happened, and `StorageUnavailable` says that it is not confirmed.
         wait_timeout: How long to wait for them, in seconds; less than `timeout`, and half of it
@@ -181,8 +182,8 @@ class RedisStorage(StateStorage):
         if state is None:
             self._server.change(FORGET, (key,), (field,), again=True)
         else:
-            command = (b"HSET", key, SENDER, text, field, encode_value(state, updated_at))
-            self._server.write(key, command, again=True)
+            argv = (text, field, encode_value(state, updated_at))
+            self._server.change(SET, (key,), argv, again=True)
 
     def _compare_and_set(
         self, module: str, sender: Sender, expected: str | None, state: str | None

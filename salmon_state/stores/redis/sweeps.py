@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from redis import ResponseError
-from redis.exceptions import NoScriptError
 
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import Record, Sender
+from salmon_state.stores.redis.connections import Command, Connections
 from salmon_state.stores.redis.entries import (
     SENDER,
     Entry,
@@ -22,14 +22,16 @@ from salmon_state.stores.redis.entries import (
     entries,
 )
 from salmon_state.stores.redis.scripts import (
+    DROP,
     EXACTLY,
     OVERTAKEN,
     REMOVE,
     WRITE,
     Operation,
     Plan,
+    Script,
 )
-from salmon_state.stores.redis.servers import Command, Server
+from salmon_state.stores.redis.servers import Server, called, not_run
 
 __all__ = ["Sweeps"]
 
@@ -37,6 +39,8 @@ _GROUP_BYTES = 1_000_000
 """How many bytes of senders are read at once: an attacker's may have millions each."""
 
 Find = Callable[[bytes, Any], list[Operation]]
+Calls = dict[bytes, tuple[list[bytes], list[bytes]]]
+"""KEYS and ARGV of a script, by the key that it is about."""
 
 
 class Sweeps:
@@ -128,10 +132,7 @@ class Sweeps:
     def wipe(self) -> None:
         """Removes whatever is under the prefix, but for the leases of running conversations."""
         for pool, keys in self._pages():
-            commands: list[Command] = [(b"UNLINK", key) for key in keys]
-            for reply in self._server.batch(pool, keys, commands, write=True):
-                if isinstance(reply, Exception):
-                    raise reply
+            self._run(pool, DROP, {key: ([key], []) for key in keys})
 
     def _sweep(self, command: Callable[[bytes], Command], find: Find) -> int:
         """Changes what is found, in each hash as a whole, unless it changed meanwhile."""
@@ -149,32 +150,38 @@ class Sweeps:
                 total += count
         return total
 
-    def _change(self, pool: Any, found: dict[bytes, list[Operation]]) -> tuple[int, list[bytes]]:
+    def _change(
+        self, pool: Connections, found: dict[bytes, list[Operation]]
+    ) -> tuple[int, list[bytes]]:
         calls = {
             key: Plan(self._keys).add_found(key, operations).arguments([key])
             for key, operations in found.items()
         }
-        if not calls:
-            return 0, []
-        commands: list[Command] = [
-            (b"EVALSHA", WRITE.sha, 1, *keys, *argv) for keys, argv in calls.values()
-        ]
-        replies = self._server.batch(pool, list(calls), commands, write=True)
         count, again = 0, []
-        for (key, arguments), reply in zip(calls.items(), replies, strict=True):
-            if isinstance(reply, NoScriptError):
-                reply = self._server.change(WRITE, *arguments)
+        for key, reply in zip(calls, self._run(pool, WRITE, calls), strict=True):
             if isinstance(reply, list):
                 raise damaged(*reply)
-            if checked(key, reply) == OVERTAKEN:
+            if reply == OVERTAKEN:
                 again.append(key)
             else:
                 count += reply
         return count, again
 
+    def _run(self, pool: Connections, script: Script, calls: Calls) -> list[Any]:
+        """Returns what a script returned for each of some keys."""
+        if not calls:
+            return []
+        commands = [called(script, *arguments) for arguments in calls.values()]
+        replies = self._server.batch(pool, list(calls), commands, write=True)
+        for number, (key, arguments) in enumerate(calls.items()):
+            if not_run(replies[number]):
+                replies[number] = self._server.change(script, *arguments)
+            checked(key, replies[number])
+        return replies
+
     # ---------------------------------------------------------------- going through them
 
-    def _pages(self) -> Iterator[tuple[Any, list[bytes]]]:
+    def _pages(self) -> Iterator[tuple[Connections, list[bytes]]]:
         layout = self._server.layout()
         for pool in self._server.pools():
             for keys in self._server.scan(pool, self._keys.pattern):
@@ -186,7 +193,7 @@ class Sweeps:
                 "may have been left out: try again"
             )
 
-    def _fresh_pages(self) -> Iterator[tuple[Any, list[bytes]]]:
+    def _fresh_pages(self) -> Iterator[tuple[Connections, list[bytes]]]:
         seen: set[bytes] = set()
         for pool, keys in self._pages():
             fresh = []
@@ -198,7 +205,7 @@ class Sweeps:
             if fresh:
                 yield pool, fresh
 
-    def _groups(self, pool: Any, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    def _groups(self, pool: Connections, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
         group: list[bytes] = []
         size = 0
         for key, length in self._read(pool, keys, lambda key: (b"HSTRLEN", key, SENDER)):
@@ -211,7 +218,7 @@ class Sweeps:
             yield group
 
     def _read(
-        self, pool: Any, keys: Sequence[bytes], command: Callable[[bytes], Command]
+        self, pool: Connections, keys: Sequence[bytes], command: Callable[[bytes], Command]
     ) -> Iterator[tuple[bytes, Any]]:
         replies = self._server.batch(pool, keys, [command(key) for key in keys])
         for key, reply in zip(keys, replies, strict=True):

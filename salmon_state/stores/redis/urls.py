@@ -42,8 +42,10 @@ _EXAMPLES = (
     "'redis+sentinel://host:26379,host2:26379/service/0' or 'redis+cluster://host:6379,host2:6379'"
 )
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[^\[\]@\s]+)?\]|[^\[\]:@\s]+)(?::([0-9]{1,5}))?")
-_MANY_CONNECTIONS = 10_000
-"""As many as Redis accepts by default: a thread never waits for another one's connection."""
+_CONNECTIONS = 32
+"""How many are in use at once, each for one exchange: more keep no server busier."""
+_UNLIMITED = 2**31
+"""For redis-py's pools, some versions of which count connections that have gone."""
 
 
 class Target(NamedTuple):
@@ -56,6 +58,8 @@ class Target(NamedTuple):
     """The URL without passwords."""
     secrets: tuple[str, ...]
     """What must never be shown."""
+    limit: int
+    """How many connections to a server may be in use at once."""
 
 
 def parse_target(url: object, timeout: float) -> Target:
@@ -86,18 +90,23 @@ def parse_target(url: object, timeout: float) -> Target:
     if password:
         options["password"] = unquote(password)
     secrets = {value for option, value in options.items() if "password" in option}
+    limit = options.pop("max_connections", _CONNECTIONS)
+    if limit < 1:
+        raise ConfigurationError(f"max_connections must be 1 or more, got {limit}")
     options = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        "max_connections": _MANY_CONNECTIONS,
         **options,
+        "max_connections": _UNLIMITED,
         "retry": Retry(NoBackoff(), 0),
     }
     kind = scheme.partition("+")[2] or scheme
     connect = _KINDS[kind](scheme, address, options)
     shown = f"{quote(unquote(name), safe='')}{':***' if colon else ''}@" if user else ""
     by_length = sorted({*secrets, password} - {""}, key=len, reverse=True)
-    return Target(connect, kind == "cluster", f"{scheme}://{shown}{address}", tuple(by_length))
+    return Target(
+        connect, kind == "cluster", f"{scheme}://{shown}{address}", tuple(by_length), limit
+    )
 
 
 def _split_user(scheme: str, address: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A server in between that loses replies, for what no real server does when asked to."""
+"""A server in between that loses replies and delays requests, as no real server does when asked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Proxy:
         port: Where it listens.
         cut: What decides, for each portion from the server, whether the connection ends before
             it is passed on; it is given the client's last portion and the server's.
+        hold: What decides, for each portion from the client, whether it is kept until `let_go`.
         connections: How many connections there were.
     """
 
@@ -23,7 +24,11 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cut: Callable[[bytes, bytes], bool] = lambda asked, answered: False
+        self.hold: Callable[[bytes], bool] = lambda asked: False
         self.connections = 0
+        self._free = threading.Event()
+        self._answers = threading.Semaphore(0)
+        self._held = 0
         self._sockets: list[socket.socket] = [self._listener]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -33,6 +38,12 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+    def let_go(self) -> None:
+        """Passes on what was held, whoever sent it may have gone, and waits for the answers."""
+        self._free.set()
+        for _ in range(self._held):
+            assert self._answers.acquire(timeout=60), "the server did not answer"
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -51,14 +62,20 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 asked[0] = data
+                if self.hold(data):
+                    self._held += 1
+                    self._free.wait()
                 server.sendall(data)
-        self._end(client, server)
+        with contextlib.suppress(OSError):  # its answers are still to come
+            server.shutdown(socket.SHUT_WR)
 
     def _down(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 if self.cut(asked[0], data):
                     break
+                if self._free.is_set():
+                    self._answers.release()
                 client.sendall(data)
         self._end(client, server)
 

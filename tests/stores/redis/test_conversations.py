@@ -443,7 +443,7 @@ def watched(server: RedisServer) -> Iterator[list[str]]:
     ("name", "work", "commands"),
     [
         ("get", lambda store: store.get(MODULE, ANNA), ["HGET"]),
-        ("set", lambda store: store.set(MODULE, ANNA, "A"), ["HSET"]),
+        ("set", lambda store: store.set(MODULE, ANNA, "A"), ["EVALSHA"]),
         ("remove", lambda store: store.set(MODULE, ANNA, "START"), ["EVALSHA"]),
         ("cas", lambda store: store.compare_and_set(MODULE, ANNA, "A", "B"), ["EVALSHA"]),
         ("set_all", lambda store: store.set_all(ANNA, "C"), ["EVALSHA"]),

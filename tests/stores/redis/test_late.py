@@ -1,0 +1,133 @@
+"""Requests that arrive when who sent them has been told that they failed: they change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+
+from salmon_state import StorageUnavailable
+from salmon_state.storage import Sender
+from salmon_state.stores.redis import RedisStorage
+from salmon_state.stores.redis.deadlines import CLOCKS
+from salmon_state.testing.suite import contents
+from tests.redis_services import RedisServer
+from tests.stores.redis.proxy import Proxy
+
+MODULE, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
+WRITES = (b"HSET", b"EVAL", b"UNLINK")
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def delayed(proxy: Proxy, server: RedisServer, prefix: str) -> Iterator[RedisStorage]:
+    """A store whose requests can be delayed."""
+    url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
+    with RedisStorage(url, prefix=prefix, timeout=0.5) as store:
+        for state in ("A", "START", "A"):  # the server knows the scripts afterwards
+            store.set(MODULE, ANNA, state)
+        store.clear()
+        yield store
+
+
+def converse(store: RedisStorage, sender: Sender, proxy: Proxy) -> None:
+    """Sets Anna's state within somebody's conversation, of which the commit is delayed."""
+    hold, proxy.hold = proxy.hold, lambda asked: False
+    with store.conversation(sender):
+        store.set(MODULE, ANNA, "LATE")
+        proxy.hold = hold
+
+
+CALLS: dict[str, Callable[[RedisStorage, Proxy], object]] = {
+    "set": lambda store, proxy: store.set(MODULE, ANNA, "LATE"),
+    "remove": lambda store, proxy: store.set(MODULE, ANNA, "START"),
+    "compare_and_set": lambda store, proxy: store.compare_and_set(MODULE, ANNA, "A", "LATE"),
+    "set_all": lambda store, proxy: store.set_all(ANNA, "LATE"),
+    "rename": lambda store, proxy: store.rename(MODULE, "A", "LATE"),
+    "purge": lambda store, proxy: store.purge(older_than=timedelta(0)),
+    "clear": lambda store, proxy: store.clear(),
+    "conversation of nobody": lambda store, proxy: converse(store, None, proxy),
+    "conversation of another": lambda store, proxy: converse(store, BEN, proxy),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_delayed_write_is_not_made(
+    store: RedisStorage, delayed: RedisStorage, proxy: Proxy, name: str
+) -> None:
+    """Also if the state is again what it was, which a condition would not notice."""
+    delayed.set(MODULE, ANNA, "A")
+    proxy.hold = lambda asked: any(command in asked for command in WRITES)
+    with pytest.raises(StorageUnavailable) as caught:
+        CALLS[name](delayed, proxy)
+    assert "Timeout" in caught.value.detail
+    store.set(MODULE, ANNA, "B")
+    store.set(MODULE, ANNA, "A")
+    proxy.let_go()
+    assert contents(store) == {(MODULE, ANNA): "A"}
+
+
+def test_a_delayed_lease_is_not_given(
+    store: RedisStorage, delayed: RedisStorage, proxy: Proxy
+) -> None:
+    delayed.set(MODULE, ANNA, "A")
+    proxy.hold = lambda asked: b"EVAL" in asked
+    with pytest.raises(StorageUnavailable):
+        delayed.conversation(ANNA).__enter__()
+    proxy.let_go()
+    with store.conversation(ANNA, timeout=0):
+        pass
+
+
+def test_a_server_that_stood_still_makes_no_late_write(
+    store: RedisStorage, server: RedisServer, prefix: str
+) -> None:
+    with RedisStorage(server.url(), prefix=prefix, timeout=0.2) as hasty:
+        hasty.set(MODULE, ANNA, "A")
+        server.pause()
+        try:
+            with pytest.raises(StorageUnavailable):
+                hasty.set(MODULE, ANNA, "LATE")
+        finally:
+            server.resume()
+        hasty.ping()
+    assert contents(store) == {(MODULE, ANNA): "A"}
+
+
+def test_a_server_whose_clock_was_set(store: RedisStorage) -> None:
+    """Its connections took another time for granted, which it says; then they ask it again."""
+    store.set(MODULE, ANNA, "A")
+    known = CLOCKS._known
+    for connection, clock in list(known.items()):
+        known[connection] = clock._replace(theirs=clock.theirs - 1_000_000)
+    store.set(MODULE, ANNA, "B")
+    assert contents(store) == {(MODULE, ANNA): "B"}
+
+
+def test_a_connection_to_another_server_asks_for_its_clock(
+    store: RedisStorage, server: RedisServer
+) -> None:
+    store.set(MODULE, ANNA, "A")
+    connection = store._server._only()._free[-1]
+    CLOCKS._known[connection] = CLOCKS._known[connection]._replace(theirs=0)
+    connection.disconnect()
+    connection.connect()
+    assert connection not in CLOCKS._known
+    store.set(MODULE, ANNA, "B")
+    assert contents(store) == {(MODULE, ANNA): "B"}
+
+
+def test_a_clock_is_asked_again_before_two_clocks_come_apart(store: RedisStorage) -> None:
+    store.set(MODULE, ANNA, "A")
+    connection = store._server._only()._free[-1]
+    old = CLOCKS._known[connection]
+    CLOCKS._known[connection] = old._replace(heard=old.heard - 10_000, theirs=old.theirs - 10_000)
+    store.set(MODULE, ANNA, "B")
+    assert CLOCKS._known[connection].heard > old.heard
