@@ -18,7 +18,7 @@ from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.stores.files import create_private_file
 
-__all__ = ["FileQueue", "OpenFile", "lock_byte", "unlock_byte"]
+__all__ = ["READERS", "WRITERS", "FileQueue", "OpenFile", "lock_byte", "unlock_byte"]
 
 _Result = TypeVar("_Result")
 
@@ -34,6 +34,9 @@ _FIRST_QUEUE = 1 << 62
 """From here on the bytes are places in queues; those below are locks."""
 _PLACES = 1 << 24
 """In one queue. They are given out anew when nobody waits; until then, for days."""
+
+WRITERS, READERS = 0, _PLACES
+"""The queues of those who find a whole file locked."""
 
 _PAUSE = 0.0005
 _LONGEST_PAUSE = 0.01

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from salmon_state.storage import (
 )
 from salmon_state.stores.files import OWNER_ONLY, create_private_file, resolve_path
 from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.queues import WRITERS, FileQueue
 from salmon_state.stores.shelf_conversion import damaged, prepare_shelf
 from salmon_state.stores.shelf_file import ShelfFile, StringShelf, unpickle_string
 
@@ -36,7 +37,6 @@ __all__ = ["ShelveStorage"]
 
 _VALUE = re.compile(r"(-|-?[0-9]{1,18}) (.+)", flags=re.DOTALL)
 _LONGEST_TIMEOUT = 86_400.0
-_POLL_INTERVAL = 0.002  # seconds; filelock's own 0.05 starves a writer beside a busy one
 
 
 class ShelveStorage(StateStorage, Forkable):
@@ -86,11 +86,26 @@ class ShelveStorage(StateStorage, Forkable):
         create_private_file(self._lock_path)
         self._using = threading.RLock()
         self._writing = FileLock(self._lock_path, mode=OWNER_ONLY)
+        self._writers = FileQueue(self._lock_path)
         self._shelf: StringShelf | None = None
         _watch.add(self)
+        try:
+            self._prepare()
+        except BaseException:
+            self._close()
+            raise
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> ShelveStorage:
+        """Makes the store for ``shelve:///run/states`` or ``shelve:////var/lib/app/states``."""
+        return cls(path_of(url), **options)
+
+    # ---------------------------------------------------------------- the file
+
+    def _prepare(self) -> None:
         with self._using:  # no fork before the file is in order
             try:
-                with self._writing.acquire(self._timeout, poll_interval=_POLL_INTERVAL):
+                with self._locked(self._timeout):
                     prepare_shelf(self._path, self._timeout)
                     self._identity = _identity(self._path)
                     self._shelf = self._open()
@@ -99,13 +114,6 @@ class ShelveStorage(StateStorage, Forkable):
                 if isinstance(wrapped, StorageUnavailable):
                     raise wrapped from error
                 raise ConfigurationError(str(wrapped)) from error
-
-    @classmethod
-    def from_url(cls, url: str, **options: Any) -> ShelveStorage:
-        """Makes the store for ``shelve:///run/states`` or ``shelve:////var/lib/app/states``."""
-        return cls(path_of(url), **options)
-
-    # ---------------------------------------------------------------- the file
 
     def _open(self) -> StringShelf:
         return StringShelf(ShelfFile(self._path, self._timeout))
@@ -143,11 +151,28 @@ class ShelveStorage(StateStorage, Forkable):
                 yield shelf
                 return
             remaining = max(0.0, deadline - time.monotonic())
-            # The transaction alone would do between stores; the lock also keeps a conversion off,
-            # and whoever waits for it is served sooner than by SQLite, which sleeps longer.
-            lock = self._writing.acquire(remaining, poll_interval=_POLL_INTERVAL)
-            with lock, shelf.dict.transaction():
+            # The transaction alone would do between stores; the lock also keeps a conversion off.
+            with self._locked(remaining), shelf.dict.transaction():
                 yield shelf
+
+    def _locked(self, timeout: float) -> AbstractContextManager[object]:
+        """Wins the lock of those who write, in the order in which they came.
+
+        Raises:
+            StorageUnavailable: It was not won in time.
+        """
+        lock = self._writers.in_turn(WRITERS, self._try_writing, timeout)
+        if lock is None:
+            raise StorageUnavailable(
+                f"{self._path}: another process kept it locked for {self._timeout:g} s"
+            )
+        return lock
+
+    def _try_writing(self) -> AbstractContextManager[object] | None:
+        try:
+            return self._writing.acquire(0)
+        except Timeout:
+            return None
 
     # ---------------------------------------------------------------- hooks
 
@@ -250,6 +275,7 @@ class ShelveStorage(StateStorage, Forkable):
         with self._using:
             self._let_go()
         self._senders.close()
+        self._writers.close()
 
     def _let_go(self) -> None:
         shelf, self._shelf = self._shelf, None
@@ -278,10 +304,6 @@ class ShelveStorage(StateStorage, Forkable):
         return str(self._path)
 
     def _wrap(self, error: Exception) -> StorageError:
-        if isinstance(error, Timeout):
-            return StorageUnavailable(
-                f"{self._path}: another process kept it locked for {self._timeout:g} s"
-            )
         if isinstance(error, sqlite3.OperationalError):
             return StorageUnavailable(f"{self._path}: {error}")
         if isinstance(error, sqlite3.DatabaseError):

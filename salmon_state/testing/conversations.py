@@ -40,12 +40,14 @@ class SharedConversationSuite(StoreSuite):
         freed_within: Seconds after the death of a process within which its lock is free.
         kills_waiting: How many processes are killed while they wait for a lock.
         kills_inside: How many are killed somewhere in a mail.
+        in_turn: Whether those who wait for a lock get it about in the order in which they came.
     """
 
     mails = 200
     freed_within = 10.0
     kills_waiting = 1
     kills_inside = 3
+    in_turn = True
 
     @pytest.fixture
     def peers(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
@@ -67,6 +69,17 @@ class SharedConversationSuite(StoreSuite):
         check_ring(entered, count * self.mails)
         with open_store() as store:
             assert store.get(MODULE, SENDER) == mails.RING[count * self.mails % len(mails.RING)]
+
+    def test_a_busy_sender_starves_no_process(self, open_store: OpenStore) -> None:
+        """Of processes that all have mails of one sender, each gets about its share."""
+        if not self.in_turn:
+            pytest.skip("its locks are given to whoever comes at the right moment")
+        count, turns = 4, 40
+        with store_processes(open_store, count) as others:
+            for other in others:
+                other.start(mails.take_turns, SENDER, count * turns)
+            shares = [other.result() for other in others]
+        assert min(shares) >= turns / 3, f"unequal shares: {shares}"
 
     def test_processes_and_many_senders(
         self, open_store: OpenStore, peers: Sequence[StoreProcess]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sqlite3
 import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from salmon_state import (
     ConversationBusy,
     ShelveStorage,
     StorageUnavailable,
+    open_storage,
 )
 from salmon_state.stores import locks as locks_module
 from salmon_state.stores import queues
@@ -99,9 +101,10 @@ def old_version(path: str, sender: str) -> None:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, flock)
 
 
-def count_waiting(path: Path, sender: str) -> int:
-    """Returns how many have a place in the queue of a sender."""
-    first = queues._FIRST_QUEUE + locks_module._offset(sender) // queues._PLACES * queues._PLACES
+def count_waiting(path: Path, sender: str | int) -> int:
+    """Returns how many have a place in the queue of a sender, or in another one."""
+    queue = sender if isinstance(sender, int) else locks_module._offset(sender)
+    first = queues._FIRST_QUEUE + queue // queues._PLACES * queues._PLACES
     place, count = first, 0
     with open(path, "r+b") as file:
         while (
@@ -111,7 +114,7 @@ def count_waiting(path: Path, sender: str) -> int:
     return count
 
 
-def await_waiting(path: Path, sender: str, count: int) -> None:
+def await_waiting(path: Path, sender: str | int, count: int) -> None:
     while count_waiting(path, sender) != count:
         time.sleep(0.001)
 
@@ -281,6 +284,45 @@ def test_processes_that_come_again_and_again_take_turns(tmp_path: Path, path: Pa
     turns = log.read_text().split()
     assert len(set(turns)) == 5
     assert turns == turns[:5] * rounds
+
+
+@contextmanager
+def locked_database(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def locked_shelf(path: Path) -> Iterator[None]:
+    with open(f"{path}.lock", "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("scheme", "queue", "locked"),
+    [
+        ("sqlite", "states.conversations", locked_database),
+        ("shelve", "states.lock", locked_shelf),
+    ],
+)
+def test_writers_are_served_in_the_order_in_which_they_came(
+    tmp_path: Path, scheme: str, queue: str, locked: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """Each expects what the one before it has written."""
+    url = f"{scheme}:///{tmp_path}/states"
+    steps = ["START", "A", "B", "C", "D", "E"]
+    with ExitStack() as stack, ThreadPoolExecutor(5) as threads:
+        stores = [stack.enter_context(open_storage(url, timeout=HANG)) for _ in steps]
+        stores.pop().set("app", BEN, "POSTING")  # makes the file of the queue
+        jobs = []
+        with locked(tmp_path / "states"):
+            for number, store in enumerate(stores):
+                step = steps[number], steps[number + 1]
+                jobs.append(threads.submit(store.compare_and_set, "app", ANNA, *step))
+                await_waiting(tmp_path / queue, queues.WRITERS, number + 1)
+        assert [job.result(HANG) for job in jobs] == [True] * 5
 
 
 def test_a_process_of_the_old_version(locks: FileLocks, path: Path) -> None:

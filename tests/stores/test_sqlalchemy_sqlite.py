@@ -40,7 +40,8 @@ def test_files_are_their_owners_only(path: Path) -> None:
     with SQLAlchemyStorage(f"sqlite:///{path}") as store:
         store.set("app", "a@x", "POSTING")
         files = sorted(path.parent.iterdir())
-        assert [file.name for file in files] == ["states.db", "states.db-shm", "states.db-wal"]
+        suffixes = [file.name.removeprefix("states.db") for file in files]
+        assert suffixes == ["", "-shm", "-wal", ".conversations"]
         assert {mode(file) for file in files} == {0o600}
         with store.conversation("a@x"):
             store.set("app", "a@x", "LATER")
@@ -139,7 +140,7 @@ def test_any_file_name(tmp_path: Path, name: str) -> None:
     url = sa.URL.create("sqlite", database=str(tmp_path / name))
     with SQLAlchemyStorage(url) as store:
         store.set("app", "a@x", "POSTING")
-    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [name, f"{name}.conversations"]
     with SQLAlchemyStorage(url) as store:
         assert store.get("app", "a@x") == "POSTING"
 

@@ -85,6 +85,7 @@ ON_DISK: tuple[Expected, ...] = (
     (shared.LocksThreads, "test_processes_and_many_senders"),
     (shared.LocksThreads, "test_crossing_processes_do_not_wait"),
     (shared.LocksThreads, "test_a_write_of_another_process_survives"),
+    (shared.TriesNowAndThen, "test_a_busy_sender_starves_no_process"),
     (shared.OneLockForAll, "test_processes_with_other_senders_do_not_wait"),
     (shared.LocksTheNullSender, "test_the_null_sender_is_nobodys_to_lock"),
     (shared.WritesAtOnce, "test_sigkill_inside"),

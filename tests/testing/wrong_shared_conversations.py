@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from salmon_state.errors import busy
+from salmon_state.errors import ConversationBusy, busy
 from salmon_state.storage import Change, Move, Sender, Transition, UnitOfWork, ascii_key
 from salmon_state.stores.locks import FileLocks
 from tests.testing.right_stores import TableStorage
@@ -38,6 +38,22 @@ class LocksThreads(TableStorage):
     def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
         time.sleep(0.005)
         super()._commit(moves, [each._replace(conditional=False) for each in transitions])
+
+
+class TriesNowAndThen(LockedTable):
+    """Whoever leaves and comes again finds the lock free before those who wait look again."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+        deadline = time.monotonic() + timeout
+        pause = 0.0005
+        while True:
+            try:
+                return super()._lock(sender, 0)
+            except ConversationBusy:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.2)
 
 
 class OneLockForAll(LockedTable):

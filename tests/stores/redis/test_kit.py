@@ -62,6 +62,7 @@ class TestRedisForLong(OneServer, ModelSuite, ThreadSuite, DurableSuite, SharedS
 class TestConversations(OneServer, ConversationSuite, SharedConversationSuite):
     conversation_runs = 30
     freed_within = LEASE + 10
+    in_turn = False
 
 
 @pytest.mark.stress  # the same code but for the script that sets
@@ -92,6 +93,7 @@ class TestSentinel(
 @pytest.mark.stress
 class TestSentinelConversations(BehindSentinel, ConversationSuite, SharedConversationSuite):
     freed_within = LEASE + 10
+    in_turn = False
 
 
 class InACluster(StoreSuite):
@@ -114,3 +116,4 @@ class TestClusterWholly(
 @pytest.mark.stress
 class TestClusterConversations(InACluster, ConversationSuite, SharedConversationSuite):
     freed_within = LEASE + 10
+    in_turn = False

@@ -67,7 +67,7 @@ class SQLite(Database):
         uri = f"file://{quote(path)}?mode=rw"
         connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)
         try:
-            connection.settle(path, timeout)
+            connection.settle(path, timeout, _queue_file(path))
             connection.isolation_level = None
             cursor = connection.cursor()
             # WAL: readers and the writer do not wait for each other. FULL: every commit reaches
@@ -88,11 +88,10 @@ class SQLite(Database):
         """Does nothing: the rights are those of the file, which `prepare_url` has checked."""
 
     def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
-        # Not from the URL, which an engine's creator may ignore; and whoever comes by a symbolic
-        # link must meet whoever does not.
+        # Not from the URL, which an engine's creator may ignore.
         for _, name, path in connection.exec_driver_sql("PRAGMA database_list"):
             if name == (schema or "main") and path:
-                return FileLocks(Path(os.path.realpath(path) + ".conversations"))
+                return FileLocks(_queue_file(path))
         return None  # an application's own engine, with a database in memory
 
     def is_gone(self, error: BaseException) -> bool:
@@ -105,3 +104,11 @@ class SQLite(Database):
         return isinstance(error, sqlite3.DatabaseError) and bool(
             re.search("malformed|not a database|file is encrypted", str(error))
         )
+
+
+def _queue_file(path: str) -> Path:
+    """Returns the file of the locks and queues of a database.
+
+    Whoever comes by a symbolic link must meet whoever does not.
+    """
+    return Path(os.path.realpath(path) + ".conversations")

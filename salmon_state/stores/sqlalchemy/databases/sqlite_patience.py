@@ -2,8 +2,8 @@
 
 SQLite itself waits for another writer by trying again after up to 0.1 s each time. Among writers
 that never pause, such a try mostly finds the next one at it: of 32 that wrote without end, some
-were still refused after 5 s while others had written 500 times. Short pauses of random length
-give everybody a turn.
+were still refused after 5 s while others had written 500 times. Pauses of random length let one
+write twice as often as another; in a queue everybody gets the same.
 
 And in WAL mode it goes on writing into a file that somebody has removed or replaced meanwhile,
 which nobody will find again.
@@ -12,14 +12,14 @@ which nobody will find again.
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
-import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-__all__ = ["FileReplaced", "PatientConnection", "fetch_one"]
+from salmon_state.stores.queues import READERS, WRITERS, FileQueue
 
-_LONGEST_PAUSE = 0.002
+__all__ = ["FileReplaced", "PatientConnection", "fetch_one"]
 
 
 class FileReplaced(sqlite3.OperationalError):
@@ -27,7 +27,7 @@ class FileReplaced(sqlite3.OperationalError):
 
 
 class PatientConnection(sqlite3.Connection):
-    """Tries a statement again, for some time, as long as the database is locked.
+    """Waits with a statement, for some time and in turn, as long as the database is locked.
 
     A statement that begins a transaction, or is one by itself, has done nothing when it finds the
     database locked; inside a transaction that has begun to write none does.
@@ -36,15 +36,22 @@ class PatientConnection(sqlite3.Connection):
     _path = ""
     _patience = 0.0
     _identity: object = None
+    _queue: FileQueue
 
-    def settle(self, path: str, patience: float) -> None:
-        """Says which file it is, and for how many seconds to try."""
+    def settle(self, path: str, patience: float, queue: Path) -> None:
+        """Says which file it is, for how many seconds to wait, and in which file that is done."""
         self._path, self._patience = path, patience
         self._identity = _identify(path)
+        self._queue = FileQueue(queue)
 
     def cursor(self, factory: Any = None) -> Any:
         """Returns a cursor whose ``execute`` is patient."""
         return super().cursor(factory or _PatientCursor)
+
+    def close(self) -> None:
+        """Closes the file, and that of the queue."""
+        super().close()
+        self._queue.close()
 
     def check_file(self) -> None:
         """Raises `FileReplaced` if what is written now would be lost."""
@@ -56,24 +63,30 @@ class _PatientCursor(sqlite3.Cursor):
     connection: PatientConnection
 
     def execute(self, sql: str, parameters: Any = ()) -> _PatientCursor:
-        if not sql.startswith("SELECT"):  # it would double what finding a row costs
+        reading = sql.startswith("SELECT")
+        if not reading:  # it would double what finding a row costs
             self.connection.check_file()
+        if self.connection.in_transaction:  # those who wait do so for this one
+            return super().execute(sql, parameters)
+        if reading:
+            try:
+                return super().execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+        attempt = partial(self._try, sql, parameters)
+        connection = self.connection
+        queue = READERS if reading else WRITERS
+        done = connection._queue.in_turn(queue, attempt, connection._patience)
+        return done or super().execute(sql, parameters)
+
+    def _try(self, sql: str, parameters: Any) -> _PatientCursor | None:
         try:
             return super().execute(sql, parameters)
         except sqlite3.OperationalError as error:
             if not _is_busy(error):
                 raise
-        return self._execute_later(sql, parameters)
-
-    def _execute_later(self, sql: str, parameters: Any) -> _PatientCursor:
-        deadline = time.monotonic() + self.connection._patience
-        while True:
-            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - no secret
-            try:
-                return super().execute(sql, parameters)
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
+        return None
 
 
 def fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
