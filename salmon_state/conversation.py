@@ -14,7 +14,6 @@ from salmon.server import SMTPError
 
 from salmon_state.errors import StorageError, StorageUnavailable, given_up
 from salmon_state.keys import Sender
-from salmon_state.log import log
 from salmon_state.records import Move, Transition
 from salmon_state.units import LockOnly
 
@@ -145,7 +144,7 @@ class Conversation:
         try:
             self._unit.close()
         except Exception:  # noqa: BLE001 - it is logged
-            log().exception("%r: a conversation was not closed in order", self._store)
+            self._store._log_traceback("a conversation was not closed in order")
 
     def _leave_layer(self, outer: Conversation, *, undo: bool) -> None:
         if self._savepoint is not None:

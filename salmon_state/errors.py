@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from salmon.server import SMTPError
 
 __all__ = ["ConfigurationError", "ConversationBusy", "StorageError", "StorageUnavailable"]
@@ -14,6 +16,10 @@ class StorageError(Exception):
     on a protected store. A damaged entry is always an error and never a missing one, because a
     missing one would quietly send the conversation back to its first state.
     """
+
+    def rewrite(self, rewritten: Callable[[str], str]) -> None:
+        """Replaces what the error says, so that it can be shown to anybody."""
+        self.args = tuple(rewritten(each) if isinstance(each, str) else each for each in self.args)
 
 
 class ConfigurationError(StorageError):
@@ -30,7 +36,7 @@ class StorageUnavailable(StorageError, SMTPError):
     Python 3.11 on) and in the log.
 
     Args:
-        detail: The reason in one sentence, for people; passwords are masked by whoever raises it.
+        detail: The reason in one sentence, for people; a store masks the passwords that it knows.
 
     Attributes:
         detail: The same sentence.
@@ -43,6 +49,11 @@ class StorageUnavailable(StorageError, SMTPError):
         SMTPError.__init__(self, 451, self.reply)
         self.detail = detail
         self.__notes__ = [detail]
+
+    def rewrite(self, rewritten: Callable[[str], str]) -> None:
+        """Replaces the detail; what goes onto the wire is constant."""
+        self.detail = rewritten(self.detail)
+        self.__notes__ = [rewritten(note) for note in self.__notes__]
 
     def __reduce__(self) -> tuple[type[StorageUnavailable], tuple[str]]:
         return type(self), (self.detail,)

@@ -111,7 +111,8 @@ def _close(stores: Iterable[_Named]) -> None:
                 store.close()
             except Exception as error:  # noqa: BLE001 - the other stores still have to be closed
                 # No traceback: what a driver says may have a password in it.
-                log().warning("%r could not be closed: %s", store, type(error).__name__)
+                kind = type(error.__cause__ or error).__name__
+                log().warning("%r could not be closed: %s", store, kind)
 
 
 def _checked(name: object, given: object) -> _Named | str:

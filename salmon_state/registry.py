@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 from urllib.parse import parse_qsl, quote_from_bytes
 
-from salmon_state.errors import ConfigurationError
+from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.log import log
+from salmon_state.masking import Mask, check_login, login_in, secrets_in
+from salmon_state.options import check_query, closest, options_of
 from salmon_state.storage import StateStorage
 
 __all__ = ["open_storage", "path_of"]
@@ -84,19 +85,38 @@ def open_storage(url: str, **options: Any) -> StateStorage:
     """
     url = _from_environment(url) if isinstance(url, str) else url
     scheme = _scheme(url)
+    check_login(url)
     factory, owner = _find(scheme)
     _check_options(scheme, factory, options)
-    from_url = getattr(factory, "from_url", factory)
-    store = from_url(scheme + url[len(scheme) :], **options)
+    secrets = tuple(secrets_in(url, options))
+    store = _made(
+        factory, scheme + url[len(scheme) :], options, f"{scheme}:// of {owner}", Mask(secrets)
+    )
+    store._mask = store._mask.hiding(secrets)
+    return store
+
+
+def _made(
+    factory: Callable[..., object], url: str, options: dict[str, Any], what: str, mask: Mask
+) -> StateStorage:
+    """Makes a store, perhaps somebody else's, whose errors need not mind what they show."""
+    try:
+        store = getattr(factory, "from_url", factory)(url, **options)
+    except StorageError as error:
+        raise mask.apply(error)  # noqa: B904 - it is the same
+    except Exception as error:
+        text = f"{what} cannot be made: {type(error).__name__}: {error}"
+        if mask.shows_nothing(error):
+            raise
+        raise ConfigurationError(mask(text)) from None
     if not isinstance(store, StateStorage):
-        raise ConfigurationError(
-            f"{scheme}:// of {owner} gave a {type(store).__name__} instead of a StateStorage"
-        )
+        raise ConfigurationError(f"{what} gave a {type(store).__name__} instead of a StateStorage")
     return store
 
 
 def _from_environment(url: str) -> str:
-    begin, end = _user_and_password(url)
+    # In the URL as it was written, before any value is in it.
+    begin, end = login_in(url)
     query = url.find("?")
 
     def value(match: re.Match[str]) -> str:
@@ -115,12 +135,6 @@ def _from_environment(url: str) -> str:
         return os.environ[name]
 
     return re.sub(r"\$\{(?:([A-Za-z_][A-Za-z0-9_]*)\})?", value, url)
-
-
-def _user_and_password(url: str) -> tuple[int, int]:
-    """Returns where they begin and end in a URL as it was written, before any value is in it."""
-    authority = re.match(r"[^:/?#]*://([^/?#]*)@", url)
-    return authority.span(1) if authority else (0, 0)
 
 
 def _scheme(url: object) -> str:
@@ -148,10 +162,18 @@ def _find(scheme: str) -> tuple[Callable[..., object], str]:
             return _load(name, offers), _owner(offers[0])
     known = sorted({*_BUILT_IN, *(offer.name.lower() for offer in _offers())})
     raise ConfigurationError(
-        f"unknown scheme {scheme!r} in the URL of a store: known: "
+        f"unknown scheme {scheme!r} in the URL of a store: {_meant(scheme, known)}known: "
         f"{', '.join(f'{name}://' for name in known)}; "
         f"others come with packages that have an entry point in {_GROUP!r}"
     )
+
+
+def _meant(scheme: str, known: list[str]) -> str:
+    base, plus, driver = scheme.partition("+")
+    meant = closest(scheme, known)
+    if plus and (meant is None or "+" not in meant) and closest(base, known):
+        meant = f"{closest(base, known)}+{driver}"
+    return f"did you mean {meant}://? " if meant else ""
 
 
 def _offers() -> list[EntryPoint]:
@@ -204,41 +226,40 @@ def _load(name: str, offers: list[EntryPoint]) -> Callable[..., object]:
 
 
 def _check_options(scheme: str, factory: Callable[..., object], options: dict[str, Any]) -> None:
-    known = _options(getattr(factory, "from_url", factory))
+    known = options_of(getattr(factory, "from_url", factory))
     if known is None:  # then it hands them on to the class
-        known = _options(factory)
+        known = options_of(factory)
     for option in options:
         if known is not None and option not in known:
+            meant = closest(option, known)
+            question = f"did you mean {meant!r}? " if meant else ""
             raise ConfigurationError(
-                f"{scheme}:// has no option {option!r}: known: {', '.join(known) or 'none'}"
+                f"{scheme}:// has no option {option!r}: {question}"
+                f"known: {', '.join(known) or 'none'}"
             )
-
-
-def _options(factory: Callable[..., object]) -> list[str] | None:
-    """Returns the names of all options, or ``None`` if it takes whatever it is given."""
-    parameters = list(inspect.signature(factory).parameters.values())
-    if parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY:
-        del parameters[0]  # the URL, or what `from_url` makes of it
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters]
 
 
 # ---------------------------------------------------------------- for those who write stores
 
 
-def path_of(url: str) -> str:
+def path_of(url: str, arguments: Iterable[str] = ()) -> str:
     """Returns the path in a URL whose scheme is followed by ``///path`` or ``////path``.
 
     >>> path_of("shelve:///run/states"), path_of("shelve:////var/lib/states")
     ('run/states', '/var/lib/states')
+
+    Args:
+        url: The URL.
+        arguments: What the store takes as arguments; who gives one in the URL is told so.
 
     Raises:
         ConfigurationError: There is a host, a query or a fragment in it, or no path.
     """
     scheme, _, rest = url.partition(":")
     path, _, query = rest.partition("?")
-    if parse_qsl(query, keep_blank_values=True) or "#" in rest:
+    if path.startswith("///"):
+        check_query(scheme, parse_qsl(query, keep_blank_values=True), {}, arguments)
+    if query or "#" in rest:
         raise ConfigurationError(f"a {scheme}:// URL takes a path and nothing else")
     if not path.startswith("///") or len(path) == 3:
         raise ConfigurationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -24,6 +25,7 @@ from salmon_state.conversation import Active, Conversation
 from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable, overtaken
 from salmon_state.keys import Sender, ascii_key, parse_key
 from salmon_state.log import log
+from salmon_state.masking import Mask
 from salmon_state.records import (
     MICROSECOND,
     Change,
@@ -84,6 +86,8 @@ class StateStorage(routing.StateStorage):
 
     _protect = False
     _closed = False
+    _mask = Mask()
+    """What hides the secrets that the store was given, from whatever it lets out or logs."""
     _active = Active()  # of no store in particular: `conversation` gives each its own
     _clock: Callable[[], int] = staticmethod(lambda: time.time_ns() // 1000)
 
@@ -377,10 +381,19 @@ class StateStorage(routing.StateStorage):
         self._call(self._ping)
 
     def close(self) -> None:
-        """Releases what the store itself opened, and only that; harmless when repeated."""
+        """Releases what the store itself opened, and only that; harmless when repeated.
+
+        Raises:
+            StorageError: Something did not let itself be released; the store is closed all the
+                same.
+        """
         if not self._closed:
             self._closed = True
-            self._close()
+            try:
+                self._close()
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything
+                wrapped = error if isinstance(error, StorageError) else self._wrap(error)
+                raise self._mask.apply(wrapped, error)  # noqa: B904 - it has its cause
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -394,7 +407,7 @@ class StateStorage(routing.StateStorage):
         self.close()
 
     def __repr__(self) -> str:
-        place = self._place()
+        place = self._mask.hide(self._place())
         return f"<{type(self).__name__}{' ' + place if place else ''}>"
 
     @property
@@ -416,11 +429,14 @@ class StateStorage(routing.StateStorage):
         if isinstance(error, NotImplementedError):
             raise error
         wrapped = error if isinstance(error, StorageError) else self._wrap(error)
+        self._mask.apply(wrapped, error)
         level = logging.WARNING if isinstance(wrapped, ConversationBusy) else logging.ERROR
         log().log(level, "%r: %s", self, getattr(wrapped, "detail", wrapped))
-        if wrapped is error:
-            raise error
-        raise wrapped from error
+        raise wrapped
+
+    def _log_traceback(self, what: str) -> None:
+        """Logs what failed and is not raised."""
+        log().error("%r: %s\n%s", self, what, self._mask.hide(traceback.format_exc().rstrip()))
 
     def _call(self, hook: Callable[..., _Result], *arguments: Any) -> _Result:
         self._check_open()
@@ -582,11 +598,13 @@ class StateStorage(routing.StateStorage):
         """Releases what the store opened, and only that; called once."""
 
     def _place(self) -> str:
-        """Returns where the states are, for ``repr`` and messages; never a password."""
+        """Returns where the states are, for ``repr`` and messages."""
         return ""
 
     def _wrap(self, error: Exception) -> StorageError:
-        """Returns the `StorageError` for whatever error a hook let out; passwords masked.
+        """Returns the `StorageError` for whatever error a hook let out.
+
+        The passwords in the URL of the store are masked in it afterwards, here and in its cause.
 
         `StorageUnavailable` is for what may be well a minute later, as it keeps the mail; a plain
         `StorageError` is for what somebody has to mend. Errors that are one already do not come.

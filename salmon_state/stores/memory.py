@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from urllib.parse import parse_qsl
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.options import check_query, options_of
 from salmon_state.storage import Change, Record, Sender, StateStorage, from_microseconds
 
 __all__ = ["MemoryStorage"]
@@ -66,8 +68,10 @@ class MemoryStorage(StateStorage, Forkable):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> MemoryStorage:
         """Makes the store for ``memory://``."""
-        if url.lower() not in ("memory:", "memory://"):
+        place, _, query = url.partition("?")
+        if place.lower() not in ("memory:", "memory://"):
             raise ConfigurationError("a memory URL is just 'memory://'")
+        check_query("memory", parse_qsl(query, keep_blank_values=True), {}, options_of(cls) or ())
         return cls(**options)
 
     @property

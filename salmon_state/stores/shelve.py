@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.options import options_of
 from salmon_state.registry import path_of
 from salmon_state.storage import (
     Change,
@@ -98,7 +99,7 @@ class ShelveStorage(StateStorage, Forkable):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> ShelveStorage:
         """Makes the store for ``shelve:///run/states`` or ``shelve:////var/lib/app/states``."""
-        return cls(path_of(url), **options)
+        return cls(path_of(url, options_of(cls) or ()), **options)
 
     # ---------------------------------------------------------------- the file
 

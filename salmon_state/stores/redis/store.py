@@ -15,6 +15,7 @@ from salmon_state.errors import (
     StorageUnavailable,
     overtaken,
 )
+from salmon_state.masking import Mask
 from salmon_state.storage import (
     Change,
     Move,
@@ -130,7 +131,8 @@ class RedisStorage(StateStorage):
         options = opening.check_options(ttl, lease, timeout, wait_replicas, wait_timeout)
         self._ttl = options.ttl
         self._keys = Keys(prefix)
-        self._server, self._url, self._secrets = opening.open_server(url, client, options)
+        self._server, self._url, secrets = opening.open_server(url, client, options)
+        self._mask = Mask(secrets)
         self._client = client  # held because redis.Redis disconnects its pool when it is deleted
         self._clustered = isinstance(self._server, Cluster)
         self._prefix = prefix
@@ -146,10 +148,10 @@ class RedisStorage(StateStorage):
         self._closed = True
         try:
             if isinstance(error, StorageError):
-                raise error
+                raise self._mask.apply(error)
             reason = opening.misconfigured(error, self._server)
             if reason is not None:
-                raise ConfigurationError(f"{self!r}: {self._masked(reason)}") from error
+                raise self._mask.apply(ConfigurationError(f"{self!r}: {self._mask(reason)}"), error)
             self._raise(error)
         finally:
             self._close()
@@ -278,12 +280,5 @@ class RedisStorage(StateStorage):
 
     def _wrap(self, error: Exception) -> StorageError:
         if isinstance(error, (*UNREACHABLE, ChildDeadlockedError)):
-            return StorageUnavailable(self._masked(f"{type(error).__name__}: {error}"))
+            return StorageUnavailable(self._mask(f"{type(error).__name__}: {error}"))
         return super()._wrap(error)
-
-    def _masked(self, text: str) -> str:
-        """Returns a text in one line and without passwords."""
-        text = " ".join(text.split())
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,6 +21,8 @@ from redis.sentinel import (
 )
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.masking import check_login, is_secret
+from salmon_state.options import check_query, closest
 
 __all__ = ["Target", "parse_target", "place_of"]
 
@@ -36,6 +38,14 @@ _OPTIONS = (
     *("socket_timeout", "username"),
 )
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+_TYPES = {
+    **dict.fromkeys(("db", "health_check_interval", "max_connections", "protocol"), int),
+    **dict.fromkeys(("socket_connect_timeout", "socket_timeout"), float),
+    **dict.fromkeys(("decode_responses", "socket_keepalive", "ssl_check_hostname"), bool),
+    "socket_read_size": int,
+}
+_ARGUMENTS = ("lease", "prefix", "protect", "timeout", "ttl", "wait_replicas", "wait_timeout")
+"""What a store takes as arguments, and no URL has."""
 _SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
 _EXAMPLES = (
     "'redis://host:6379/0', 'unix:///path/to/socket?db=0', "
@@ -76,7 +86,10 @@ def parse_target(url: object, timeout: float) -> Target:
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     scheme = scheme.lower()
     if not separator or scheme not in _SCHEMES:
-        raise ConfigurationError(f"the URL of a Redis looks like {_EXAMPLES}")
+        meant = closest(scheme, _SCHEMES) if scheme.startswith("redis") else None
+        question = f"did you mean {meant}://? " if meant else ""
+        raise ConfigurationError(f"{question}the URL of a Redis looks like {_EXAMPLES}")
+    check_login(str(url))
     address, _, query = rest.partition("?")
     if "#" in rest:
         raise ConfigurationError(f"a {scheme}:// URL has no part after '#': write %23 for it")
@@ -89,7 +102,7 @@ def parse_target(url: object, timeout: float) -> Target:
         options["username"] = unquote(name)
     if password:
         options["password"] = unquote(password)
-    secrets = {value for option, value in options.items() if "password" in option}
+    secrets = {password, *(value for option, value in options.items() if is_secret(option))}
     limit = options.pop("max_connections", _CONNECTIONS)
     if limit < 1:
         raise ConfigurationError(f"max_connections must be 1 or more, got {limit}")
@@ -103,10 +116,8 @@ def parse_target(url: object, timeout: float) -> Target:
     kind = scheme.partition("+")[2] or scheme
     connect = _KINDS[kind](scheme, address, options)
     shown = f"{quote(unquote(name), safe='')}{':***' if colon else ''}@" if user else ""
-    by_length = sorted({*secrets, password} - {""}, key=len, reverse=True)
-    return Target(
-        connect, kind == "cluster", f"{scheme}://{shown}{address}", tuple(by_length), limit
-    )
+    place = f"{scheme}://{shown}{address}"
+    return Target(connect, kind == "cluster", place, tuple(secrets), limit)
 
 
 def _split_user(scheme: str, address: str) -> tuple[str, str]:
@@ -123,20 +134,17 @@ def _options(scheme: str, query: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"a {scheme}:// URL has '@' behind '?': special characters are percent-encoded"
         )
+    given = parse_qsl(query)
+    known = list(_OPTIONS)
+    if scheme.endswith("sentinel"):
+        known += _SENTINEL_OPTIONS
+    if scheme.startswith("rediss"):
+        known += [name for name, _ in given if re.fullmatch(r"ssl_[a-z_]+", name)]
+    check_query(scheme, given, {name: _TYPES.get(name, str) for name in known}, _ARGUMENTS)
     try:  # redis-py's own parsing of the options
         options: dict[str, Any] = parse_url(f"redis://?{query}")
     except ValueError as error:  # it names the option and shows no value
         raise ConfigurationError(f"a {scheme}:// URL: {error}") from None
-    known = list(_OPTIONS)
-    if scheme.endswith("sentinel"):
-        known += _SENTINEL_OPTIONS
-    for name in options:
-        is_tls = scheme.startswith("rediss") and re.fullmatch(r"ssl_[a-z_]+", name)
-        if name not in known and not is_tls:
-            raise ConfigurationError(
-                f"a {scheme}:// URL has no option {name[:50]!r}: known: {', '.join(known)}"
-                + (", and redis-py's ssl_ ones" if scheme.startswith("rediss") else "")
-            )
     return options
 
 
@@ -271,8 +279,7 @@ def place_of(client: redis.Redis | RedisCluster) -> tuple[str, tuple[str, ...]]:
         else:
             host, port = kwargs.get("host", "localhost"), kwargs.get("port", 6379)
             place = f"redis://{host}:{port}/{kwargs.get('db', 0)}"
-    found = {str(value) for name, value in kwargs.items() if "password" in name and value}
-    return place, tuple(sorted(found, key=len, reverse=True))
+    return place, tuple(str(value) for name, value in kwargs.items() if value and is_secret(name))
 
 
 def _sentinel_login(pool: Any) -> dict[str, Any]:

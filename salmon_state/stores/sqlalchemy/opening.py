@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.masking import check_login, is_secret
+from salmon_state.options import check_query
 from salmon_state.stores.sqlalchemy.databases import database_named
 
 __all__ = ["check_positive", "check_table", "make_engine", "secrets_of"]
@@ -17,17 +20,22 @@ _LONGEST_NAME = 63
 """In bytes; PostgreSQL's limit, and MariaDB has one more."""
 
 
-def make_engine(database: str | sa.URL, timeout: float, size: int) -> sa.Engine:
+def make_engine(
+    database: str | sa.URL, timeout: float, size: int, arguments: Iterable[str]
+) -> sa.Engine:
     """Returns the engine of a store that was given a URL.
 
     Args:
         database: As `SQLAlchemyStorage` is given it.
         timeout: How long connecting and each statement may take, in seconds.
         size: How many connections it opens at most.
+        arguments: The names of the options that are none of the URL's.
 
     Raises:
         ConfigurationError: The URL cannot work, or its driver is missing.
     """
+    if isinstance(database, str):
+        check_login(database)
     try:
         url = sa.make_url(database)
     except (ArgumentError, ValueError):
@@ -38,26 +46,29 @@ def make_engine(database: str | sa.URL, timeout: float, size: int) -> sa.Engine:
     kind = database_named(url.get_backend_name())
     if "+" not in url.drivername:
         url = url.set(drivername=f"{url.drivername}+{kind.drivers[0]}")
-    known = " or ".join(f"{url.get_backend_name()}+{driver}" for driver in kind.drivers)
+    usual = " or ".join(f"{url.get_backend_name()}+{driver}" for driver in kind.drivers)
     try:
         dialect = url.get_dialect()
         if dialect.is_async:
             raise ConfigurationError(
-                f"{url.drivername!r} is an asynchronous driver, and Salmon is not: use {known}"
+                f"{url.drivername!r} is an asynchronous driver, and Salmon is not: use {usual}"
             )
         if dialect.driver not in kind.drivers:
             raise ConfigurationError(
                 f"a store does not open {url.drivername!r} by itself, as it knows no way to bound "
-                f"how long that waits: use {known}, or give it an Engine of your own"
+                f"how long that waits: use {usual}, or give it an Engine of your own"
             )
-        dialect.import_dbapi()
+        driver = dialect.import_dbapi()
     except (NoSuchModuleError, ImportError) as error:
         hint = f": pip install 'salmon-state[{kind.extra}]'" if kind.extra else ""
         raise ConfigurationError(
             f"the driver of {url.drivername!r} is not installed{hint} ({error})"
         ) from error
-    url = kind.prepare_url(url)
     given = url.query
+    known = kind.options(driver)
+    if known is not None:
+        check_query(url.get_backend_name(), given.items(), known, arguments)
+    url = kind.prepare_url(url)
     arguments = {
         name: value
         for name, value in kind.connect_arguments(url, timeout).items()
@@ -99,9 +110,9 @@ def check_table(name: str) -> None:
 
 
 def secrets_of(url: sa.URL) -> list[str]:
-    """Returns the passwords in a URL, wherever the driver takes them from; the longest first."""
-    found = {str(url.password or "")}
+    """Returns the passwords in a URL, wherever the driver takes them from."""
+    found = [str(url.password or "")]
     for name, values in url.normalized_query.items():
-        if "pass" in name.lower():
-            found.update(values)
-    return sorted(found - {""}, key=len, reverse=True)
+        if is_secret(name):
+            found.extend(values)
+    return found

@@ -10,6 +10,8 @@ from sqlalchemy.exc import DBAPIError, IdentifierError, SQLAlchemyError
 
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
+from salmon_state.masking import Mask
+from salmon_state.options import options_of
 from salmon_state.records import Change, Move, Record, Transition
 from salmon_state.storage import StateStorage
 from salmon_state.stores.locks import FileLocks
@@ -118,9 +120,9 @@ class SQLAlchemyStorage(StateStorage):
         if isinstance(database, sa.Engine):
             engine = database
         else:
-            engine = make_engine(database, timeout, pool_size)
+            engine = make_engine(database, timeout, pool_size, options_of(type(self)) or ())
         self._url = engine.url.set(query={})  # which may hold passwords as well
-        self._secrets = secrets_of(engine.url)
+        self._mask = Mask(secrets_of(engine.url))
         self._database = database_of(engine.dialect)
         self._connections = Connections(
             engine, size=pool_size, timeout=timeout, keep=not isinstance(database, sa.Engine)
@@ -161,7 +163,8 @@ class SQLAlchemyStorage(StateStorage):
             if isinstance(cause, (TypeError, ValueError, IdentifierError)) or (
                 self._database.is_misconfigured(cause)
             ):
-                raise ConfigurationError(f"{self!r}: {self._describe(cause)}") from cause
+                wrong = ConfigurationError(f"{self!r}: {self._describe(cause)}")
+                raise self._mask.apply(wrong, cause)  # noqa: B904 - it has its cause
             self._raise(cause)
 
     # ---------------------------------------------------------------- hooks: one conversation
@@ -279,11 +282,7 @@ class SQLAlchemyStorage(StateStorage):
         return super()._wrap(error)
 
     def _describe(self, error: object) -> str:
-        """Returns an error in one line, without the password."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self._mask(f"{type(error).__name__}: {error}")
 
 
 _WORK: Mapping[type[Database], type[SQLWork]] = {

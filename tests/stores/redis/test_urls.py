@@ -105,7 +105,7 @@ def test_options_of_redis_py() -> None:
 
 
 def test_a_socket() -> None:
-    pool = pool_of(f"unix://user:{ENCODED}@/run/a%20b@c/socket?db=3")
+    pool = pool_of(f"unix://user:{ENCODED}@/run/a%20b%40c/socket?db=3")
     expected = {"path": "/run/a b@c/socket", "db": 3, "username": "user", "password": PASSWORD}
     assert {name: pool.connection_kwargs[name] for name in expected} == expected
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -36,6 +36,14 @@ class Database:
     def prepare_url(self, url: sa.URL) -> sa.URL:
         """Returns the URL to connect to; checks what can be checked without connecting."""
         return url
+
+    def options(self, driver: Any) -> Mapping[str, type] | None:
+        """Returns what a URL's query may say, with the types; ``None`` if only the driver knows.
+
+        Args:
+            driver: Its module.
+        """
+        return None
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
         """Returns the driver's arguments that bound connecting, reading and writing.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +31,20 @@ class MariaDB(Database):
     _FORBIDDEN = (1142, 1143, 1227, 1044)
     _READ_ONLY = (1290, 1792)
     _REFUSED = (1044, 1045, 1049, 1130, 1698, 2061)
+
+    def options(self, driver: Any) -> Mapping[str, type] | None:
+        if driver.__name__ != "pymysql":
+            return None  # mysqlclient does not say what it takes
+        names = inspect.signature(driver.connect).parameters
+        # What SQLAlchemy makes of a URL's texts, and what it adds to the driver's own.
+        times = ("connect_timeout", "read_timeout", "write_timeout")
+        numbers = ("client_flag", "max_allowed_packet", "port", *times)
+        truths = ("compress", "local_infile", "use_unicode", "ssl_check_hostname")
+        return {
+            **dict.fromkeys([*names, "ssl_capath", "ssl_cipher"], str),
+            **dict.fromkeys(numbers, int),
+            **dict.fromkeys(truths, bool),
+        }
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
         seconds = max(1, round(timeout))

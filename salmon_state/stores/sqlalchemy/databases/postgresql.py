@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +35,12 @@ class PostgreSQL(Database):
         "permission denied for database|no pg_hba.conf entry|is not permitted to log in|"
         "invalid connection option|invalid [a-z_ ]*value"
     )
+
+    def options(self, driver: Any) -> Mapping[str, type]:
+        names = (option.keyword.decode() for option in driver.pq.Conninfo.get_defaults())
+        numbers = ("connect_timeout", "keepalives", "tcp_user_timeout")
+        types = {name: int if name.startswith(numbers) else str for name in names}
+        return {**types, "prepare_threshold": str}
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
         # libpq takes whole seconds and turns 1 into 2.

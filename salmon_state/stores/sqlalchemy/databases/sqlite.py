@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -55,6 +55,17 @@ class SQLite(Database):
         path = resolve_path(database)
         create_private_file(path)  # SQLite gives its -wal and -shm files the mode of this one
         return url.set(database=str(path))
+
+    def options(self, driver: Any) -> Mapping[str, type]:
+        # As SQLAlchemy has them. It ignores all others, so that a misspelt one does nothing.
+        return {
+            "timeout": float,
+            "isolation_level": str,
+            "detect_types": int,
+            "check_same_thread": bool,
+            "cached_statements": int,
+            "uri": bool,
+        }
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
         return {"timeout": 0, "check_same_thread": False}  # see PatientConnection

@@ -1,0 +1,89 @@
+"""Options that a store or its URL does not have, or not with such a value, and what was meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from salmon_state.errors import ConfigurationError
+from salmon_state.masking import is_secret
+
+__all__ = ["check_query", "closest", "did_you_mean", "options_of"]
+
+_EXPECTED: Mapping[object, str] = {float: "a number", int: "a whole number", bool: "true or false"}
+_TRUTHS = frozenset(["true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"])
+
+
+def options_of(factory: Callable[..., object]) -> list[str] | None:
+    """Returns the names of a store's options, or ``None`` if it takes whatever it is given."""
+    parameters = list(inspect.signature(factory).parameters.values())
+    if parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY:
+        del parameters[0]  # the URL, or what `from_url` makes of it
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+def closest(given: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that somebody probably meant, if there is one."""
+    found = get_close_matches(given.lower(), sorted(known), n=1, cutoff=0.7)
+    return found[0] if found else None
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Returns the question whether a known name was meant, or which there are."""
+    meant = closest(given, known)
+    return f"did you mean {meant!r}?" if meant else f"known: {', '.join(known) or 'none'}"
+
+
+def check_query(
+    scheme: str,
+    query: Iterable[tuple[str, Any]],
+    known: Mapping[str, type],
+    arguments: Iterable[str] = (),
+) -> None:
+    """Raises `ConfigurationError` if the query of a URL has an option that cannot work.
+
+    Args:
+        scheme: That of the URL.
+        query: Names and values as they are given, decoded and in their order.
+        known: The names that there are, and what their values must be: ``str``, ``int``,
+            ``float`` or ``bool``.
+        arguments: What the store is not told by its URL but by arguments.
+    """
+    after_password = False
+    for name, value in query:
+        if name not in known and after_password:
+            raise ConfigurationError(
+                f"a {scheme}:// URL has an option that there is not, and that is not shown as it "
+                "may be the end of the password: percent-encode each '&' of the password"
+            )
+        if name not in known:
+            raise ConfigurationError(_unknown(scheme, name, known, arguments))
+        if not _fits(str(value), known[name]):
+            expected, shown = _EXPECTED[known[name]], ascii(value)[:60]
+            raise ConfigurationError(
+                f"{name} in a {scheme}:// URL: expected {expected}, got {shown}"
+            )
+        after_password = after_password or is_secret(name)
+
+
+def _unknown(scheme: str, name: str, known: Iterable[str], arguments: Iterable[str]) -> str:
+    text = f"a {scheme}:// URL has no option {name[:50]!r}"
+    meant = closest(name, {*known, *arguments})
+    if meant is None or meant in known:
+        return f"{text}: {did_you_mean(name, known)}"
+    question = "" if meant == name else f"did you mean {meant!r}? "
+    return f"{text}: {question}The store takes it as an argument: open_storage(url, {meant}=...)"
+
+
+def _fits(text: str, kind: type) -> bool:
+    if kind is bool:
+        return text.strip().lower() in _TRUTHS
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
