@@ -8,8 +8,9 @@ fresh store in ``Router.STATE_STORE``, and after it the router is as it was::
         assert state_store.get("app.handlers", "anna@example.com") == "CONFIRMING"
 
 The store is ``memory://`` unless the ini option ``salmon_state_url`` or, for some tests, a fixture
-`state_store_url` of the application says otherwise. A store that keeps something is not cleared:
-give it a place of its own, as with ``f"sqlite:///{tmp_path}/states.db"``.
+`state_store_url` of the application says otherwise. In both ``{tmp_path}`` stands for the directory
+of the test. Without it all tests have the same place: it is cleared after each of them, and what
+is not empty before is left alone and fails the test, as it may be a store that is needed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["state_store", "state_store_url"]
 
+_TMP_PATH = "{tmp_path}"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the ini option; called by pytest."""
-    parser.addini("salmon_state_url", "store of the fixture state_store", default="memory://")
+    parser.addini(
+        "salmon_state_url",
+        "store of the fixture state_store, such as sqlite:///{tmp_path}/states.db",
+        default="memory://",
+    )
 
 
 @pytest.fixture
@@ -37,13 +44,13 @@ def state_store_url(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture
-def state_store(state_store_url: str) -> Iterator[StateStorage]:
-    """Puts a store into ``Router.STATE_STORE`` for one test, and restores the router after it.
+def state_store(state_store_url: str, request: pytest.FixtureRequest) -> Iterator[StateStorage]:
+    """Puts an empty store into ``Router.STATE_STORE`` for one test, and restores the router after.
 
     Restored is every attribute of the router, such as ``LOG_EXCEPTIONS``, ``UNDELIVERABLE_QUEUE``
     or a ``deliver`` that was attached, and every route, handler and default capture that it had.
     What the test added to these stays: a handler module is imported once, and would never
-    register its routes again. The store is closed.
+    register its routes again. The store is emptied and closed.
     """
     from salmon.routing import Router  # Salmon is imported by whoever uses the fixture
 
@@ -51,7 +58,11 @@ def state_store(state_store_url: str) -> Iterator[StateStorage]:
 
     before = dict(vars(Router))
     contents = {name: before[name].copy() for name in before if type(before[name]) in (dict, list)}
-    with open_storage(state_store_url) as store:
+    url = state_store_url
+    if _TMP_PATH in url:
+        url = url.replace(_TMP_PATH, str(request.getfixturevalue("tmp_path")))
+    with open_storage(url) as store:
+        _check_empty(store)
         Router.STATE_STORE = store
         try:
             yield store
@@ -60,6 +71,22 @@ def state_store(state_store_url: str) -> Iterator[StateStorage]:
             vars(Router).update(before)
             for name, content in contents.items():
                 _put_back(before[name], content)
+    with open_storage(url) as store:  # anew: the test may have closed the other one
+        store.clear()
+
+
+def _check_empty(store: StateStorage) -> None:
+    """Fails the test unless the store is empty.
+
+    It is not emptied before: whoever gives the URL of the wrong store loses nothing.
+    """
+    found = next(iter(store), None)
+    if found is not None:
+        pytest.fail(
+            f"{store!r} is to be a test's own and is not empty ({found}): clear() it if nobody "
+            f"needs that, or have {_TMP_PATH} in its URL",
+            pytrace=False,
+        )
 
 
 def _put_back(container: dict[Any, Any] | list[Any], content: Any) -> None:

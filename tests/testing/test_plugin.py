@@ -7,6 +7,10 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import pytest
+
+from salmon_state import open_storage
+
 PLUGIN = "salmon_state.testing.plugin"
 
 SWAPPING = """
@@ -68,6 +72,20 @@ def test_other_store(state_store):
     assert state_store.get("app", "anna@example.com") == "CONFIRMING"
 """
 
+LEAKING = """
+import pytest
+from salmon_state import StorageError
+
+@pytest.mark.parametrize("time", range(3))
+def test_own(state_store, time):
+    assert len(state_store) == 0
+    state_store.set("app", "anna@example.com", "CONFIRMING")
+    if time == 1:
+        state_store.close()
+    if time == 2:
+        raise ZeroDivisionError("this test is to fail")
+"""
+
 INI = """
 def test_ini(state_store, tmp_path, monkeypatch):
     assert type(state_store).__name__ == "ShelveStorage"
@@ -111,6 +129,31 @@ def test_an_ini_option_chooses_another_store(tmp_path: Path) -> None:
     assert "1 passed" in run(tmp_path, INI)
 
 
+@pytest.mark.parametrize("place", ["", "{tmp_path}/"])
+@pytest.mark.parametrize("scheme", ["shelve", "sqlite"])
+def test_no_test_finds_what_another_left(scheme: str, place: str, tmp_path: Path) -> None:
+    """Neither of this run nor of the one before."""
+    url = f"{scheme}:///{place}states"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nsalmon_state_url = {url}\n")
+    for _ in range(2):
+        output = run(tmp_path, LEAKING)
+        assert "1 failed, 2 passed" in output
+        assert "this test is to fail" in output
+    assert bool([*tmp_path.glob("states*")]) == (not place)
+
+
+def test_what_was_there_before_is_left_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/production.db"
+    with open_storage(url) as store:
+        store.set("app", "anna@example.com", "POSTING")
+    output = run(tmp_path, LEAKING, "-o", f"salmon_state_url={url}")
+    assert "3 errors" in output
+    assert "is not empty (Record(module='app', sender='anna@example.com'" in output
+    assert "clear() it if nobody needs that, or have {tmp_path} in its URL" in output
+    with open_storage(url) as store:
+        assert store.get("app", "anna@example.com") == "POSTING"
+
+
 def test_a_wrong_url_says_what_can_work(tmp_path: Path) -> None:
     output = run(tmp_path, SWAPPING, "-o", "salmon_state_url=nonsense://")
     assert "unknown scheme 'nonsense'" in output
@@ -119,7 +162,7 @@ def test_a_wrong_url_says_what_can_work(tmp_path: Path) -> None:
 
 def test_the_fixtures_explain_themselves(tmp_path: Path) -> None:
     output = run(tmp_path, ALONE, "--fixtures")
-    assert "Puts a store into ``Router.STATE_STORE`` for one test" in output
+    assert "Puts an empty store into ``Router.STATE_STORE`` for one test" in output
     assert "Returns the URL that `state_store` opens" in output
 
 
