@@ -346,12 +346,3 @@ def test_forking_while_another_thread_opens() -> None:
     finally:
         done.set()
         thread.join(30)
-
-
-def test_the_documented_toml_file() -> None:
-    tomllib = pytest.importorskip("tomllib", reason="it came with Python 3.11")
-    guide = Path(__file__).parents[1] / "docs" / "configuration.md"
-    _, _, rest = guide.read_text(encoding="utf-8").partition("```toml\n")
-    configure(tomllib.loads(rest.partition("```")[0])["stores"])
-    with pytest.raises(ConfigurationError, match="known: archive, bounces, main"):
-        storage("other")

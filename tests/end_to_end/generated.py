@@ -5,14 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.documentation import blocks
 from tests.end_to_end.mail_server import SALMON, MailServer
-
-LINES = """
-from salmon_state import attach, open_storage
-
-Router.STATE_STORE = open_storage({url!r}, timeout=2.0)
-attach(Router)
-"""
 
 
 class GeneratedServer(MailServer):
@@ -31,7 +25,8 @@ class GeneratedServer(MailServer):
         text = settings.read_text()
         settings.write_text(text.replace("'port': 8823", f"'port': {self.port}"))
         # The import at the top, as whoever edits the file would write it: before fileConfig.
-        lines = LINES.format(url=state_url).strip().split("\n\n")
+        example = blocks("README.md")[0].replace("sqlite:///run/states.db", state_url)
+        lines = example.strip().split("\n\n")
         boot.write_text("\n".join([lines[0], boot.read_text(), lines[1], ""]))
 
     def _link_application(self) -> None:

@@ -1,0 +1,192 @@
+"""Every example of the documentation does what is said around it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from salmon.routing import Router, route
+from salmon.testing import RouterConversation
+
+from salmon_state import (
+    MemoryStorage,
+    SQLAlchemyStorage,
+    StateStorage,
+    attach,
+    close_all,
+    configure,
+    storage,
+)
+from tests.documentation import CHECKOUT, blocks, files, write
+from tests.redis_services import RedisServer
+
+# How many there are: whoever adds one adds it to the tests as well. The guide to writing a store
+# shows the code of the example, which tests/examples/test_file_store.py compares; the README's
+# first is in every application of tests/end_to_end/test_generated_application.py.
+PYTHON = {
+    "README.md": 2,
+    "docs/configuration.md": 4,
+    "docs/performance.md": 0,
+    "docs/redis.md": 1,
+    "docs/testing.md": 5,
+    "examples/README.md": 0,
+}
+
+
+def run_pytest(directory: Path, *options: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def state_store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/states.db"
+
+
+@pytest.mark.parametrize("file", PYTHON)
+def test_no_example_is_forgotten(file: str) -> None:
+    assert len(blocks(file)) == PYTHON[file]
+    for block in blocks(file):
+        compile(block, file, "exec")
+
+
+@pytest.mark.parametrize("file", [*PYTHON, "docs/writing-a-store.md"])
+def test_what_is_typed(file: str) -> None:
+    """The sessions with ``>>>``; each file in a process, as it changes the environment."""
+    if blocks(file, "pycon"):
+        output = run_pytest(CHECKOUT, "-q", "--doctest-glob=*.md", file)
+        assert " passed" in output, output
+        assert "failed" not in output, output
+
+
+# ---------------------------------------------------------------- README
+
+
+def test_the_row_and_the_state(state_store: SQLAlchemyStorage) -> None:
+    subscribers = sa.Table("subscribers", sa.MetaData(), sa.Column("address", sa.Text))
+    engine = sa.create_engine(f"sqlite:///{state_store._url.database}")
+    subscribers.create(engine)
+
+    def POSTING() -> None:  # noqa: N802 - as in Salmon
+        """The next state."""
+
+    POSTING.__module__ = "documented"
+    names: dict[str, Any] = {"__name__": "documented", "route": route}
+    exec(blocks("README.md")[1], {**names, "POSTING": POSTING, "subscribers": subscribers})
+    attach(Router)
+    state_store.set("documented", "anna@example.com", "CONFIRMING")
+    RouterConversation("anna@example.com", "hello").deliver(
+        "confirm@example.com", "anna@example.com", "hello", "yes"
+    )
+    assert state_store.get("documented", "anna@example.com") == "POSTING"
+    with engine.connect() as connection:
+        assert connection.execute(subscribers.select()).all() == [("anna@example.com",)]
+    engine.dispose()
+
+
+def test_what_there_is_to_install_and_to_make() -> None:
+    console = "".join(blocks("README.md", "console"))
+    project = (CHECKOUT / "pyproject.toml").read_text()
+    extras = re.findall(r"salmon-state\[(\w+)\]", console)
+    assert len(extras) == 3
+    for extra in extras:
+        assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE)
+    targets = re.findall(r"^\$ make (\w+)", console, flags=re.MULTILINE)
+    assert targets == ["run", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", (CHECKOUT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+# ---------------------------------------------------------------- docs/testing.md
+
+TESTING = "docs/testing.md"
+
+
+@pytest.mark.parametrize("left_out", [(), ("tests/conftest.py",), ("pytest.ini",)])
+def test_an_applications_tests(left_out: tuple[str, ...], tmp_path: Path) -> None:
+    examples = files(TESTING)
+    assert set(examples) == {
+        *("app/handlers.py", "tests/test_subscribing.py"),
+        *("pytest.ini", "tests/conftest.py"),
+    }
+    write(tmp_path, {name: text for name, text in examples.items() if name not in left_out})
+    for _ in range(2):
+        output = run_pytest(tmp_path, "-W", "error")
+        assert "1 passed" in output, output
+
+
+def test_a_stores_tests(tmp_path: Path) -> None:
+    """Those of one method: the whole kit is run over our own stores, and written like this."""
+    suites, longer = (block for block in blocks(TESTING) if "Suite" in block)
+    text = f"{suites}\n\n{longer}".replace("mine:///", "sqlite:///")
+    write(tmp_path, {"test_mine.py": text})
+    output = run_pytest(tmp_path, "-k", "TestMyStore and clear")
+    assert " passed" in output, output
+    assert not re.search("failed|error", output), output
+    assert "TestMyStoreForLong" in run_pytest(tmp_path, "--collect-only", "-q")
+
+
+# ---------------------------------------------------------------- docs/configuration.md
+
+CONFIGURATION = "docs/configuration.md"
+
+
+def test_stores_in_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tomllib", reason="it came with Python 3.11")
+    write(tmp_path, files(CONFIGURATION))
+    monkeypatch.chdir(tmp_path)
+    exec(blocks(CONFIGURATION)[0], {})
+    Path("run").mkdir()
+    assert type(storage("archive")) is SQLAlchemyStorage
+    close_all()
+
+
+def test_stores_in_djangos_settings() -> None:
+    django = pytest.importorskip("django.conf", reason="Django is not installed")
+    pytest.importorskip("django.apps", reason="Django is not installed")
+    settings, apps = blocks(CONFIGURATION)[1:3]
+    names: dict[str, Any] = {}
+    exec(settings, names)
+    django.settings.configure(SALMON_STATES={**names["SALMON_STATES"], "main": "memory://"})
+    exec(apps, names)
+    names["MailConfig"]("mail", sys.modules[__name__]).ready()
+    assert type(storage("bounces")) is MemoryStorage
+    close_all()
+
+
+def test_a_named_store_in_an_application(state_store: StateStorage) -> None:
+    configure({"main": "memory://"})
+    exec(blocks(CONFIGURATION)[3], {})
+    assert Router.STATE_STORE is storage("main")
+    assert vars(Router)["deliver"]
+    close_all()
+
+
+# ---------------------------------------------------------------- docs/redis.md
+
+
+def test_a_store_in_redis(redis_server: RedisServer) -> None:
+    (text,) = blocks("docs/redis.md")
+    for ours, theirs in (
+        ("redis://localhost/0", redis_server.fresh_database()),
+        ("wait_replicas=1", "wait_replicas=0"),  # it has none
+    ):
+        assert ours in text
+        text = text.replace(ours, theirs)
+    with redis_server.client() as client:
+        names: dict[str, Any] = {"my_client": client}
+        exec(text, names)
+        names["store"].ping()
+        names["store"].close()
