@@ -35,6 +35,7 @@ __all__ = [
     "entries",
     "is_lease",
     "lease_of",
+    "pairs",
 ]
 
 SENDER = b"sender"

@@ -16,12 +16,19 @@ from salmon_state.errors import ConfigurationError
 from salmon_state.log import log
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.connections import Connections, exchange
-from salmon_state.stores.redis.entries import Keys
+from salmon_state.stores.redis.entries import Keys, pairs
 from salmon_state.stores.redis.scripts import REMOVE, WRITE, Operation, Plan
 from salmon_state.stores.redis.servers import Server
 from salmon_state.stores.redis.urls import parse_target, place_of
 
-__all__ = ["Options", "check_options", "check_server", "misconfigured", "open_server"]
+__all__ = [
+    "Options",
+    "check_options",
+    "check_server",
+    "misconfigured",
+    "open_server",
+    "warn_of_losses",
+]
 
 
 _FOREVER = 10**6
@@ -158,11 +165,36 @@ def _check_info(server: Server, info: dict[str, str]) -> None:
             "this server belongs to a cluster: its URL is redis+cluster://host:6379, "
             "its client a redis.RedisCluster"
         )
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy.startswith("allkeys") and info.get("maxmemory", "0") != "0":
-        log().warning(
-            "Redis removes states when its memory is full: maxmemory-policy is %s", policy
-        )
+
+
+def warn_of_losses(server: Server, *, ttl: bool) -> None:
+    """Logs a warning for what a server is set to do and costs states.
+
+    Args:
+        server: Each of its primaries is asked; what it does not tell is not warned of.
+        ttl: Whether the states of the store end by themselves.
+    """
+    for pool in server.pools():
+        info = _info(pool)
+        policy = info.get("maxmemory_policy", "noeviction")
+        evicts = policy.startswith("allkeys") or (ttl and policy.startswith("volatile"))
+        if evicts and info.get("maxmemory", "0") != "0":
+            log().warning(
+                "Redis removes states when its memory is full: maxmemory-policy is %s, and should "
+                "be noeviction",
+                policy,
+            )
+        if info.get("aof_enabled") == "0" and _has_no_snapshots(pool):
+            log().warning(
+                "Redis forgets all states when it ends: neither appendonly nor save is set; "
+                "appendonly yes keeps them"
+            )
+
+
+def _has_no_snapshots(pool: Connections) -> bool:
+    (reply,) = exchange(pool, ((b"CONFIG", b"GET", b"save"),), again=True)
+    # Many a server does not let its users ask.
+    return not isinstance(reply, Exception) and dict(pairs(reply)).get(b"save") == b""
 
 
 def _info(pool: Connections) -> dict[str, str]:
@@ -183,7 +215,7 @@ def misconfigured(error: BaseException, server: Server) -> str | None:
     for cause in _chain(error):
         if isinstance(cause, MasterNotFoundError):
             return _wrong_service(server.source)
-        text = str(cause)
+        text = _ASKS_FOR_LOGIN if _asks_for_login(cause) else str(cause)
         if (
             isinstance(cause, (AuthenticationError, NoPermissionError, TypeError, ValueError))
             or type(cause) is ssl.SSLCertVerificationError
@@ -202,15 +234,28 @@ _REFUSALS = (
 )
 
 
+_ASKS_FOR_LOGIN = (
+    "the server asks for a login: a URL has it as user:password@ or :password@ before the host"
+)
+
+
+def _asks_for_login(error: BaseException) -> bool:
+    """Returns whether none was given; what Redis says then depends on its protocol."""
+    return isinstance(error, AuthenticationError) and (
+        "HELLO" in str(error) or "Authentication required" in str(error)
+    )
+
+
 def _wrong_service(pool: Any) -> str | None:
     """Returns what is wrong if Sentinel answers and knows no such service."""
     for sentinel in pool.sentinel_manager.sentinels:
         try:
             known = sentinel.sentinel_masters()
         except AuthenticationError as error:
+            verb = "asks for a" if _asks_for_login(error) else "refuses the"
             return (
-                "Sentinel refuses the login, which its URL gives as sentinel_username and "
-                f"sentinel_password: {error}"
+                f"Sentinel {verb} login, which its URL gives as sentinel_username and "
+                "sentinel_password"
             )
         except (redis.RedisError, OSError):
             continue

@@ -141,6 +141,7 @@ class RedisStorage(StateStorage):
         self._sweeps = Sweeps(self._server, self._keys)
         try:
             opening.check_server(self._server, self._keys)
+            opening.warn_of_losses(self._server, ttl=bool(self._ttl))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything
             self._refuse(error)
 

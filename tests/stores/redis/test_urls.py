@@ -379,17 +379,59 @@ def test_a_replica_is_no_place_to_write(sentinel: RedisSentinel) -> None:
     assert "read only replica" in caught.value.detail
 
 
-def test_a_server_that_may_forget(
-    server: RedisServer, raw: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "volatile-ttl", "noeviction"])
+@pytest.mark.parametrize("ttl", [None, 60])
+def test_a_server_that_removes_states(
+    server: RedisServer, raw: Any, caplog: pytest.LogCaptureFixture, policy: str, ttl: int | None
 ) -> None:
     raw.config_set("maxmemory", "100mb")
-    raw.config_set("maxmemory-policy", "allkeys-lru")
+    raw.config_set("maxmemory-policy", policy)
+    removes = policy.startswith("allkeys") or (policy.startswith("volatile") and ttl is not None)
     try:
-        RedisStorage(server.url()).close()
-        assert "maxmemory-policy is allkeys-lru" in caplog.text
+        with RedisStorage(server.url(), ttl=ttl) as store:
+            assert (f"maxmemory-policy is {policy}" in caplog.text) == removes
+            caplog.clear()
+            store.ping()  # is asked often, and says it once
+            assert not caplog.records
     finally:
         raw.config_set("maxmemory", "0")
         raw.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize(
+    ("appendonly", "save", "forgets"), [("no", "", True), ("no", "60 1", False), ("yes", "", False)]
+)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_server_that_keeps_nothing(
+    caplog: pytest.LogCaptureFixture, appendonly: str, save: str, forgets: bool, protocol: int
+) -> None:
+    server = RedisServer(appendonly=appendonly, save=save)
+    try:
+        RedisStorage(f"{server.url()}?protocol={protocol}").close()
+        assert ("forgets all states" in caplog.text) == forgets
+        with server.client() as client:
+            client.config_set("requirepass", "")
+            client.acl_setuser("default", enabled=True, commands=["-config"])
+        caplog.clear()
+        RedisStorage(f"redis://127.0.0.1:{server.port}").close()
+        assert not caplog.records  # what it does not tell
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize("protocol", ["", "?protocol=2", "?protocol=3"])
+def test_a_server_that_asks_for_a_login(server: RedisServer, protocol: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStorage(f"redis://127.0.0.1:{server.port}{protocol}")
+    assert "asks for a login: a URL has it as user:password@" in str(caught.value)
+    assert "HELLO" not in str(caught.value)
+
+
+def test_a_sentinel_that_asks_for_a_login(sentinel: RedisSentinel) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStorage(sentinel.url().partition("?")[0])
+    assert "Sentinel asks for a login, which its URL gives as sentinel_user" in str(caught.value)
+    assert "HELLO" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
