@@ -73,6 +73,10 @@ class RedisStorage(StateStorage):
     failover to one of them; ``min-replicas-to-write`` keeps a primary that was cut off from
     taking writes that nobody will see. ``docs/redis.md`` tells it in full.
 
+    When a call raises because no answer came in time, it has happened or never will: what a server
+    gets after its caller gave up, it does not do. Only what was under way on a connection that was
+    cut may still happen until ``timeout`` is over.
+
     A conversation holds a lease, which is extended while the handler runs and proven by the
     script that commits: a process that stood still for longer than the lease changes nothing any
     more, and after the death of a process its senders are free within that time. All writes of a
