@@ -5,20 +5,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More than there are processors: the tests wait a lot, for servers and for locks.
 WORKERS ?= 4
+PYTEST := pytest -n $(WORKERS) --dist loadgroup
 # An environment of their own: what others need must not change what the tests run with.
 PEERS := $(VENV)/benchmarks
 
-.PHONY: help run test check format stress bench clean
+.PHONY: help run test test-quick coverage check format stress bench clean
 
 help: ## show what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: $(VENV)/.runtime ## set up, then run the mail server in the foreground
 	@$(BIN)/python -m config.serve
 
 test: $(VENV)/.development ## set up, then run the tests
+	$(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.development ## those that need no server and no long time
+	$(BIN)/python -m $(PYTEST) -q -r fE -m 'not stress and not slow' $(PYTEST_ARGS)
+
+coverage: $(VENV)/.development ## all tests again, and fail if they leave too many lines out
 	@rm -f .coverage*
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/coverage run -m $(PYTEST) $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -41,13 +41,32 @@ TOGETHER = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+# What `make test-quick` leaves out, beside what is marked: whatever asks for a server by a fixture
+# or by a parameter, what kills processes, and what is about whole servers or the kit itself.
+SERVERS = {"postgresql", "mariadb", "redis_server", "redis_sentinel", "redis_cluster"}
+SLOW = r"kill|standby|end_to_end/|tests/testing/|stores/redis/(?!test_urls)"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks, and pytest the -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps tests in one process that share something which takes long to make."""
-    if not config.pluginmanager.has_plugin("xdist"):
-        return
+    """Marks what is slow, and keeps in one process what shares something that takes long to make.
+
+    The second only where there are several processes.
+    """
+    distributed = config.pluginmanager.has_plugin("xdist")
     for item in items:
+        if _is_slow(item):
+            item.add_marker(pytest.mark.slow)
+        if not distributed:
+            continue
         for group, pattern in TOGETHER.items():
             if re.search(pattern, item.nodeid, re.IGNORECASE):
                 item.add_marker(pytest.mark.xdist_group(group))
                 break
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    asked = {value for value in parameters if type(value) is str}
+    asked.update(getattr(item, "fixturenames", ()))
+    return bool(asked & SERVERS or re.search(SLOW, item.nodeid))

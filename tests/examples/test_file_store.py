@@ -32,6 +32,8 @@ from salmon_state.testing import (
     VersionSuite,
 )
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLE = CHECKOUT / "examples" / "file_store"
 MODULE = "app.handlers"

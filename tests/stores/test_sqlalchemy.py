@@ -91,6 +91,7 @@ class TestHostileKeys(HostileKeySuite):
         return kept
 
 
+@pytest.mark.slow
 class TestVersions(VersionSuite):
     """What they could disagree about, the digests, has nothing to do with the database."""
 

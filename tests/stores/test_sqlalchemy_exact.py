@@ -126,6 +126,7 @@ SLOW = ("quotes", "backslashes", "surrogates", "many emoji")
 """Seconds each; `make stress` has them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.stress] * (name in SLOW)) for name in LONG],
@@ -204,6 +205,7 @@ INCOMPRESSIBLE: dict[str, Callable[[], str]] = {
 """What 5 MB of a mail may become, whichever way they are decoded."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INCOMPRESSIBLE)
 def test_what_cannot_be_compressed_fits_into_a_statement(name: str) -> None:
     sender = INCOMPRESSIBLE[name]()

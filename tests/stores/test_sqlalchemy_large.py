@@ -17,6 +17,8 @@ from salmon_state.testing.suite import contents
 from tests.services import PASSWORD
 from tests.stores.sqlalchemy_places import HANG, Place
 
+pytestmark = pytest.mark.slow
+
 ROWS = 100_000
 CHUNK = 20_000
 MEMORY = 24 * 2**20

@@ -28,6 +28,8 @@ from tests.stores.shelf.shelves import (
     written_by_salmon,
 )
 
+pytestmark = pytest.mark.slow
+
 FLAVOURS = ["dbm.dumb", "dbm.ndbm", "dbm.gnu", "dbm.sqlite3"]
 
 

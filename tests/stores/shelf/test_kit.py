@@ -29,10 +29,16 @@ class TestShelve(
     ThreadSuite,
     DurableSuite,
     SharedSuite,
-    VersionSuite,
 ):
     kills = 10
 
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(ShelveStorage, str(tmp_path / "states"))
+
+
+@pytest.mark.slow
+class TestVersions(VersionSuite):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return partial(ShelveStorage, str(tmp_path / "states"))
