@@ -310,7 +310,8 @@ class Conversation:
         ``connection.begin_nested()``: when the handler lets the error out, the state ERROR alone
         is committed; when it goes on, the conversation ends with `StorageUnavailable`. On SQLite,
         where only one may write at a time, the first statement that is no SELECT keeps everybody
-        else from writing until the end; the driver's own cursor must not be used there.
+        else from writing until the end; the driver's own cursor must not be used there. On MariaDB
+        a `set_all` of another sender may then miss a conversation that begins at that moment.
 
         Raises:
             NotImplementedError: The store is no `SQLAlchemyStorage`.

@@ -8,6 +8,7 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.testing import processes
+from salmon_state.testing.histories import MODULES, explain, record_history
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents
@@ -23,12 +24,16 @@ class SharedSuite(StoreSuite):
         writes: How many states each of them sets.
         kills_beside_others: How many processes are killed while another one writes.
         steps_won: How far they count together with `compare_and_set`.
+        histories: For how many senders it is recorded what all processes do to them.
+        steps_recorded: How many things each process does to each of these senders.
     """
 
     writers = 3
     writes = 100
     steps_won = 300
     kills_beside_others = 4
+    histories = 3
+    steps_recorded = 60
 
     @pytest.fixture
     def others(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
@@ -112,6 +117,25 @@ class SharedSuite(StoreSuite):
             changer.call(processes.do, "clear")
             assert seen() == [ROUTE_FIRST_STATE] * 3
             assert len(store) == 0
+
+    def test_one_order_explains_what_all_saw(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Each method, and each commit of a conversation, happens at one moment of its call.
+
+        `set_all` is the one that tempts a store to do a part of it before another process writes,
+        and the rest afterwards.
+        """
+        for number in range(self.histories):
+            sender = f"{number}@x"
+            for who, other in enumerate(others):
+                other.start(record_history, sender, who, self.steps_recorded)
+            order = explain([other.result() for other in others])
+            states = dict.fromkeys(MODULES, ROUTE_FIRST_STATE)
+            for step in order:
+                states = dict(step.after(states) or {})
+            with open_store() as store:
+                assert {module: store.get(module, sender) for module in MODULES} == states
 
     def test_hostile_keys_are_the_same_for_all(self, others: Sequence[StoreProcess]) -> None:
         """A key that one process wrote is the key that another one looks up and lists."""

@@ -19,6 +19,7 @@ ROWS = 50_000
 VALUES = {
     "sender": sender_digest("4711@x"),
     "module": module_digest("app"),
+    "rows": 1,
     "expected": "POSTING",
     "to_state": "LATER",
     "now": 1,

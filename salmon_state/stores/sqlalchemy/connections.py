@@ -94,13 +94,15 @@ class Connections(Lending):
         finally:
             del error  # whose traceback refers to this frame: a cycle that keeps connections
 
-    def transaction(self, work: Callable[[Any], _Result]) -> _Result:
+    def transaction(self, work: Callable[[Any], _Result], *, moving: str = "") -> _Result:
         """Returns ``work(cursor)``, done as one transaction.
+
+        If it moves all rows of a sender, it is told the lock of those who do (see `begin_moving`).
 
         It is tried again like an operation of `run`, but not when the connection breaks while the
         commit is awaited: then nobody knows whether it happened.
         """
-        result: _Result = self.run(self._transact, work)
+        result: _Result = self.run(self._transact, work, moving)
         return result
 
     def change(self, sql: str, parameters: tuple[Any, ...]) -> int:
@@ -115,8 +117,10 @@ class Connections(Lending):
 
         return self.transaction(change)
 
-    def _transact(self, driver: Any, work: Callable[[Any], _Result]) -> _Result:
+    def _transact(self, driver: Any, work: Callable[[Any], _Result], moving: str) -> _Result:
         cursor = driver.cursor()
+        if moving:
+            self._database.begin_moving(cursor, moving, self._timeout / 2)
         cursor.execute(self._database.begin)
         result = work(cursor)
         try:
@@ -125,6 +129,8 @@ class Connections(Lending):
             if self._database.is_conflict(error):
                 raise
             raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
+        if moving:
+            self._database.end_moving(cursor, moving)
         cursor.close()
         return result
 

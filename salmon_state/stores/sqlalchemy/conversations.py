@@ -235,6 +235,11 @@ class MariaDBWork(SQLWork):
         rows: list[Any] = list(cursor.fetchall())
         return rows
 
+    def _begin(self, cursor: Any, *, moving: bool = False) -> None:
+        if moving and not self._in_transaction:
+            self._names.append(self._store._moves_lock)
+        super()._begin(cursor, moving=moving)
+
     def _was_given_up(self, cursor: Any) -> bool:
         try:
             cursor.execute(f"RELEASE SAVEPOINT {BEFORE_HANDLERS}")

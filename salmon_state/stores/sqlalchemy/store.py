@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,14 +39,13 @@ from salmon_state.stores.sqlalchemy.opening import (
 from salmon_state.stores.sqlalchemy.schema import (
     decode_state,
     decode_states,
-    encode_key,
     encode_state,
     make_metadata,
     module_digest,
     prepare_tables,
     sender_digest,
 )
-from salmon_state.stores.sqlalchemy.statements import Statements
+from salmon_state.stores.sqlalchemy.statements import Statements, moved_whole
 from salmon_state.stores.sqlalchemy.sweeps import Sweeps
 from salmon_state.units import UnitOfWork
 
@@ -127,15 +127,18 @@ class SQLAlchemyStorage(StateStorage):
         self._connections = Connections(
             engine, size=pool_size, timeout=timeout, keep=not isinstance(database, sa.Engine)
         )
-        self._statements = Statements(self.table, engine.dialect)
+        # Two stores share their senders' locks if they share the table.
+        self._lock_space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
+        # At most 64 characters, and one name space for all databases of a server.
+        self._moves_lock = sha256(self._lock_space + b"moves").hexdigest()[:60]
+        self._statements = Statements(self.table, engine.dialect, self._lock_space)
         self._sweeps = Sweeps(self._connections, self._statements, self._database)
         self._get_sql = self._statements.get.sql
         self._set_sql = self._statements.set.sql
+        self._remove_sql = self._statements.remove.sql
         self._fetch_one = self._database.fetch_one
         self._timeout = timeout
         self._driver: str = engine.dialect.driver
-        # Two stores share their senders' locks if they share the table.
-        self._lock_space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
         self._file_locks: FileLocks | None = None
         try:
             self._prepare(create)
@@ -181,27 +184,16 @@ class SQLAlchemyStorage(StateStorage):
         )
 
     def _write(self, changes: Iterable[Change]) -> None:
-        rows, gone = [], []
-        for module, sender, state, updated_at in changes:
-            digests = (sender_digest(sender), module_digest(module))
-            if state is None:
-                gone.append(digests)
-            else:
-                key = encode_key(module, sender)
-                rows.append((*digests, key, encode_state(state), updated_at))
-        if len(rows) + len(gone) == 1:  # one statement commits itself
-            sql, values = (self._set_sql, rows) if rows else (self._statements.remove.sql, gone)
-            self._connections.run(execute, sql, values[0])
-        elif rows or gone:
-
-            def write(cursor: Any) -> None:
-                # In the order of the key, so that two writers do not wait for each other.
-                if rows:
-                    cursor.executemany(self._set_sql, sorted(rows))
-                if gone:
-                    cursor.executemany(self._statements.remove.sql, sorted(gone))
-
-            self._connections.transaction(write)
+        changes = tuple(changes)
+        if len(changes) == 1:  # one statement commits itself
+            module, sender, state, updated_at = changes[0]
+            sql = self._remove_sql if state is None else self._set_sql
+            row = self._statements.row(module, sender, state, updated_at)
+            self._connections.run(execute, sql, row)
+        elif changes:
+            self._connections.transaction(
+                lambda cursor: self._statements.write_many(cursor, changes)
+            )
 
     def _compare_and_set(
         self, module: str, sender: Sender, expected: str | None, state: str | None
@@ -228,7 +220,8 @@ class SQLAlchemyStorage(StateStorage):
         if len(moves) + len(transitions) == 1 and not self._database.remote:
             self._connections.run(lambda driver: write(driver.cursor()))
         else:
-            self._connections.transaction(write)
+            moving = self._moves_lock if moved_whole(moves, transitions) else ""
+            self._connections.transaction(write, moving=moving)
 
     # ---------------------------------------------------------------- hooks: many conversations
 
@@ -236,7 +229,12 @@ class SQLAlchemyStorage(StateStorage):
         return self._sweeps.scan(module, sender, state)
 
     def _set_all(self, sender: Sender, state: str | None) -> int:
-        return self._connections.change(*self._statements.move(Move(sender, state, self._clock())))
+        move = Move(sender, state, self._clock())
+        if not self._database.remote:  # one statement, beside which nobody writes
+            return self._connections.change(*self._statements.move(move))
+        return self._connections.transaction(
+            lambda cursor: self._statements.write(cursor, (move,), ()), moving=self._moves_lock
+        )
 
     def _rename(self, module: str, old: str, new: str | None) -> int:
         values = {"module": module_digest(module), "in_state": encode_state(old)}

@@ -17,6 +17,7 @@ from salmon_state.keys import Sender
 from salmon_state.records import Move, Transition
 from salmon_state.stores.sqlalchemy.lending import Lease
 from salmon_state.stores.sqlalchemy.schema import decode_states, sender_digest
+from salmon_state.stores.sqlalchemy.statements import moved_whole
 from salmon_state.units import UnitOfWork
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ class SQLWork(UnitOfWork):
         if not (self._in_transaction or moves or transitions):
             return
         with self._on_lease() as cursor:
-            if not self._in_transaction and len(moves) + len(transitions) == 1:
-                self._commit_alone(cursor, moves, transitions)
+            if not (self._in_transaction or moves) and len(transitions) == 1:
+                self._commit_alone(cursor, transitions)
                 return
-            self._begin(cursor)
+            self._begin(cursor, moving=bool(moved_whole(moves, transitions)))
             if self._shared and self._was_given_up(cursor):
                 if not any(transition.state == ERROR_STATE for transition in transitions):
                     raise given_up()
@@ -88,12 +89,10 @@ class SQLWork(UnitOfWork):
                 raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
             self._in_transaction = False
 
-    def _commit_alone(
-        self, cursor: Any, moves: Sequence[Move], transitions: Sequence[Transition]
-    ) -> None:
+    def _commit_alone(self, cursor: Any, transitions: Sequence[Transition]) -> None:
         """Makes one change by one statement, which commits itself."""
         try:
-            self._store._statements.write(cursor, moves, transitions)
+            self._store._statements.write(cursor, (), transitions)
         except self._store._connections.driver_error as error:
             if self._store._connections.is_dead(self._lease, error):
                 raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
@@ -158,8 +157,11 @@ class SQLWork(UnitOfWork):
     def _unlock(self) -> None:
         """Frees the locks that neither a transaction's end nor `_releases` frees."""
 
-    def _begin(self, cursor: Any) -> None:
+    def _begin(self, cursor: Any, *, moving: bool = False) -> None:
         if not self._in_transaction:
+            if moving:
+                store = self._store
+                store._database.begin_moving(cursor, store._moves_lock, store._timeout / 2)
             cursor.execute(self._store._database.begin)
             self._in_transaction = True
 

@@ -26,6 +26,10 @@ class Database:
     """The extra that installs it."""
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
+    lock_alone: ClassVar[str] = ""
+    """What waits for a lock with a number, and keeps it to the transaction's end; if need be."""
+    lock_shared: ClassVar[str] = ""
+    """The same, for a lock that others may have as well if they share it."""
     inheritable: ClassVar[bool] = True
     """Whether a forked child may have its parent's connections, as long as it leaves them alone."""
     remote: ClassVar[bool] = True
@@ -71,6 +75,32 @@ class Database:
         row = cursor.fetchone()
         cursor.close()
         return row
+
+    def begin_moving(self, cursor: Any, lock: str, timeout: float) -> None:
+        """Makes the transaction that is begun next lock rows that do not exist yet, if it must.
+
+        Args:
+            cursor: Of a connection that is in no transaction.
+            lock: The name of a lock for whoever does so in the same table.
+            timeout: How long to wait for it, in seconds.
+
+        Raises:
+            StorageUnavailable: It was not won in time.
+        """
+
+    def end_moving(self, cursor: Any, lock: str) -> None:
+        """Gives that lock back after the transaction."""
+
+    def sharing(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool] | None:
+        """Returns a condition that is true, and says so when it has won a lock it may share.
+
+        In a statement it is asked for before a row is changed. ``None`` if there is no need.
+        """
+        return None
+
+    def owning(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool] | None:
+        """The same for a lock that nobody else may have."""
+        return None
 
     def upsert(self, table: sa.Table) -> Insert:
         """Returns the statement that inserts a row or replaces its state and time."""

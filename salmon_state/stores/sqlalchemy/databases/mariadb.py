@@ -76,6 +76,17 @@ class MariaDB(Database):
     def insert_missing(self, table: sa.Table) -> Insert:
         return mysql.insert(table).prefix_with("IGNORE")
 
+    def begin_moving(self, cursor: Any, lock: str, timeout: float) -> None:
+        # Whoever waits for a row already keeps others from making one before it, and two that have
+        # locked the same gap keep each other from making one in it.
+        cursor.execute("SELECT GET_LOCK(%s, %s)", (lock, timeout))
+        if cursor.fetchone()[0] != 1:
+            raise StorageUnavailable(f"others were moving conversations for {timeout:g} s")
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # of the next one only
+
+    def end_moving(self, cursor: Any, lock: str) -> None:
+        cursor.execute("DO RELEASE_LOCK(%s)", (lock,))
+
     def truncate(self, table: str) -> tuple[str, ...]:
         return (
             "SET @salmon_state = @@lock_wait_timeout",

@@ -22,6 +22,10 @@ class PostgreSQL(Database):
     drivers = ("psycopg",)  # psycopg2 waits for a silent server without end
     extra = "postgresql"
     insert = staticmethod(postgresql.insert)
+    # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    lock_alone = "SELECT pg_advisory_xact_lock(%s)"
+    lock_shared = "SELECT pg_advisory_xact_lock_shared(%s)"
 
     # SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
     _LOCK_NOT_AVAILABLE = "55P03"
@@ -64,6 +68,12 @@ class PostgreSQL(Database):
             prepare=False,
         ).close()
         return connection
+
+    def sharing(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+        return sa.func.pg_advisory_xact_lock_shared(lock).is_not(None)
+
+    def owning(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+        return sa.func.pg_advisory_xact_lock(lock).is_not(None)
 
     def truncate(self, table: str) -> tuple[str, ...]:
         return ("SET LOCAL lock_timeout = '100ms'", f"TRUNCATE TABLE {table}")

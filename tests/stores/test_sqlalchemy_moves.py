@@ -1,0 +1,116 @@
+"""`set_all` beside others who write: it happens at one moment, wherever it must wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from salmon_state import SQLAlchemyStorage
+from salmon_state.storage import Change
+from salmon_state.stores.sqlalchemy.schema import module_digest, sender_digest
+from salmon_state.testing.suite import contents
+from tests.stores.sqlalchemy_places import HANG, Place, eventually
+
+SENDER = "anna@example.com"
+FIRST, NEW, MIDDLE, LAST = sorted(("one", "two", "three", "four"), key=module_digest)
+"""Modules in the order in which their rows lie."""
+
+
+def waiting(place: Place) -> int:
+    """Returns how many statements wait for somebody else's lock."""
+    if place.kind == "postgresql":
+        waits = "wait_event_type = 'Lock' AND datname = current_database()"
+        query = f"SELECT count(*) FROM pg_stat_activity WHERE {waits}"
+    else:
+        query = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    count: int = place.rows(query)[0][0]
+    return count
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future[Any]]]:
+    """What does something in a thread of its own."""
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+def move(store: SQLAlchemyStorage) -> None:
+    assert store.set_all(SENDER, "MOVED") >= 3
+
+
+def move_in_a_conversation(store: SQLAlchemyStorage) -> None:
+    """A bounce handler's: the mail comes from a daemon, which has a state of its own."""
+    with store.conversation("daemon@example.com"):
+        store.set_all(SENDER, "MOVED")
+        store.set("app", "daemon@example.com", "BOUNCING")
+
+
+@pytest.mark.parametrize("moving", [move, move_in_a_conversation])
+@pytest.mark.parametrize("turn", [1, 0])
+def test_others_write_while_it_waits_for_a_row(
+    served: Place,
+    served_store: SQLAlchemyStorage,
+    background: Callable[..., Future[Any]],
+    moving: Callable[[SQLAlchemyStorage], None],
+    turn: int,
+) -> None:
+    """Somebody makes a row, then changes an old one: if that one is moved, so is the new one."""
+    store = served_store
+    for module in (FIRST, MIDDLE, LAST):
+        store.set(module, SENDER, "BEFORE")
+
+    def write() -> None:
+        store.set(NEW, SENDER, "NEW")
+        store.set((FIRST, LAST)[turn], SENDER, "OLD")
+
+    with served.administrator() as cursor:
+        begin, parameters = "BEGIN", (sender_digest(SENDER), module_digest(MIDDLE))
+        cursor.execute(begin)
+        cursor.execute(
+            "SELECT state FROM salmon_state WHERE sender_digest = %s AND module_digest = %s "
+            "FOR UPDATE",
+            parameters,
+        )
+        mover = background(moving, store)
+        eventually(lambda: waiting(served) == 1)
+        writer = background(write)
+        eventually(lambda: writer.done() or waiting(served) == 2)
+        cursor.execute("ROLLBACK")
+    mover.result(HANG)
+    writer.result(HANG)
+    states = contents(store, sender=SENDER)
+    assert states[MIDDLE, SENDER] == "MOVED"
+    if states[(FIRST, LAST)[turn], SENDER] == "MOVED":
+        assert states[NEW, SENDER] == "MOVED"
+
+
+def test_bounces_of_many_meet(served_store: SQLAlchemyStorage) -> None:
+    """Conversations that move others and make rows beside them never deadlock."""
+    store = served_store
+    with ThreadPoolExecutor(8) as pool:
+
+        def bounce(number: int) -> None:
+            for step in range(10):
+                with store.conversation(f"daemon{number}.{step}@x", timeout=HANG):
+                    for other in {number, (number * 3 + step) % 8, (step * 5) % 8}:
+                        store.set_all(f"{other}@x", "BOUNCING")
+                        store.set("app", f"{other}.{number}.{step}@x", "NEW")
+                    store.set("app", f"daemon{number}.{step}@x", "BOUNCING")
+                store.set(f"app{step}", f"{number}@x", "POSTING")
+
+        list(pool.map(bounce, range(8)))
+    assert len(contents(store, state="BOUNCING")) >= 80
+
+
+def test_more_senders_than_a_server_has_locks_for(served_store: SQLAlchemyStorage) -> None:
+    store = served_store
+    senders = [f"{number}@x" for number in range(12_000)]
+    store._write(Change("app", sender, "A", 1) for sender in senders)
+    with store.conversation("list@example.com"):
+        for sender in senders:
+            store.set("app", sender, "B")
+    assert len(list(store.records(state="B"))) == len(senders)
+    assert store.rename("app", "B", "C") == len(senders)
