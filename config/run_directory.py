@@ -54,6 +54,8 @@ def private_secret(path: str) -> bytes:
         secret = absolute.read_text(encoding="ascii").strip()
     except OSError as error:
         raise SettingsError(f"cannot use the secret in {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: expected ASCII text; delete it to get a new one") from None
     if len(secret) < 32:
         raise SettingsError(f"{path}: expected at least 32 characters; delete it to get a new one")
     return secret.encode("ascii")

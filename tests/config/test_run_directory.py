@@ -63,6 +63,9 @@ def test_a_secret_that_is_none_is_refused(tmp_path: Path) -> None:
     path.touch(0o600)
     with pytest.raises(SettingsError, match="at least 32 characters"):
         private_secret(str(path))
+    path.write_bytes(b"\xff" * 64)
+    with pytest.raises(SettingsError, match="expected ASCII text"):
+        private_secret(str(path))
     path.chmod(0o644)
     with pytest.raises(SettingsError, match="chmod 600"):
         private_secret(str(path))
