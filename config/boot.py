@@ -21,6 +21,7 @@ from config.environment import SettingsError
 from config.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 from config.relays import Outbox, SMTPRelay
 from config.run_directory import private_directory, private_maildir, private_secret
+from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
 
@@ -29,23 +30,26 @@ os.umask(0o077)
 
 private_directory("run")
 private_directory("logs")
-logging.config.fileConfig(
-    Path(__file__).with_name("logging.conf"), disable_existing_loggers=False, encoding="utf-8"
-)
+try:
+    logging.config.fileConfig(
+        Path(__file__).with_name("logging.conf"), disable_existing_loggers=False, encoding="utf-8"
+    )
+except OSError as error:
+    raise SettingsError(f"cannot write the log to {error.filename}: {error.strerror}") from None
 
 if settings.relay_address:
-    settings.relay = SMTPRelay(
+    lists.relay = SMTPRelay(
         *settings.relay_address,
         user=settings.relay_user,
         password=settings.relay_password,
         tls=settings.relay_tls,
     )
 else:
-    settings.relay = Outbox(private_maildir(settings.outbox_directory))
+    lists.relay = Outbox(private_maildir(settings.outbox_directory))
 
-settings.list_secret = settings.list_secret_given.encode() or private_secret(
-    settings.list_secret_file
-)
+lists.list_names = settings.list_names
+lists.list_domain = settings.list_domain
+lists.list_secret = settings.list_secret_given.encode() or private_secret(settings.list_secret_file)
 
 try:
     Router.STATE_STORE = open_storage(settings.state_url)

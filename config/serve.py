@@ -16,6 +16,8 @@ from typing import NoReturn
 
 from salmon.routing import Router
 
+from salmon_state import MemoryStorage
+
 __all__ = ["main"]
 
 LOG = logging.getLogger("config.serve")
@@ -39,7 +41,7 @@ The answer asks to confirm. Read it, then reply to the address that it comes fro
   cat {outbox}/new/*
   {second}
 
-Then write to {list}. Ctrl-C stops the server; started again, it goes on from there.
+Then write to {list}. Ctrl-C stops the server; started again, {again}.
 """
 
 
@@ -90,6 +92,7 @@ def _log_to_terminal() -> None:
 
 def _welcome() -> str:
     from config import settings
+    from examples.mailing_list import settings as lists
 
     name, domain = settings.list_names[0], settings.list_domain
     place = f"{settings.receiver_kind.upper()} on {settings.receiver_host}:{settings.receiver_port}"
@@ -97,10 +100,11 @@ def _welcome() -> str:
         place = f"the Maildir {settings.queue_directory}"
     replies = f"in the Maildir {settings.outbox_directory}; SALMON_RELAY=host:port sends them"
     if settings.relay_address:
-        replies = f"sent by {settings.relay!r}"
+        replies = f"sent by {lists.relay!r}"
     subscribe, outbox = f"{name}-subscribe@{domain}", settings.outbox_directory
     confirm = f"grep -ho '{name}-confirm-[0-9a-z]*@{domain}' {outbox}/new/* | tail -n 1"
     swaks = _swaks(subscribe)
+    in_memory = isinstance(Router.STATE_STORE, MemoryStorage)
     return WELCOME.format(
         list=f"{name}@{domain}",
         place=place,
@@ -108,6 +112,7 @@ def _welcome() -> str:
         replies=replies,
         first=(swaks and f"{swaks}\n\nor without swaks:\n\n  ") + _command(subscribe),
         outbox=outbox,
+        again="it begins anew: its states are in memory" if in_memory else "it goes on from there",
         second=_command(f'"$({confirm})"'),
     )
 

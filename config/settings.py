@@ -66,7 +66,5 @@ router_defaults = {
     "list_name": "|".join(re.escape(name) for name in list_names),
 }
 
-# Made by config.boot (or config.testing) when the process is ready for them.
+# Made by config.boot when the process is ready for them.
 receiver: Any = None
-relay: Any = None
-list_secret = b""

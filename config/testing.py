@@ -11,6 +11,7 @@ from typing import NamedTuple
 from salmon.routing import Router
 
 from config import settings
+from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import MemoryStorage, attach
 
@@ -32,8 +33,10 @@ class SentMail(list[Sent]):
 
 
 settings.receiver = None
-settings.relay = SentMail()
-settings.list_secret = b"known to everybody, for tests only"
+lists.relay = SentMail()
+lists.list_names = settings.list_names
+lists.list_domain = settings.list_domain
+lists.list_secret = b"known to everybody, for tests only"
 
 Router.STATE_STORE = MemoryStorage()
 # Against another store: Router.STATE_STORE = salmon_state.open_storage("sqlite:///run/tests.db")

@@ -17,12 +17,12 @@ news-bounce-TOKEN-ADDR@…    a mail to this address bounced: it is suspended on
       └──────unsubscribe──────┼─────────────────────┴──────────────────┘   │
                               └─────────────────subscribe──────────────────┘
 
-ERROR is where Salmon puts a conversation whose handler failed; the sender's next mail is answered
-with a request to confirm again.
+ERROR is where Salmon puts a conversation whose handler failed; the sender is a stranger again.
 
-What all states share: a mail that a machine wrote gets no answer and goes to nobody, mail by
-strangers is refused while their mail server is still on the line rather than answered later (the
-answer would go to whoever's address they have forged), and every token is signed.
+What all states share: a mail that a machine wrote gets no answer and goes to nobody, what cannot
+be posted is refused while the mail server is still on the line rather than answered later (the
+answer would go to whoever's address was forged), and every token is signed. Whatever is refused
+is refused in the same words in all states: nobody learns from them who is subscribed.
 
 A function that returns ``None`` leaves the state, and the time at which it was set, as they are.
 All that happens for one mail is one conversation (see `salmon_state.attach`): the next state, the
@@ -39,8 +39,7 @@ from typing import Any
 from salmon.routing import route, route_like, state_key_generator, stateless
 from salmon.server import SMTPError
 
-from config import settings
-from examples.mailing_list import outgoing, subscribers, tokens
+from examples.mailing_list import outgoing, settings, subscribers, tokens
 from examples.mailing_list.incoming import has_failed, is_automatic, is_from_its_author
 from examples.mailing_list.subscribers import in_step
 
@@ -68,37 +67,21 @@ def list_key(module_name: str, message: Any) -> str:
 @in_step
 def START(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody who is not on the list, and whom we have not asked."""
-    if is_automatic(message):
-        return _ignored(message)
-    if request == "-subscribe":
-        return _asked_to_confirm(message, list_name)
-    if request == "":
-        raise _refusal(list_name, "Only subscribers can post")
-    return _ignored(message)
+    return _as_stranger(message, list_name, request)
 
 
 @route_like(START)
 @in_step
 def CONFIRMING(message: Any, list_name: str, request: str, host: str) -> NextState:
-    """Somebody whom we have asked to confirm, or in whose name somebody else subscribed.
-
-    Unsubscribing does not lead back to START: together with subscribing it would make us send
-    one mail after the other to a victim.
-    """
-    if is_automatic(message):
-        return _ignored(message)
-    if request.startswith("-confirm-"):
-        token = request.removeprefix("-confirm-")
-        if not subscribers.confirm(list_name, message.From, token):
-            return _ignored(message)
-        outgoing.say_welcome(list_name, message.From)
-        LOG.info("%s: %r has subscribed", list_name, message.From)
-        return POSTING
-    if request == "-subscribe" and not subscribers.asked_recently(list_name, message.From):
-        return _asked_to_confirm(message, list_name)
-    if request == "":
-        raise _refusal(list_name, "Only subscribers can post; reply to the confirmation first")
-    return _ignored(message)
+    """Somebody whom we have asked to confirm, or in whose name somebody else subscribed."""
+    token = request.removeprefix("-confirm-")
+    if token == request or is_automatic(message):
+        return _as_stranger(message, list_name, request)
+    if not subscribers.confirm(list_name, message.From, token):
+        return _refused(message, list_name, request)
+    outgoing.say_welcome(list_name, message.From)
+    LOG.info("%s: %r has subscribed", list_name, message.From)
+    return POSTING
 
 
 @route_like(START)
@@ -111,12 +94,17 @@ def POSTING(message: Any, list_name: str, request: str, host: str) -> NextState:
             outgoing.say_goodbye(list_name, message.From)
         LOG.info("%s: %r has left", list_name, message.From)
         return START
-    if automatic or request != "":
+    token = request.removeprefix("-confirm-")
+    if (
+        automatic
+        or request == "-subscribe"
+        or subscribers.was_asked(list_name, message.From, token)
+    ):
         return _ignored(message)
-    if not is_from_its_author(message):
-        raise SMTPError(550, "5.7.1 The From header must name the address that sends the mail")
+    if request != "" or not is_from_its_author(message):
+        return _refused(message, list_name, request)
     outgoing.distribute(list_name, message)
-    # Not POSTING: the time of this state tells how long the sender has been subscribed.
+    # Not POSTING: the time of this state tells this subscription from others of the same address.
     return None
 
 
@@ -126,13 +114,7 @@ def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextStat
     """A subscriber to whom mail bounced, until they confirm again."""
     if request == "-unsubscribe":
         return START
-    if is_automatic(message):
-        return _ignored(message)
-    if request == "-subscribe":
-        return _asked_to_confirm(message, list_name)
-    if request == "":
-        raise _refusal(list_name, "Mail to your address bounced")
-    return _ignored(message)
+    return _as_stranger(message, list_name, request)
 
 
 @route_like(START)
@@ -140,13 +122,11 @@ def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextStat
 def ERROR(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody whose last mail a bug of ours met; that mail is in the undeliverable queue.
 
-    Whether they were subscribed is forgotten, so they are asked.
+    Whether they were subscribed is forgotten.
     """
     if request == "-unsubscribe":
         return START
-    if is_automatic(message):
-        return _ignored(message)
-    return _asked_to_confirm(message, list_name)
+    return _as_stranger(message, list_name, request)
 
 
 @route("(list_name)-bounce-(token)-(bounced)@(host)", token="[0-9a-z]+", bounced=".+")  # noqa: S106
@@ -165,15 +145,25 @@ def BOUNCE(message: Any, list_name: str, token: str, bounced: str, host: str) ->
         _ignored(message)
 
 
-def _asked_to_confirm(message: Any, list_name: str) -> NextState:
-    outgoing.ask_to_confirm(list_name, message.From)
-    LOG.info("%s: asked %r to confirm", list_name, message.From)
+def _as_stranger(message: Any, list_name: str, request: str) -> NextState:
+    if is_automatic(message):
+        return _ignored(message)
+    if request != "-subscribe":
+        return _refused(message, list_name, request)
+    if outgoing.ask_to_confirm(list_name, message.From):
+        LOG.info("%s: asked %r to confirm", list_name, message.From)
     return CONFIRMING
 
 
-def _refusal(list_name: str, reason: str) -> SMTPError:
+def _refused(message: Any, list_name: str, request: str) -> NextState:
     subscribe = outgoing.address_of(list_name, "-subscribe")
-    return SMTPError(550, f"5.7.2 {reason}; to subscribe, write to {subscribe}")
+    if request == "":
+        reason = "5.7.2 Only subscribers can post, and only with their own address in From"
+        raise SMTPError(550, f"{reason}; to subscribe, write to {subscribe}")
+    if request.startswith("-confirm-"):
+        reason = "5.7.1 This does not confirm, or not any more: reply to the newest request"
+        raise SMTPError(550, f"{reason}; for another one, write to {subscribe} in an hour")
+    return _ignored(message)
 
 
 def _ignored(message: Any) -> NextState:

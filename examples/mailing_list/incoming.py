@@ -14,13 +14,27 @@ from email.message import Message
 from email.utils import getaddresses
 from typing import Any
 
-from config import settings
+from examples.mailing_list import settings
 
 __all__ = ["author_name", "has_failed", "is_automatic", "is_from_its_author", "parsed", "readable"]
 
 _ATOM = r"[a-z0-9!#$%&'*+/=?^_`{|}~.-]+"
 _QUOTED = r'"(?:[^"\\\x00-\x1f\x7f-\U0010ffff]|\\[\x20-\x7e])+"'
 _ADDRESS = re.compile(rf"(?=.{{3,254}}\Z)(?:{_ATOM}|{_QUOTED})@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?\Z")
+
+_LONGEST_HEADER = 10_000
+_MACHINE = re.compile(r"mailer-daemon|owner-.*|.*-(?:owner|request|bounces?)")
+
+_MARKS = ("list-", "x-auto-re", "x-autore", "x-mail-autore", "x-failed-recipients")
+"""How the headers begin that mailing lists and vacation programs add (X-Autoreply, X-Autorespond,
+X-Auto-Response-Suppress, ...)."""
+
+_ABSENT = re.compile(
+    r"(?i)(?:auto(?:matic|mated|matische|matisch)?[ -]?(?:reply|response|antwort)|out of (?:the )?"
+    r"office|vacation|away from my mail|abwesenheit|r.ponse automatique|absence du bureau|"
+    r"undeliver|delivery status notification|mail delivery)"
+)
+"""How a subject begins that a vacation program wrote which says so nowhere else."""
 
 
 def parsed(message: Any) -> Message:
@@ -34,8 +48,8 @@ def parsed(message: Any) -> Message:
 def is_automatic(message: Any) -> bool:
     """Returns whether a mail must not be answered or passed on (RFC 3834, section 2).
 
-    That is: it came from a null sender, from a machine, from another mailing list, from this
-    one, or from an address that is none.
+    That is: it came from a null sender, from a machine, from a mailing list, this one or another,
+    or from an address that is none.
     """
     headers = parsed(message)
     sender = str(message.From or "")
@@ -45,7 +59,11 @@ def is_automatic(message: Any) -> bool:
         return True
     if any(word != "no" for word in _words(headers, "Auto-Submitted")):
         return True
-    if {"bulk", "list", "junk"}.intersection(_words(headers, "Precedence")):
+    if {"bulk", "list", "junk", "auto_reply"}.intersection(_words(headers, "Precedence")):
+        return True
+    if any(name.lower().startswith(_MARKS) for name in headers.keys()):  # noqa: SIM118 - no dict
+        return True
+    if _ABSENT.match(readable(headers["Subject"])) or _is_from_a_machine(sender, headers):
         return True
     return headers.get_content_type() == "multipart/report" or _has_been_here(headers)
 
@@ -94,11 +112,14 @@ def has_failed(message: Any) -> bool:
 
 
 def _undecoded(header: Any) -> str:
-    """Returns a header's text as it stands; 8-bit characters, which it must not have, as UTF-8."""
+    """Returns a header's text as it stands; 8-bit characters, which it must not have, as UTF-8.
+
+    Only its beginning: decoding takes the square of its length.
+    """
     if isinstance(header, Header):  # is how Python's parser marks them
         raw = b"".join(part for part, _ in decode_header(header) if isinstance(part, bytes))
-        return raw.decode("utf-8", "replace")
-    return str(header or "")
+        return raw.decode("utf-8", "replace")[:_LONGEST_HEADER]
+    return str(header or "")[:_LONGEST_HEADER]
 
 
 def _words(headers: Message, name: str) -> set[str]:
@@ -106,6 +127,12 @@ def _words(headers: Message, name: str) -> set[str]:
     return {
         re.split(r"[;\s]", str(value).strip().lower())[0] for value in headers.get_all(name, [])
     }
+
+
+def _is_from_a_machine(sender: str, headers: Message) -> bool:
+    authors = getaddresses([_undecoded(header) for header in headers.get_all("From", [])])
+    locals_ = [address.lower().rpartition("@")[0] for _, address in [*authors, ("", sender)]]
+    return any(_MACHINE.fullmatch(local) for local in locals_)
 
 
 def _is_ours(sender: str) -> bool:

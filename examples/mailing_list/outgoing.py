@@ -17,10 +17,9 @@ from typing import Any
 
 from salmon.server import SMTPError
 
-from config import settings
-from examples.mailing_list import tokens
+from examples.mailing_list import settings, tokens
 from examples.mailing_list.incoming import author_name, parsed, readable
-from examples.mailing_list.subscribers import addresses
+from examples.mailing_list.subscribers import bounce_token, on_list, once_an_hour
 
 __all__ = ["address_of", "ask_to_confirm", "distribute", "say_goodbye", "say_welcome"]
 
@@ -54,25 +53,30 @@ def address_of(list_name: str, request: str = "") -> str:
     return f"{list_name}{request}@{settings.list_domain}"
 
 
-def ask_to_confirm(list_name: str, recipient: str) -> None:
-    """Sends the mail whose reply confirms a subscription.
+def ask_to_confirm(list_name: str, recipient: str) -> bool:
+    """Sends the mail whose reply confirms a subscription, unless one was sent within the hour.
+
+    Returns:
+        Whether it was sent.
 
     Raises:
         SMTPError: It cannot be sent: 451 for now, 550 for ever.
     """
-    token = tokens.make("confirm", list_name, recipient)
-    sender = address_of(list_name, f"-confirm-{token}")
-    _send_own(list_name, recipient, sender, f"Please confirm: {list_name}", CONFIRM)
+    with once_an_hour("confirm", list_name, recipient) as token:
+        if token:
+            sender = address_of(list_name, f"-confirm-{token}")
+            _send_own(list_name, recipient, sender, f"Please confirm: {list_name}", CONFIRM)
+    return token is not None
 
 
 def say_welcome(list_name: str, recipient: str) -> None:
     """Sends a greeting; it is not worth failing for."""
-    _send_if_possible(list_name, recipient, f"Welcome to {list_name}", WELCOME)
+    _send_if_possible("welcome", list_name, recipient, f"Welcome to {list_name}", WELCOME)
 
 
 def say_goodbye(list_name: str, recipient: str) -> None:
     """Sends a farewell, which also tells people that somebody unsubscribed them."""
-    _send_if_possible(list_name, recipient, f"You have left {list_name}", GOODBYE)
+    _send_if_possible("goodbye", list_name, recipient, f"You have left {list_name}", GOODBYE)
 
 
 def distribute(list_name: str, message: Any) -> int:
@@ -93,10 +97,9 @@ def distribute(list_name: str, message: Any) -> int:
         LOG.warning("%s: post from %r not understood: %s", list_name, message.From, error)
         raise SMTPError(554, "5.6.0 This mail cannot be understood") from None
     sent = 0
-    for recipient in addresses(list_name):
-        token = tokens.make("bounce", list_name, recipient)
-        bounces_to = address_of(list_name, f"-bounce-{token}-{tokens.escape(recipient)}")
-        sent += _deliver(post, recipient, bounces_to)
+    for subscriber in on_list(list_name):
+        bounced = f"{bounce_token(subscriber)}-{tokens.escape(subscriber.address)}"
+        sent += _deliver(post, subscriber.address, address_of(list_name, f"-bounce-{bounced}"))
     LOG.info("%s: post from %r sent to %d subscribers", list_name, message.From, sent)
     return sent
 
@@ -130,7 +133,8 @@ def _as_post(list_name: str, mail: Message, author: str) -> Message:
 
 
 def _message_ids(header: Any) -> str:
-    return "\n ".join(re.findall(r"<[!-;=?-~]+@[!-;=?-~]+>", str(header or ""))[-20:])
+    # No character but the @ may match in two places: a header may be long, and all of it @.
+    return "\n ".join(re.findall(r"<[!-;=?A-~]+@[!-;=?A-~]+>", str(header or ""))[-20:])
 
 
 def _add_list_headers(list_name: str, mail: Message) -> None:
@@ -162,11 +166,15 @@ def _send_own(list_name: str, recipient: str, sender: str, subject: str, text: s
         raise SMTPError(550, "5.1.8 Your address does not accept our reply")
 
 
-def _send_if_possible(list_name: str, recipient: str, subject: str, text: str) -> None:
-    try:
-        _send_own(list_name, recipient, address_of(list_name), subject, text)
-    except SMTPError as error:
-        LOG.warning("%s: no %r to %r: %s", list_name, subject, recipient, error)
+def _send_if_possible(
+    purpose: str, list_name: str, recipient: str, subject: str, text: str
+) -> None:
+    with once_an_hour(purpose, list_name, recipient) as token:
+        if token:
+            try:
+                _send_own(list_name, recipient, address_of(list_name), subject, text)
+            except SMTPError as error:
+                LOG.warning("%s: no %r to %r: %s", list_name, subject, recipient, error)
 
 
 def _deliver(mail: Message, recipient: str, sender: str) -> bool:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from salmon_state import StorageUnavailable, current_conversation
 
-__all__ = ["Subscriber", "add", "addresses", "prepare", "remove", "remove_everywhere"]
+__all__ = ["Subscriber", "add", "prepare", "remove", "remove_everywhere", "subscribers"]
 
 LOG = logging.getLogger("examples.mailing_list")
 
@@ -107,11 +107,17 @@ def remove_everywhere(address: str) -> None:
         connection.execute(TABLE.delete().where(TABLE.c.address_digest == _digest(address)))
 
 
-def addresses(list_name: str) -> list[str]:
-    """Returns the addresses on a list, in no particular order."""
-    found = sa.select(TABLE.c.address).where(TABLE.c.list_digest == _digest(list_name))
+def subscribers(list_name: str, address: str | None = None) -> list[Subscriber]:
+    """Returns who is on a list, in no particular order; only one address if it is given."""
+    wanted = TABLE.c.list_digest == _digest(list_name)
+    if address is not None:
+        wanted &= TABLE.c.address_digest == _digest(address)
+    found = sa.select(TABLE.c.address, TABLE.c.subscribed_at).where(wanted)
     with _transaction() as connection:
-        return [ast.literal_eval(address) for address in connection.scalars(found)]
+        return [
+            Subscriber(list_name, ast.literal_eval(text), _moment(since))
+            for text, since in connection.execute(found)
+        ]
 
 
 @contextmanager
@@ -149,6 +155,10 @@ def _row(subscriber: Subscriber) -> dict[str, object]:
         "address": ascii(address),
         "subscribed_at": None if since is None else (since - _EPOCH) // _MICROSECOND,
     }
+
+
+def _moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + microseconds * _MICROSECOND
 
 
 def _digest(text: str) -> str:

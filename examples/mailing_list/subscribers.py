@@ -8,6 +8,7 @@ transaction. Every other store is asked for its conversations in the state POSTI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
@@ -15,26 +16,29 @@ from typing import Any, TypeVar
 from salmon.routing import ROUTE_FIRST_STATE, Router
 from salmon.server import SMTPError
 
-from examples.mailing_list import roster, tokens
+from examples.mailing_list import apart, roster, tokens
+from examples.mailing_list.apart import at_once
 from examples.mailing_list.roster import Subscriber
-from salmon_state import Record, SQLAlchemyStorage
+from salmon_state import SQLAlchemyStorage
 
 __all__ = [
-    "addresses",
-    "asked_recently",
+    "bounce_token",
     "confirm",
     "forget_unconfirmed",
     "in_step",
+    "on_list",
+    "once_an_hour",
     "prepare",
     "state_key",
     "suspend",
+    "was_asked",
 ]
 
 CONFIRM_WITHIN = timedelta(days=3)
-ASK_AGAIN_AFTER = timedelta(hours=1)
+WRITE_AGAIN_AFTER = timedelta(hours=1)
 BOUNCE_WITHIN = timedelta(days=14)
 
-_USED_TOKENS = "examples.mailing_list.tokens"
+_TOKENS = "examples.mailing_list.tokens"
 _STATE_KEY = "examples.mailing_list.handlers:"
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -50,15 +54,15 @@ def prepare() -> None:
 
     A table that is made for a store with subscribers in it begins with these.
     """
+    apart.prepare()
     if _have_a_table():
         roster.prepare(_posting())
 
 
-def addresses(list_name: str) -> list[str]:
-    """Returns the addresses of a list's subscribers, in alphabetical order."""
-    if _have_a_table():
-        return sorted(roster.addresses(list_name))
-    return sorted({each.address for each in _posting(state_key(list_name))})
+def on_list(list_name: str) -> list[Subscriber]:
+    """Returns a list's subscribers, in the alphabetical order of their addresses."""
+    found = roster.subscribers(list_name) if _have_a_table() else _posting(state_key(list_name))
+    return sorted(found, key=lambda subscriber: subscriber.address)
 
 
 def in_step(handler: _Handler) -> _Handler:
@@ -74,6 +78,9 @@ def in_step(handler: _Handler) -> _Handler:
             next_state = handler(message, list_name=list_name, **captures)
         except SMTPError:  # leaves the state as it is
             raise
+        except RecursionError as error:
+            # It is the mail that is to blame, and may have been forged: (((((((((((((((((((((((
+            raise SMTPError(554, "5.6.0 This mail cannot be understood") from error
         except Exception:
             _moves(list_name, message.From, "ERROR")  # Salmon does, now
             raise
@@ -84,42 +91,64 @@ def in_step(handler: _Handler) -> _Handler:
     return handle  # type: ignore[return-value]
 
 
-def asked_recently(list_name: str, address: str) -> bool:
-    """Returns whether a confirmation mail went to this address within the last hour.
+@contextmanager
+def once_an_hour(purpose: str, list_name: str, address: str) -> Iterator[str | None]:
+    """Gives a token if a mail for this purpose may be sent to an address now, or else ``None``.
 
-    Anybody can send subscriptions in somebody else's name. This is what keeps us from passing
-    all of them on.
+    Anybody can write in somebody else's name; this is what keeps us from passing all of it on.
+    That the mail was sent is committed before it is, apart from everything else: should the rest
+    fail, the mail that caused it comes again, and again, and must not send ours each time.
+
+    When the block fails, the mail is taken for not sent.
+
+    Raises:
+        StorageUnavailable: It cannot be committed; nothing may be sent.
     """
-    record = _record(list_name, address)
-    if record is None or record.state != "CONFIRMING" or record.updated_at is None:
-        return False
-    return tokens.now() - record.updated_at < ASK_AGAIN_AFTER
+    key = _key(purpose, list_name, address)
+    store = Router.STATE_STORE
+    earlier = store.get(_TOKENS, key)
+    if _is_recent(earlier, purpose, list_name, address):
+        yield None
+        return
+    token = tokens.make(purpose, list_name, address)
+    if not at_once(store.compare_and_set, _TOKENS, key, earlier, token):
+        yield None  # somebody else was faster
+        return
+    try:
+        yield token
+    except BaseException:
+        at_once(store.compare_and_set, _TOKENS, key, token, ROUTE_FIRST_STATE)
+        raise
+
+
+def was_asked(list_name: str, address: str, token: str) -> bool:
+    """Returns whether a token was sent to an address, spent or not: who has it is the owner."""
+    return tokens.is_valid(token, "confirm", list_name, address, lifetime=CONFIRM_WITHIN)
 
 
 def confirm(list_name: str, address: str, token: str) -> bool:
     """Returns whether a token confirms this subscription; it does so once.
 
-    It must have been made for this list and address, and for the confirmation that is pending
-    now: a token from before the subscriber left must not bring the address back.
+    It must be the one that was sent last: an older one, from before the subscriber left, must
+    not bring the address back.
     """
-    issued = tokens.issued_at(token, "confirm", list_name, address, lifetime=CONFIRM_WITHIN)
-    record = _record(list_name, address)
-    if issued is None or record is None or record.state != "CONFIRMING":
+    if not was_asked(list_name, address, token):
         return False
-    asked = record.updated_at or issued
-    if abs(asked - issued) > tokens.CLOCK_TOLERANCE:
-        return False
-    # That a token is spent is a state as well: kept by every server, through every restart. And
-    # when this mail must come again, it is not spent.
-    used = Router.STATE_STORE.compare_and_set(_USED_TOKENS, token, ROUTE_FIRST_STATE, "USED")
-    return bool(used)
+    # Together with the next state: when this mail must come again, the token is not spent.
+    key = _key("confirm", list_name, address)
+    return bool(Router.STATE_STORE.compare_and_set(_TOKENS, key, token, ROUTE_FIRST_STATE))
+
+
+def bounce_token(subscriber: Subscriber) -> str:
+    """Returns a token with which the bounce of a mail to a subscriber can be proven."""
+    return tokens.make("bounce", subscriber.list_name, subscriber.address, _identity(subscriber))
 
 
 def suspend(list_name: str, address: str, token: str) -> int:
     """Suspends an address to which mail bounced, on all lists.
 
-    Only a token that a mail of this list carried to this address, after it last subscribed, is
-    good for that.
+    Only a token that a mail of this list carried to this address, in the subscription that it has
+    now, is good for that.
 
     Returns:
         The number of lists it was moved on; 0 if the token proves nothing.
@@ -128,15 +157,11 @@ def suspend(list_name: str, address: str, token: str) -> int:
         ConversationBusy: A mail from that address is in hand, which may subscribe it to another
             list: the bounce comes again.
     """
-    issued = tokens.issued_at(token, "bounce", list_name, address, lifetime=BOUNCE_WITHIN)
-    if issued is None:
-        return 0
     with Router.STATE_STORE.conversation(address):
-        record = _record(list_name, address)
-        if record is None or record.state != "POSTING":
-            return 0
-        subscribed = record.updated_at or issued
-        if issued < subscribed - tokens.CLOCK_TOLERANCE:
+        subscription = _subscription(list_name, address)
+        if subscription is None or not tokens.is_valid(
+            token, "bounce", list_name, address, _identity(subscription), lifetime=BOUNCE_WITHIN
+        ):
             return 0
         if _have_a_table():
             roster.remove_everywhere(address)
@@ -144,15 +169,28 @@ def suspend(list_name: str, address: str, token: str) -> int:
 
 
 def forget_unconfirmed() -> int:
-    """Removes subscriptions that nobody confirmed, and used tokens that have expired.
+    """Removes subscriptions that nobody confirmed, and tokens that have expired.
 
     Returns:
         How many were removed.
     """
     store = Router.STATE_STORE
     removed = store.purge(older_than=CONFIRM_WITHIN, state="CONFIRMING")
-    removed += store.purge(older_than=CONFIRM_WITHIN, module=_USED_TOKENS)
+    removed += store.purge(older_than=CONFIRM_WITHIN, module=_TOKENS)
     return int(removed)
+
+
+def _key(purpose: str, list_name: str, address: str) -> str:
+    """Returns what stands for the last mail of a kind: no sender's own, which `suspend` moves."""
+    return f"{purpose} {list_name} {address}"
+
+
+def _is_recent(token: str, purpose: str, list_name: str, address: str) -> bool:
+    return (
+        tokens.is_valid(token, purpose, list_name, address, lifetime=WRITE_AGAIN_AFTER)
+        # Not for ever either, when a server's clock was wrong.
+        and tokens.issued_at(token) - tokens.now() < WRITE_AGAIN_AFTER
+    )
 
 
 def _have_a_table() -> bool:
@@ -169,13 +207,19 @@ def _moves(list_name: str, address: str, state: str) -> None:
         roster.add(Subscriber(list_name, address, tokens.now()))
 
 
-def _posting(module: str | None = None) -> Iterator[Subscriber]:
-    for record in Router.STATE_STORE.records(module=module, state="POSTING"):
+def _posting(module: str | None = None, sender: str | None = None) -> Iterator[Subscriber]:
+    for record in Router.STATE_STORE.records(module=module, sender=sender, state="POSTING"):
         if record.module.startswith(_STATE_KEY) and record.sender:
             list_name = record.module.removeprefix(_STATE_KEY)
             yield Subscriber(list_name, record.sender, record.updated_at)
 
 
-def _record(list_name: str, address: str) -> Record | None:
-    records = Router.STATE_STORE.records(module=state_key(list_name), sender=address)
-    return next(iter(records), None)
+def _subscription(list_name: str, address: str) -> Subscriber | None:
+    if _have_a_table():
+        return next(iter(roster.subscribers(list_name, address)), None)
+    return next(_posting(state_key(list_name), address), None)
+
+
+def _identity(subscriber: Subscriber) -> str:
+    """Returns what tells a subscription from an earlier one of the same address."""
+    return str(subscriber.subscribed_at)

@@ -2,7 +2,7 @@
 
 A token says "the list wrote to this address, for this purpose, at this time". It is the time in
 microseconds, so that no two are the same, followed by an HMAC over all of that; in letters and
-digits that survive the lower-casing of addresses. Nothing is stored for it.
+digits that survive the lower-casing of addresses.
 """
 
 from __future__ import annotations
@@ -13,42 +13,46 @@ import re
 from datetime import datetime, timedelta, timezone
 from urllib.parse import quote, unquote
 
-from config import settings
+from examples.mailing_list import settings
 
-__all__ = ["CLOCK_TOLERANCE", "escape", "issued_at", "make", "now", "unescape"]
-
-CLOCK_TOLERANCE = timedelta(minutes=2)
-"""How far two servers' clocks may differ, and how long a handler may take to send a mail."""
+__all__ = ["escape", "is_valid", "issued_at", "make", "now", "unescape"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def make(purpose: str, list_name: str, address: str) -> str:
-    """Returns a token for one purpose, list and address: 33 letters and digits."""
-    issued = f"{(now() - _EPOCH) // _MICROSECOND:013x}"
-    return issued + _signature(purpose, list_name, address, issued)
-
-
-def issued_at(
-    token: str, purpose: str, list_name: str, address: str, *, lifetime: timedelta
-) -> datetime | None:
-    """Returns when a token was made, or ``None`` if it was not made for exactly this.
+def make(purpose: str, list_name: str, address: str, about: str = "") -> str:
+    """Returns a token for one purpose, list and address: 33 letters and digits.
 
     Args:
-        token: The token as it came back.
-        purpose: What it must have been made for.
-        list_name: The list it must have been made for.
-        address: The address it must have been made for.
-        lifetime: How old it may be.
+        purpose: What it is good for.
+        list_name: The list it is good for.
+        address: The address it is good for.
+        about: What else it is tied to, such as one subscription of that address.
     """
+    issued = f"{(now() - _EPOCH) // _MICROSECOND:013x}"
+    return issued + _signature(purpose, list_name, address, about, issued)
+
+
+def is_valid(
+    token: str,
+    purpose: str,
+    list_name: str,
+    address: str,
+    about: str = "",
+    *,
+    lifetime: timedelta,
+) -> bool:
+    """Returns whether a token was made for exactly this, and not longer ago than its lifetime."""
     if not re.fullmatch("[0-9a-f]{13}[a-z2-7]{20}", token):
-        return None
-    expected = _signature(purpose, list_name, address, token[:13])
-    if not hmac.compare_digest(token[13:], expected):
-        return None
-    issued = _EPOCH + int(token[:13], 16) * _MICROSECOND
-    return issued if -CLOCK_TOLERANCE <= now() - issued <= lifetime else None
+        return False
+    expected = _signature(purpose, list_name, address, about, token[:13])
+    return hmac.compare_digest(token[13:], expected) and now() - issued_at(token) <= lifetime
+
+
+def issued_at(token: str) -> datetime:
+    """Returns when a token that is valid was made."""
+    return _EPOCH + int(token[:13], 16) * _MICROSECOND
 
 
 def escape(address: str) -> str:
@@ -72,10 +76,10 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _signature(purpose: str, list_name: str, address: str, issued: str) -> str:
+def _signature(purpose: str, list_name: str, address: str, about: str, issued: str) -> str:
     if not settings.list_secret:
-        raise RuntimeError("settings.list_secret is not set: config.boot or config.testing does it")
+        raise RuntimeError("list_secret is not set: see examples/mailing_list/settings.py")
     # A tuple's ascii() keeps its items apart, whatever characters they hold.
-    signed = ascii((purpose, f"{list_name}@{settings.list_domain}", address, issued))
+    signed = ascii((purpose, f"{list_name}@{settings.list_domain}", address, about, issued))
     digest = hmac.digest(settings.list_secret, signed.encode(), "sha256")
     return base64.b32encode(digest).decode().lower()[:20]

@@ -12,7 +12,7 @@ SESSION = """
 import config.testing
 from salmon.routing import Router
 from salmon.testing import RouterConversation, assert_in_state
-from config import settings
+from examples.mailing_list import settings
 
 print(repr(Router.STATE_STORE))
 RouterConversation("anna@example.com", "hi").deliver(

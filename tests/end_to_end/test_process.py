@@ -97,6 +97,7 @@ def test_what_a_newcomer_reads(serve: Serve) -> None:
     text = server.output()
     assert f"SMTP on 127.0.0.1:{server.port}" in text
     assert "<SQLAlchemyStorage sqlite" in text
+    assert "started again, it goes on from there.\n" in text
 
     commands = [line.strip() for line in text.splitlines() if " send " in line]
     assert len(commands) == 2
@@ -105,6 +106,12 @@ def test_what_a_newcomer_reads(serve: Serve) -> None:
         assert command.startswith(there)
         subprocess.run(command, shell=True, cwd=server.directory, check=True, timeout=30)
         server.wait_for_mail("you@example.com", answer)
+
+
+def test_a_newcomer_whose_states_are_in_memory_reads_so(serve: Serve) -> None:
+    server = serve(state_url="memory://")
+    wait_until(lambda: "Ctrl-C stops" in server.output(), "the welcome")
+    assert "started again, it begins anew: its states are in memory.\n" in server.output()
 
 
 def test_what_a_newcomer_with_a_queue_reads(serve: Serve) -> None:
@@ -147,6 +154,28 @@ def test_a_setting_that_cannot_work_is_one_line(
     assert ended.stderr.startswith(message)
     assert ended.stderr.count("\n") == 1
     assert "hunter2" not in ended.stderr
+
+
+@pytest.mark.parametrize("how", ["serve", "foreground"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("logs/salmon.log", "cannot write the log to {path}: Is a directory\n"),
+        ("run/list.secret", "run/list.secret: expected ASCII text; delete it to get a new one\n"),
+    ],
+)
+def test_a_file_that_cannot_work_is_one_line(
+    how: str, name: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir()
+    if "log" in name:
+        path.mkdir()
+    else:
+        path.write_bytes(bytes(range(128, 192)))
+        path.chmod(0o600)
+    ended = run(MailServer(tmp_path, how=how))
+    assert (ended.returncode, ended.stderr) == (1, message.format(path=path))
 
 
 def run(server: MailServer) -> subprocess.CompletedProcess[str]:

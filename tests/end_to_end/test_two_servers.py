@@ -50,7 +50,7 @@ def test_a_whole_conversation_with_two_servers(serve: Serve, states: States) -> 
     assert not [mail for mail in one.mail_to(ANNA) if "without Anna" in mail.as_string()]
     assert states() == {BEN: "POSTING"}
     bounce(other, BEN)
-    with pytest.raises(smtplib.SMTPDataError, match="bounced"):
+    with pytest.raises(smtplib.SMTPDataError, match="Only subscribers can post"):
         one.send(BEN, "news")
     assert states() == {BEN: "SUSPENDED"}
     assert "Traceback" not in one.output() + other.output()
@@ -91,7 +91,8 @@ def test_a_sigkill_in_the_middle_of_a_mail(
     tries = send_until_taken(other, ANNA, freed_within)
     assert (tries > 1) == (freed_within > 0)
     assert states() == {ANNA: "CONFIRMING"}
-    assert len(other.mail_to(ANNA)) == 1
+    # The first server had written down that it asks, and nobody knows whether it did.
+    assert other.mail_to(ANNA) == []
 
 
 def send_in_vain(server: MailServer, person: str) -> None:

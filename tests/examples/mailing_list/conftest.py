@@ -15,6 +15,7 @@ import config.testing
 from config import settings
 from config.testing import SentMail
 from examples.mailing_list import handlers, roster, subscribers, tokens
+from examples.mailing_list import settings as lists
 from salmon_state import SQLAlchemyStorage, StateStorage, detach, open_storage
 
 SQL_STORES = ("sqlite", "postgresql", "mariadb")
@@ -57,7 +58,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_url: str) -> Ite
     Router.STATE_STORE = open_storage(state_url)
     subscribers.prepare()
     empty(Router.STATE_STORE)
-    yield settings.relay
+    yield lists.relay
     Router.STATE_STORE.close()
     detach(Router)
     vars(Router).update(before)

@@ -8,8 +8,8 @@ from email.message import EmailMessage
 from salmon.mail import MailRequest
 from salmon.routing import Router
 
-from config import settings
 from config.testing import Sent
+from examples.mailing_list import settings
 
 DOMAIN = "lists.example.com"
 NEWS = f"news@{DOMAIN}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 from email import message_from_bytes
 from email.message import EmailMessage, Message
@@ -12,9 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from salmon.server import SMTPError
 
-from config import settings
 from config.relays import wire_format
 from config.testing import Sent, SentMail
+from examples.mailing_list import settings
 from tests.examples.mailing_list.correspondence import (
     ANNA,
     BEN,
@@ -213,6 +214,24 @@ def test_what_a_machine_wrote_is_not_sent_on(sent: SentMail) -> None:
     write(ANNA, NEWS, Auto_Submitted="auto-replied")
     write(ANNA, NEWS, return_path="")
     assert (sent, state_of(ANNA)) == ([], "POSTING")
+
+
+def test_a_mail_for_which_there_is_no_stack_is_refused_and_its_sender_stays() -> None:
+    subscribe(ANNA)
+    with pytest.raises(SMTPError) as refused:
+        write_raw(ANNA, NEWS, b"From: " + b"(" * 5_000 + b"\n\nhello\n")
+    assert str(refused.value) == "554 5.6.0 This mail cannot be understood"
+    assert state_of(ANNA) == "POSTING"
+
+
+@pytest.mark.parametrize("header", ["References", "Message-ID", "Subject", "From"])
+def test_a_long_header_is_no_work(header: str) -> None:
+    """Each of these took minutes."""
+    subscribe(ANNA)
+    for bomb in (b"<" + b"@" * 1_000_000, b"=?utf-8?q?x?= " * 100_000, b"<a@" * 300_000):
+        with contextlib.suppress(SMTPError):  # two From headers are refused
+            write_raw(ANNA, NEWS, header.encode() + b": " + bomb + b"\nFrom: anna@example.com\n\nx")
+    assert state_of(ANNA) == "POSTING"
 
 
 def test_one_dead_recipient_does_not_keep_the_others_from_theirs(

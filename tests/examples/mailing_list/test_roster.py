@@ -15,9 +15,8 @@ import sqlalchemy as sa
 from salmon.routing import Router
 from salmon.server import SMTPError
 
-from config import settings
 from config.testing import SentMail
-from examples.mailing_list import outgoing, roster, subscribers
+from examples.mailing_list import outgoing, roster, settings, subscribers
 from examples.mailing_list.roster import TABLE, Subscriber
 from salmon_state import open_storage
 from tests.examples.mailing_list.conftest import SQL_STORES
@@ -260,7 +259,7 @@ def test_a_store_that_had_none_fills_it_once(engine: sa.Engine, rows: Rows) -> N
         Router.STATE_STORE.set(KEY, "no@example.com", "CONFIRMING")
         Router.STATE_STORE.set("app.other", "no@example.com", "POSTING")
     subscribers.prepare()
-    assert subscribers.addresses("news") == sorted(people)
+    assert [each.address for each in subscribers.on_list("news")] == sorted(people)
     assert len(rows()) == 2500
 
     Router.STATE_STORE.set(KEY, BEN, "POSTING")
@@ -298,13 +297,14 @@ def test_what_a_database_takes_for_equal_is_not() -> None:
     for address in alike:
         roster.add(Subscriber("news", address, None))
     roster.add(Subscriber("News", "anna@x", None))
-    assert sorted(roster.addresses("news")) == sorted(alike)
+    assert sorted(who.address for who in roster.subscribers("news")) == sorted(alike)
 
     roster.remove("news", "ANNA@x")
-    assert sorted(roster.addresses("news")) == sorted({*alike} - {"ANNA@x"})
+    left = [who.address for who in roster.subscribers("news")]
+    assert sorted(left) == sorted({*alike} - {"ANNA@x"})
     roster.remove_everywhere("anna@x")
-    assert roster.addresses("News") == []
-    assert "anna@x " in roster.addresses("news")
+    assert roster.subscribers("News") == []
+    assert "anna@x " in [who.address for who in roster.subscribers("news")]
 
 
 def test_a_row_from_before_is_replaced(rows: Rows) -> None:

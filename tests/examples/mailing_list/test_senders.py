@@ -34,6 +34,19 @@ SUBSCRIBE = f"news-subscribe@{DOMAIN}"
         {"Precedence": "bulk"},
         {"Precedence": "LIST"},
         {"Precedence": "junk"},
+        {"Precedence": "auto_reply"},
+        {"List_Id": "<x.example.org>"},
+        {"List_Unsubscribe": "<mailto:x@example.org>"},
+        {"List_Post": "NO"},
+        {"X_Autoreply": "yes"},
+        {"X_Autorespond": "x"},
+        {"X_AutoReply_From": ANNA},
+        {"X_Auto_Response_Suppress": "All"},
+        {"X_Failed_Recipients": "x@example.org"},
+        {"From_": "MAILER-DAEMON@example.com (Mail Delivery System)"},
+        {"Subject": "Out of Office: Re: Please confirm"},
+        {"Subject": "Automatic reply: Please confirm"},
+        {"Subject": "=?utf-8?b?QWJ3ZXNlbmhlaXRzbm90aXo=?="},
         {"X_Loop": NEWS},
         {"List_Id": "The news <news.lists.example.com>"},
         {"return_path": ""},
@@ -53,11 +66,20 @@ def test_one_mark_among_many_headers_is_enough(sent: SentMail) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Auto_Submitted": "no"}, {"X_Loop": "other@example.org"}, {"List_Id": "<x.y>"}]
+    "headers",
+    [{"Auto_Submitted": "no"}, {"X_Loop": "other@example.org"}, {"Subject": "Automatic doors"}],
 )
 def test_what_a_person_wrote_is(headers: dict[str, str], sent: SentMail) -> None:
     write(ANNA, SUBSCRIBE, **headers)
     assert (state_of(ANNA), len(sent)) == ("CONFIRMING", 1)
+
+
+@pytest.mark.parametrize("local", ["mailer-daemon", "owner-x", "x-owner", "x-request", "x-bounces"])
+def test_what_comes_from_the_address_of_a_machine_is_not_answered(
+    local: str, sent: SentMail
+) -> None:
+    write(f"{local}@example.org", SUBSCRIBE)
+    assert (sent, len(Router.STATE_STORE)) == ([], 0)
 
 
 @pytest.mark.parametrize(
