@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 from urllib.parse import parse_qsl, quote_from_bytes
 
-from salmon_state.errors import ConfigurationError, StorageError
+from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.log import log
 from salmon_state.masking import Mask, check_login, login_in, secrets_in
 from salmon_state.options import check_query, closest, options_of
@@ -177,7 +177,10 @@ def _meant(scheme: str, known: list[str]) -> str:
 
 
 def _offers() -> list[EntryPoint]:
-    return list(entry_points(group=_GROUP))
+    try:
+        return list(entry_points(group=_GROUP))
+    except OSError as error:  # no descriptors are left
+        raise StorageUnavailable(f"cannot read which stores are installed: {error}") from error
 
 
 def _owner(offer: EntryPoint) -> str:

@@ -609,6 +609,6 @@ class StateStorage(routing.StateStorage):
         `StorageUnavailable` is for what may be well a minute later, as it keeps the mail; a plain
         `StorageError` is for what somebody has to mend. Errors that are one already do not come.
         """
-        if isinstance(error, OSError):
+        if isinstance(error, (OSError, MemoryError)):
             return StorageUnavailable(f"{type(error).__name__}: {error}")
         return StorageError(f"{type(error).__name__}: {error}")

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
-from salmon_state.errors import ConfigurationError
+from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state.log import log
 
-__all__ = ["create_private_file", "resolve_path"]
+__all__ = ["create_private_file", "make_private", "may_pass", "resolve_path"]
 
 OWNER_ONLY = 0o600
+_EVERYBODY = 0o007
+
+# What may be well a minute later; whatever else the system says, somebody has to mend.
+_PASSING = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EINTR,
+    errno.EAGAIN,
+    errno.ESTALE,
+)
 
 
 def resolve_path(path: str | os.PathLike[str]) -> Path:
@@ -22,6 +38,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         ConfigurationError: The path is empty, is a directory or cannot exist, or its directory
             is missing or not writable; the message says which path and why.
+        StorageUnavailable: The system cannot say so now.
     """
     text = os.fspath(path)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
@@ -42,12 +59,14 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
         else:
             return absolute
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        raise _refused(f"cannot keep states in {str(absolute)!r}", error) from error
     raise ConfigurationError(f"cannot keep states in {str(absolute)!r}: {reason}")
 
 
 def create_private_file(path: Path) -> None:
-    """Makes sure that a file exists; a new one is readable and writable by its owner only.
+    """Makes sure that a file exists, and that it is not everybody's to read or write.
+
+    A new one is readable and writable by its owner only, an existing one see `make_private`.
 
     The umask is not trusted: that of a Salmon daemon is 0. A file that root creates is given to
     the owner of its directory, so that a server which drops its privileges afterwards
@@ -55,13 +74,15 @@ def create_private_file(path: Path) -> None:
 
     Raises:
         ConfigurationError: It cannot be created; the message says which path and why.
+        StorageUnavailable: It cannot be created now: no descriptors or no space are left.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
     except FileExistsError:
+        make_private(path)
         return
     except OSError as error:
-        raise ConfigurationError(f"cannot create {str(path)!r}: {error.strerror}") from error
+        raise _refused(f"cannot create {str(path)!r}", error) from error
     try:
         os.fchmod(descriptor, OWNER_ONLY)
         if os.geteuid() == 0:
@@ -70,6 +91,42 @@ def create_private_file(path: Path) -> None:
                 os.fchown(descriptor, directory.st_uid, directory.st_gid)
     finally:
         os.close(descriptor)
+
+
+def may_pass(error: Exception) -> bool:
+    """Returns whether the system may be well a minute later: no descriptors, no space."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def make_private(path: Path) -> None:
+    """Takes an existing file away from everybody but its owner, and says so in the log.
+
+    Nobody wants that every user of the machine reads addresses or writes states; a daemon with
+    Salmon's umask of 0, or a restored backup, makes such files. One that only the group may read
+    or write is somebody's decision, and stays. A missing one is none of its business.
+
+    Raises:
+        ConfigurationError: It belongs to somebody else; the message says what to do.
+    """
+    try:
+        mode = os.stat(path).st_mode & 0o777
+        if not mode & _EVERYBODY:
+            return
+        os.chmod(path, OWNER_ONLY)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refused(
+            f"{str(path)!r} can be read or written by every user of this machine, and {_whoami()} "
+            "cannot change that (chmod 600 it)",
+            error,
+        ) from error
+    log().warning("%s was open to every user of this machine: mode %o is now 600", path, mode)
+
+
+def _refused(what: str, error: OSError) -> StorageError:
+    text = f"{what}: {error.strerror or type(error).__name__}"
+    return StorageUnavailable(text) if may_pass(error) else ConfigurationError(text)
 
 
 def _whoami() -> str:

@@ -18,7 +18,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.log import log
 from salmon_state.storage import Sender, ascii_key
-from salmon_state.stores.files import OWNER_ONLY, create_private_file
+from salmon_state.stores.files import OWNER_ONLY, create_private_file, make_private
 from salmon_state.stores.shelf_file import (
     ShelfFile,
     database_tables,
@@ -87,6 +87,8 @@ def _prepare_database(path: Path, timeout: float) -> None:
         )
     with closing(ShelfFile(path, timeout)) as new:
         new.create()
+        for suffix in ("", *_OF_SQLITE):
+            make_private(beside(path, suffix))
         _finish_moves(path, new)
         if old := find_old_shelves(path):
             raise _ambiguous(path, [str(path), *map(names_of, old)])
@@ -148,9 +150,6 @@ def _convert_in_place(path: Path, new: ShelfFile) -> None:
             _sync(path.parent)
     finally:
         _discard(temporary)
-    for file in (path, *(beside(path, suffix) for suffix in _OF_SQLITE)):
-        if file.exists():  # a daemon of Salmon makes it writable by everybody
-            os.chmod(file, OWNER_ONLY)
     _report(path, "dbm.sqlite3", converted, backup)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.stores.files import may_pass
 from salmon_state.stores.shelf_file import is_database
 
 __all__ = ["OldShelf", "beside", "find_old_shelves", "names_of", "read_old_shelf"]
@@ -78,6 +79,8 @@ def read_old_shelf(path: Path, old: OldShelf) -> Iterator[tuple[bytes, bytes]]:
     except ConfigurationError:
         raise
     except Exception as error:  # a damaged index makes dbm raise nearly anything
+        if may_pass(error):
+            raise
         raise ConfigurationError(
             f"cannot read {names_of(old)}, a shelf of {old.flavour}: {type(error).__name__}: "
             f"{error}; stop what else uses it, or restore a copy"

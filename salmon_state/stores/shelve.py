@@ -51,7 +51,8 @@ class ShelveStorage(StateStorage, Forkable):
     The file is what ``shelve.open`` of Python 3.13 makes (``dbm.sqlite3``), on every Python. It has
     an index of senders as well, which SQLite itself keeps up to date, whoever writes. What a method
     wrote when it returns survives SIGKILL and power loss; a write cut short has not happened. All
-    files (``<path>``, ``-wal``, ``-shm``, ``.lock``, ``.conversations``) are their owner's only.
+    files (``<path>``, ``-wal``, ``-shm``, ``.lock``, ``.conversations``) are their owner's only;
+    existing ones that are open to every user of the machine are made so, with a warning.
     While the store is open, nobody may remove or replace the file: every method then raises
     `StorageUnavailable` until the file is back or the process starts anew.
 
@@ -110,7 +111,7 @@ class ShelveStorage(StateStorage, Forkable):
                     prepare_shelf(self._path, self._timeout)
                     self._identity = _identity(self._path)
                     self._shelf = self._open()
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error, UnicodeError, MemoryError) as error:
                 wrapped = self._wrap(error)
                 if isinstance(wrapped, StorageUnavailable):
                     raise wrapped from error
@@ -305,9 +306,10 @@ class ShelveStorage(StateStorage, Forkable):
         return str(self._path)
 
     def _wrap(self, error: Exception) -> StorageError:
-        if isinstance(error, sqlite3.OperationalError):
+        garbled = isinstance(error, UnicodeError) or "not decode to UTF-8" in str(error)
+        if isinstance(error, sqlite3.OperationalError) and not garbled:
             return StorageUnavailable(f"{self._path}: {error}")
-        if isinstance(error, sqlite3.DatabaseError):
+        if isinstance(error, sqlite3.DatabaseError) or garbled:
             return StorageError(
                 f"the shelf {self._path} (dbm.sqlite3) is damaged: {error}; restore a copy of it"
             )

@@ -13,11 +13,14 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from salmon_state.errors import ConfigurationError
-from salmon_state.stores.files import create_private_file, resolve_path
+from salmon_state.errors import ConfigurationError, StorageError
+from salmon_state.stores.files import create_private_file, make_private, resolve_path
 from salmon_state.stores.locks import FileLocks
 from salmon_state.stores.sqlalchemy.databases.base import Database
 from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
+    CANNOT_OPEN,
+    NO_DESCRIPTORS,
+    CannotOpenNow,
     FileReplaced,
     PatientConnection,
     fetch_one,
@@ -54,6 +57,8 @@ class SQLite(Database):
             )
         path = resolve_path(database)
         create_private_file(path)  # SQLite gives its -wal and -shm files the mode of this one
+        for suffix in ("-wal", "-shm"):
+            make_private(path.with_name(path.name + suffix))
         return url.set(database=str(path))
 
     def options(self, driver: Any) -> Mapping[str, type]:
@@ -76,8 +81,9 @@ class SQLite(Database):
         path, *rest = arguments
         # mode=rw: SQLite would make a new file, readable by others, if ours had been removed.
         uri = f"file://{quote(path)}?mode=rw"
-        connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)
+        connection: Any = None
         try:
+            connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)
             connection.settle(path, timeout, _queue_file(path))
             connection.isolation_level = None
             cursor = connection.cursor()
@@ -87,8 +93,11 @@ class SQLite(Database):
                 cursor.execute("PRAGMA journal_mode = WAL").fetchone()
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.close()
-        except BaseException:
-            connection.close()
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if CANNOT_OPEN in str(error):
+                raise _explained(path) from error
             raise
         return connection
 
@@ -109,12 +118,34 @@ class SQLite(Database):
         return isinstance(error, FileReplaced)
 
     def is_misconfigured(self, error: BaseException) -> bool:
-        return "unable to open database file" in str(error) or self.is_damaged(error)
+        if isinstance(error, CannotOpenNow):
+            return False
+        found = re.search(f"{CANNOT_OPEN}|unknown database", str(error))
+        return bool(found) or self.is_damaged(error)
 
     def is_damaged(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.DatabaseError) and bool(
-            re.search("malformed|not a database|file is encrypted", str(error))
+            re.search("malformed|not a database|file is encrypted|not decode to UTF-8", str(error))
         )
+
+
+def _explained(path: str) -> sqlite3.OperationalError:
+    """Returns why SQLite cannot open a file; it says the same words for every reason.
+
+    The file is not opened to find out: to close it again would drop SQLite's locks on it.
+    """
+    try:
+        resolve_path(path)
+    except ConfigurationError as error:
+        return sqlite3.OperationalError(f"{CANNOT_OPEN}: {error}")
+    except StorageError as error:
+        return CannotOpenNow(str(getattr(error, "detail", error)))
+    if not os.path.exists(path):
+        return CannotOpenNow(
+            f"{path!r} was removed while it was in use; put it back, or start the process anew "
+            "to begin with an empty one"
+        )
+    return CannotOpenNow(f"{path!r} cannot be opened now: {NO_DESCRIPTORS}")
 
 
 def _queue_file(path: str) -> Path:

@@ -19,7 +19,15 @@ from typing import Any
 
 from salmon_state.stores.queues import READERS, WRITERS, FileQueue
 
-__all__ = ["FileReplaced", "PatientConnection", "fetch_one"]
+__all__ = ["CannotOpenNow", "FileReplaced", "PatientConnection", "fetch_one"]
+
+CANNOT_OPEN = "unable to open database file"
+"""What SQLite says for every reason."""
+NO_DESCRIPTORS = "are there descriptors left (ulimit -n)?"
+
+
+class CannotOpenNow(sqlite3.OperationalError):
+    """A file that could be opened by its rights, and is not: it may be well a minute later."""
 
 
 class FileReplaced(sqlite3.OperationalError):
@@ -63,6 +71,15 @@ class _PatientCursor(sqlite3.Cursor):
     connection: PatientConnection
 
     def execute(self, sql: str, parameters: Any = ()) -> _PatientCursor:
+        try:
+            return self._wait(sql, parameters)
+        except sqlite3.OperationalError as error:
+            if CANNOT_OPEN not in str(error):
+                raise
+            # The database is open; it is the files beside it.
+            raise CannotOpenNow(f"{error}: {NO_DESCRIPTORS}") from error
+
+    def _wait(self, sql: str, parameters: Any) -> _PatientCursor:
         reading = sql.startswith("SELECT")
         if not reading:  # it would double what finding a row costs
             self.connection.check_file()
