@@ -166,7 +166,8 @@ class SQLAlchemyStorage(StateStorage):
             if isinstance(cause, (TypeError, ValueError, IdentifierError)) or (
                 self._database.is_misconfigured(cause)
             ):
-                wrong = ConfigurationError(f"{self!r}: {self._describe(cause)}")
+                text = f"{self._describe(cause)}{self._database.advice(cause)}"
+                wrong = ConfigurationError(f"{self!r}: {text}")
                 raise self._mask.apply(wrong, cause)  # noqa: B904 - it has its cause
             self._raise(cause)
 

@@ -162,6 +162,10 @@ class Database:
         """Returns whether connecting cannot work until somebody changes the URL or the server."""
         return False
 
+    def advice(self, error: BaseException) -> str:
+        """Returns what to do about an error whose own text does not say it, or nothing."""
+        return ""
+
     def is_damaged(self, error: BaseException) -> bool:
         """Returns whether the database itself is damaged, so that trying again cannot help."""
         return False

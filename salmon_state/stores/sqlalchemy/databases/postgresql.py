@@ -48,7 +48,11 @@ class PostgreSQL(Database):
 
     def connect_arguments(self, url: sa.URL, timeout: float) -> dict[str, Any]:
         # libpq takes whole seconds and turns 1 into 2.
-        return {"connect_timeout": max(2, round(timeout)), "application_name": "salmon-state"}
+        return {
+            "connect_timeout": max(2, round(timeout)),
+            "application_name": "salmon-state",
+            "client_encoding": "utf8",  # a database in SQL_ASCII would give bytes for text
+        }
 
     def connect(
         self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
@@ -93,6 +97,14 @@ class PostgreSQL(Database):
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _sqlstate(error) in self._MISSING or bool(self._REFUSED.search(str(error)))
+
+    def advice(self, error: BaseException) -> str:
+        if isinstance(error, TypeError) and "bytes" in str(error):
+            return (
+                " (the driver gives bytes for text, as it does for a database in SQL_ASCII: make "
+                "the engine with connect_args={'client_encoding': 'utf8'})"
+            )
+        return ""
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         # IF NOT EXISTS is no help: two at once still collide in the catalogue.
