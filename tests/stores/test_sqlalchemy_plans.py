@@ -85,11 +85,13 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement) -> str:
         lambda say: say.page(sender=True, first=False, **FILTERS),
         lambda say: say.page(sender=False, first=True, **FILTERS),
         lambda say: say.page(sender=False, first=False, **FILTERS),
+        lambda say: say.page(sender=False, first=False, module=False, state=True),
         lambda say: say.change_batch(idle=True, remove=True, **FILTERS),
     ],
     ids=[
         "get", "get_sender", "remove", "set_expected", "remove_expected", "set_all", "remove_all",
-        "page of a sender", "next page of a sender", "page", "next page", "batch",
+        "page of a sender", "next page of a sender", "page", "next page",
+        "next page in a state", "batch",
     ],
 )  # fmt: skip
 def test_the_primary_key_is_used(
@@ -112,3 +114,24 @@ def test_the_primary_key_is_used(
     if place.kind != "sqlite" and "batch" not in request.node.callspec.id:
         assert "Seq Scan" not in text
         assert " ALL " not in text
+
+
+@pytest.mark.parametrize("filters", [{"state": "NOWHERE"}, {"module": "nobody"}], ids=str)
+def test_a_page_goes_through_few_rows(
+    full: tuple[Place, SQLAlchemyStorage], filters: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks for what is rare has many statements run for it, none of them long."""
+    _, store = full
+    fetched: list[int] = []
+    run = store._connections.run
+
+    def counted(operation: Any, sql: str, parameters: Any) -> Any:
+        rows = run(operation, sql, parameters)
+        fetched.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(store._connections, "run", counted)
+    assert list(store.records(**filters)) == []
+    # Each gives all rows that it goes through, in the order of the key, and ends with the last.
+    assert sum(fetched) == ROWS
+    assert max(fetched) == 1_000

@@ -63,6 +63,8 @@ class Sweeps:
         while True:
             rows = self._connections.run(fetch_all, statement.sql, statement.bind(**values))
             for *digests, key, stored, updated_at in rows:
+                if stored is None:  # it does not match
+                    continue
                 if key is None:  # because it is long
                     row = self._connections.run(
                         self._fetch_one, self._statements.get_row.sql, tuple(digests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -117,6 +117,13 @@ class Database:
             index_elements=table.primary_key
         )
         return statement
+
+    def after(self, key: Iterable[Any], last: tuple[Any, Any]) -> sa.ColumnElement[bool]:
+        """Returns the condition for the rows whose key, of two columns, comes after another one.
+
+        With it the database goes straight to the first of them.
+        """
+        return sa.tuple_(*key) > sa.tuple_(*last)
 
     def truncate(self, table: str) -> tuple[str, ...]:
         """Returns the statements that empty a table at once, or none if DELETE is as fast.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,6 +86,11 @@ class MariaDB(Database):
 
     def end_moving(self, cursor: Any, lock: str) -> None:
         cursor.execute("DO RELEASE_LOCK(%s)", (lock,))
+
+    def after(self, key: Iterable[Any], last: tuple[Any, Any]) -> sa.ColumnElement[bool]:
+        # For (a, b) > (x, y) it reads the whole table.
+        (a, b), (x, y) = key, last
+        return sa.or_(a > x, sa.and_(a == x, b > y))
 
     def truncate(self, table: str) -> tuple[str, ...]:
         return (
