@@ -151,6 +151,7 @@ class SQLAlchemyStorage(StateStorage):
         try:
             lease = self._connections.take()
             try:
+                self._database.check_writers(lease.connection)
                 prepare_tables(lease.connection, self.metadata, self.table, create=create)
                 self._file_locks = self._database.file_locks(lease.connection, self.table.schema)
                 lease.connection.commit()

@@ -153,6 +153,9 @@ class Database:
         """
         return False
 
+    def check_writers(self, connection: sa.Connection) -> None:
+        """Raises `ConfigurationError` if other servers write the same rows."""
+
     def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
         """Raises the driver's error if the user may not read and write; changes nothing.
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.errors import StorageUnavailable
+from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.stores.sqlalchemy.databases.base import Database
 
 __all__ = ["MariaDB"]
@@ -112,6 +112,20 @@ class MariaDB(Database):
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _error_number(error) in self._REFUSED
+
+    def check_writers(self, connection: sa.Connection) -> None:
+        # The locks of conversations are those of one server: on two, one sender's mails overlap.
+        names = "'wsrep_on', 'wsrep_provider', 'group_replication_single_primary_mode'"
+        rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
+        found = {str(name).lower(): str(value) for name, value in rows}
+        galera = found.get("wsrep_on") == "ON" and found.get("wsrep_provider", "none") != "none"
+        if galera or found.get("group_replication_single_primary_mode") == "OFF":
+            kind = "a Galera cluster" if galera else "a MySQL group with several primaries"
+            raise ConfigurationError(
+                f"the server is a node of {kind}, and every node of it may write: the lock of a "
+                "conversation would be one node's own. Use a database with one writable server, "
+                "with replicas as you like"
+            )
 
     @contextmanager
     def schema_lock(self, connection: sa.Connection) -> Iterator[None]:
