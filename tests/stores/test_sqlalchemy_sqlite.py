@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from salmon_state import ConfigurationError, SQLAlchemyStorage, StorageError, StorageUnavailable
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.mails import can_enter
-from tests.stores.sqlalchemy_places import HANG
+from tests.stores.sqlalchemy_places import HANG, eventually
 from tests.stores.sqlalchemy_workers import CONTEXT, processes, set_without_end
 
 
@@ -220,6 +220,45 @@ def test_a_file_that_is_removed(path: Path, replaced: bool) -> None:
             with pytest.raises(StorageUnavailable):
                 store.set("app", "a@x", "LATER")
             assert not path.exists()
+
+
+def read_state(store: SQLAlchemyStorage) -> str:
+    return store.get("app", "a@x")
+
+
+def read_record(store: SQLAlchemyStorage) -> str:
+    return next(iter(store)).state
+
+
+def read_inside(store: SQLAlchemyStorage) -> str:
+    with store.conversation("a@x"):
+        return store.get("app", "a@x")
+
+
+@pytest.mark.parametrize("read", [read_state, read_record, read_inside])
+def test_a_backup_that_is_moved_into_place_is_read(
+    path: Path, tmp_path: Path, read: Callable[[SQLAlchemyStorage], str]
+) -> None:
+    """By a process that only reads, too."""
+    backup = tmp_path / "backup.db"
+    with SQLAlchemyStorage(f"sqlite:///{backup}") as store:
+        store.set("app", "a@x", "RESTORED")
+    with SQLAlchemyStorage(f"sqlite:///{path}") as writer:
+        writer.set("app", "a@x", "LOST")
+    with SQLAlchemyStorage(f"sqlite:///{path}", timeout=0.2) as store:
+        assert read(store) == "LOST"
+        backup.rename(path)
+        eventually(lambda: read(store) == "RESTORED")
+        path.unlink()
+        eventually(lambda: refuses(read, store))
+
+
+def refuses(read: Callable[[SQLAlchemyStorage], str], store: SQLAlchemyStorage) -> bool:
+    try:
+        read(store)
+    except StorageUnavailable as error:
+        return "put it back" in error.detail
+    return False
 
 
 def test_processes_that_write_without_end_all_get_their_turn(path: Path) -> None:

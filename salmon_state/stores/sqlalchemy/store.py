@@ -63,6 +63,10 @@ class SQLAlchemyStorage(StateStorage):
     machine each state is the one last acknowledged; after a failover too, if PostgreSQL waits for
     a synchronous standby: what that has not confirmed within the timeout is `StorageUnavailable`.
 
+    An SQLite file that is replaced (a backup moved into place) is opened anew by the next write,
+    and by a read if none looked in the last 0.05 s; while it is missing, `StorageUnavailable` is
+    raised. Remove the old ``-wal`` and ``-shm`` files when you replace it.
+
     >>> import tempfile
     >>> directory = tempfile.TemporaryDirectory()
     >>> with SQLAlchemyStorage(f"sqlite:///{directory.name}/states.db") as store:

@@ -5,14 +5,17 @@ that never pause, such a try mostly finds the next one at it: of 32 that wrote w
 were still refused after 5 s while others had written 500 times. Pauses of random length let one
 write twice as often as another; in a queue everybody gets the same.
 
-And in WAL mode it goes on writing into a file that somebody has removed or replaced meanwhile,
-which nobody will find again.
+And in WAL mode it goes on with a file that somebody has removed or replaced meanwhile: what it
+writes nobody will find again, and what it reads is old. Each write looks whether the file is still
+there; a read, of which a look would take a quarter, does if none did in the last 0.05 s.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,10 @@ __all__ = ["CannotOpenNow", "FileReplaced", "PatientConnection", "fetch_one"]
 CANNOT_OPEN = "unable to open database file"
 """What SQLite says for every reason."""
 NO_DESCRIPTORS = "are there descriptors left (ulimit -n)?"
+
+
+_SEEN = 0.05
+"""For so many seconds a read takes a file for the one that was there when it was looked at."""
 
 
 class CannotOpenNow(sqlite3.OperationalError):
@@ -45,6 +52,8 @@ class PatientConnection(sqlite3.Connection):
     _patience = 0.0
     _identity: object = None
     _queue: FileQueue
+    look_after = 0.0
+    """When a read looks at the file again; a moment of ``time.monotonic``."""
 
     def settle(self, path: str, patience: float, queue: Path) -> None:
         """Says which file it is, for how many seconds to wait, and in which file that is done."""
@@ -62,7 +71,8 @@ class PatientConnection(sqlite3.Connection):
         self._queue.close()
 
     def check_file(self) -> None:
-        """Raises `FileReplaced` if what is written now would be lost."""
+        """Raises `FileReplaced` if what is written now would be lost, and what is read is old."""
+        self.look_after = time.monotonic() + _SEEN
         if _identify(self._path) != self._identity:
             raise FileReplaced(f"{self._path!r} was removed or replaced")
 
@@ -81,7 +91,7 @@ class _PatientCursor(sqlite3.Cursor):
 
     def _wait(self, sql: str, parameters: Any) -> _PatientCursor:
         reading = sql.startswith("SELECT")
-        if not reading:  # it would double what finding a row costs
+        if not reading or time.monotonic() > self.connection.look_after:
             self.connection.check_file()
         if self.connection.in_transaction:  # those who wait do so for this one
             return super().execute(sql, parameters)
@@ -108,6 +118,8 @@ class _PatientCursor(sqlite3.Cursor):
 
 def fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
     """Returns the first row of a query, or ``None``; a fifth quicker than with a cursor of ours."""
+    if time.monotonic() > getattr(driver, "look_after", math.inf):  # inf: somebody else's engine
+        driver.check_file()
     try:
         return driver.execute(sql, parameters).fetchone()
     except sqlite3.OperationalError as error:
