@@ -79,7 +79,7 @@ def test_an_old_file_in_another_journal_mode(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:states?mode=memory&uri=true"]
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:states?uri=true"]
 )
 def test_a_database_in_memory_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"memory://|file:"):
