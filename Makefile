@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More than there are processors: the tests wait a lot, for servers and for locks.
 WORKERS ?= 4
-PYTEST := pytest -n $(WORKERS) --dist loadgroup
+PYTEST = pytest -n $(WORKERS) --dist loadgroup
 # An environment of their own: what others need must not change what the tests run with.
 PEERS := $(VENV)/benchmarks
 
@@ -20,6 +20,7 @@ run: $(VENV)/.runtime ## set up, then run the mail server in the foreground
 test: $(VENV)/.development ## set up, then run the tests
 	$(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
 
+test-quick: WORKERS = 2 # each has to collect all tests first
 test-quick: $(VENV)/.development ## those that need no server and no long time
 	$(BIN)/python -m $(PYTEST) -q -r fE -m 'not stress and not slow' $(PYTEST_ARGS)
 
