@@ -18,6 +18,7 @@ from salmon.routing import Router
 
 from config import settings
 from config.environment import SettingsError
+from config.patience import when_there
 from config.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 from config.relays import Outbox, SMTPRelay
 from config.run_directory import private_directory, private_maildir, private_secret
@@ -51,11 +52,16 @@ lists.list_names = settings.list_names
 lists.list_domain = settings.list_domain
 lists.list_secret = settings.list_secret_given.encode() or private_secret(settings.list_secret_file)
 
-try:
+
+def _open_store() -> None:
     Router.STATE_STORE = open_storage(settings.state_url)
     attach(Router)
     subscribers.prepare()
     subscribers.forget_unconfirmed()
+
+
+try:
+    when_there(_open_store, settings.state_patience)
 except ConfigurationError as error:
     raise SettingsError(f"SALMON_STATE_URL: {error}") from None
 except StorageUnavailable as error:

@@ -5,6 +5,7 @@
 | ``SALMON_STATE_URL`` | where the states are, see `salmon_state.open_storage` | run/states.db |
 | ``SALMON_RECEIVER`` | how mail comes in: ``smtp``, ``lmtp`` or ``queue`` | ``smtp`` |
 | ``SALMON_HOST``, ``SALMON_PORT`` | where SMTP and LMTP listen | 127.0.0.1, 8823 |
+| ``SALMON_STATE_PATIENCE`` | seconds to wait at the start for a store that is away | 60 |
 | ``SALMON_SIZE_LIMIT`` | bytes that a mail may have; a larger one is refused | 10485760 |
 | ``SALMON_QUEUE`` | the Maildir that ``queue`` watches | run/queue |
 | ``SALMON_RELAY`` | ``host:port`` of the server that sends our mail | none: see below |
@@ -27,6 +28,7 @@ from config.environment import SettingsError, choice, host_and_port, number, por
 state_url = text("SALMON_STATE_URL", "sqlite:///run/states.db")
 
 receiver_kind = choice("SALMON_RECEIVER", ("smtp", "lmtp", "queue"))
+state_patience = number("SALMON_STATE_PATIENCE", 60)
 receiver_host = text("SALMON_HOST", "127.0.0.1")
 receiver_port = port("SALMON_PORT", 8823)
 size_limit = number("SALMON_SIZE_LIMIT", 10 * 1024 * 1024)

@@ -31,6 +31,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, A
 def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     found = settings(monkeypatch)
     assert found["state_url"] == "sqlite:///run/states.db"
+    assert found["state_patience"] == 60
     assert (found["receiver_kind"], found["receiver_host"]) == ("smtp", "127.0.0.1")
     assert found["receiver_port"] == 8823
     assert found["relay_address"] is None
@@ -42,6 +43,7 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     found = settings(
         monkeypatch,
         STATE_URL="memory://",
+        STATE_PATIENCE="5",
         RECEIVER="LMTP",
         HOST="::1",
         PORT="24",
@@ -55,7 +57,7 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         LIST_DOMAIN="Lists.Example.org",
         LIST_SECRET="s" * 32,
     )
-    assert found["state_url"] == "memory://"
+    assert (found["state_url"], found["state_patience"]) == ("memory://", 5)
     assert (found["receiver_kind"], found["receiver_host"]) == ("lmtp", "::1")
     assert (found["receiver_port"], found["queue_directory"]) == (24, "elsewhere")
     assert (found["relay_address"], found["relay_tls"]) == (("::1", 2525), "starttls")

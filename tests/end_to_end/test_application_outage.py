@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mailbox
 import smtplib
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import Serve, States
 from tests.end_to_end.conversation import ask, confirm
-from tests.end_to_end.mail_server import MailServer, wait_until
+from tests.end_to_end.mail_server import HANG, MailServer, wait_until
 from tests.redis_services import RedisServer
 from tests.services import MariaDBServer, PostgreSQLServer
 
@@ -81,6 +83,36 @@ def test_the_same_mail_goes_through_afterwards(
     assert [len(one.mail_to(person)) for person in expected] == [3, 1, 1, 1]
     assert len(mailbox.Maildir(one.directory / "run" / "undeliverable")) == 0
     assert "Traceback" not in one.output() + other.output() + queue.output()
+
+
+def test_a_server_that_starts_waits_for_its_database(
+    database: Database, tmp_path: Path, state_url: str
+) -> None:
+    database.stop()
+    server = MailServer(tmp_path, state_url=state_url)
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        wait_until(lambda: "the store is away" in server.output(), "the server to try again")
+        database.start()
+        starting.join()
+        confirm(server, ANNA, ask(server, ANNA))
+        assert [str(mail["Subject"]) for mail in server.mail_to(ANNA)][1:] == ["Welcome to news"]
+    finally:
+        starting.join()
+        server.kill()
+
+
+def test_a_server_whose_database_stays_away_ends(
+    database: Database, tmp_path: Path, state_url: str
+) -> None:
+    database.stop()
+    server = MailServer(tmp_path, state_url=state_url, STATE_PATIENCE="1")
+    with pytest.raises(AssertionError, match="SALMON_STATE_URL: "):  # it is not ready: it ended
+        server.start()
+    assert server.process is not None
+    assert server.process.wait(HANG) == 1
+    assert "Traceback" not in server.output()
 
 
 def test_the_row_goes_with_the_state_through_an_outage(
