@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contention, machine, mail, operations, server
+from benchmarks import contention, conversation, machine, mail, operations, server
 from benchmarks.growth.measure import measure as measure_growth
 from benchmarks.places import Places
 from benchmarks.report import write_report
@@ -20,6 +20,7 @@ from benchmarks.rounds import Plan
 CHECKOUT = Path(__file__).parents[1]
 MEASUREMENTS: dict[str, Callable[[Places, Plan], dict[str, Any]]] = {
     "operations": operations.measure,
+    "conversation": conversation.measure,
     "mail": mail.measure,
     "server": server.measure,
     "contention": contention.measure,

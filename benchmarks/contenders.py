@@ -16,7 +16,7 @@ from benchmarks.orm_store import ORMStorage
 from benchmarks.places import Places, skipped_if_missing
 from benchmarks.rounds import FLOOR, OURS, PEER
 from salmon_state import open_storage
-from salmon_state.storage import Change
+from salmon_state.entries import Kind, Write, in_order
 
 Pairs = list[tuple[str, str, str]]
 """Modules, senders and states."""
@@ -44,7 +44,12 @@ def ours(kind: str, url: str, durability: str, *, group: str = "") -> Contender:
     store = open_storage(url)
 
     def fill(pairs: Pairs) -> None:
-        store._write([Change(*pair, 1_700_000_000_000_000) for pair in pairs])
+        store._commit(
+            in_order(
+                Write(Kind.STATE, sender, module, state, 1_700_000_000_000_000)
+                for module, sender, state in pairs
+            )
+        )
 
     return Contender(group or kind, "salmon-state", OURS, durability, store, fill)
 

@@ -21,6 +21,7 @@ from tests.services import MariaDBServer, Missing, PostgreSQLServer, program
 PACKAGES = (
     "salmon-state", "salmon-mail", "SQLAlchemy", "psycopg", "PyMySQL", "redis", "hiredis",
     "diskcache", "sqlitedict", "cachelib", "Django", "aiogram", "py-key-value-aio",
+    "langgraph-checkpoint-sqlite", "langgraph-checkpoint-postgres", "dbos",
 )  # fmt: skip
 
 DURABILITY = {

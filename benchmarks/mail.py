@@ -16,7 +16,7 @@ from benchmarks.orm_store import ORMStorage
 from benchmarks.places import Places, skipped_if_missing
 from benchmarks.rounds import FLOOR, OURS, PEER, Plan, Row, Samples, compare, rotated, timed
 from salmon_state import attach, detach, open_storage
-from salmon_state.storage import Change
+from salmon_state.entries import Kind, Write, in_order
 from tests.counting_proxy import CountingProxy
 
 NAMES = ("memory", "shelve", "sqlite", "postgresql", "mariadb", "redis")
@@ -111,7 +111,12 @@ def _one_by_one(store: Any) -> Callable[[Pairs], None]:
 
 
 def _written(store: Any) -> Callable[[Pairs], None]:
-    return lambda pairs: store._write([Change(*pair, 1_700_000_000_000_000) for pair in pairs])
+    return lambda pairs: store._commit(
+        in_order(
+            Write(Kind.STATE, sender, module, state, 1_700_000_000_000_000)
+            for module, sender, state in pairs
+        )
+    )
 
 
 def measure(places: Places, plan: Plan, names: tuple[str, ...] = NAMES) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def _measured(found: Results) -> Iterator[str]:
     yield from _summary(found)
     for name, section in (
         ("operations", _operations),
+        ("conversation", _conversation),
         ("mail", _mail),
         ("server", _server),
         ("growth", _growth),
@@ -157,6 +158,31 @@ def _peer(each: Row) -> str:
         return "–"
     less = "" if each["like_durability"] else f", {each['peer_durability']}"
     return f"{each['best_peer']}{less}"
+
+
+def _conversation(found: Row) -> Iterator[str]:
+    yield "## One conversation"
+    yield ""
+    yield (
+        "Enter, `get`, `set`, leave; in microseconds. *Floor* is the driver's own transaction that "
+        "locks the sender, reads and writes. LangGraph's savers read and write one checkpoint, at "
+        "the same durability; DBOS runs a workflow of one step."
+    )
+    yield ""
+    yield from _table(
+        ("store", "ours", "ours ÷ floor", "ours ÷ peer", "peer"),
+        (
+            (
+                each["group"], _µs(each["p50"]), _ratio(each["to_floor"]), _ratio(each["to_peer"]),
+                _peer(each),
+            )
+            for each in found["comparisons"]
+        ),
+    )  # fmt: skip
+    yield from _table(
+        ("store", "who", "p50", "p99"),
+        ((row["group"], row["who"], _µs(row["p50"]), _µs(row["p99"])) for row in found["rows"]),
+    )
 
 
 def _mail(found: Row) -> Iterator[str]:

@@ -21,8 +21,8 @@ from typing import Any
 
 from salmon.routing import ShelveStorage as SalmonShelveStorage
 
-from salmon_state.storage import Change
-from salmon_state.stores.shelve import ShelveStorage
+from salmon_state.entries import Kind, Write
+from salmon_state.stores.shelf import ShelveStorage
 
 MODULE = "app.handlers"
 SIZES = (100, 1_000, 100_000)
@@ -54,7 +54,9 @@ def main() -> int:
 
 def our_shelf(path: Path, size: int) -> ShelveStorage:
     store = ShelveStorage(path)
-    store._write(Change(MODULE, sender(number), "CONFIRMING", number) for number in range(size))
+    store._commit(
+        Write(Kind.STATE, sender(number), MODULE, "CONFIRMING", number) for number in range(size)
+    )
     return store
 
 

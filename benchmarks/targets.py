@@ -23,6 +23,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     """Yields a verdict for each target of which there are figures."""
     if "operations" in results:
         yield from _operations(results["operations"]["comparisons"])
+    if "conversation" in results:
+        yield from _conversation(results["conversation"]["comparisons"])
     if "mail" in results:
         yield from _mail(results["mail"]["rows"])
     if "server" in results:
@@ -56,6 +58,15 @@ def _operations(comparisons: list[dict[str, Any]]) -> Iterator[Verdict]:
         if (found := by_key.get(("sqlite", operation))) is not None:
             name = f"sqlite: {operation} ÷ best peer as durable ({found['best_peer']})"
             yield _at_most(name, 1.0, found["to_peer"])
+
+
+def _conversation(comparisons: list[dict[str, Any]]) -> Iterator[Verdict]:
+    for each in comparisons:
+        if each["group"] in ("sqlite", "postgresql"):
+            name = f"{each['group']}: a conversation ÷ "
+            yield _at_most(name + each["floor"], 1.25, each["to_floor"])
+            if each["to_peer"]:
+                yield _at_most(name + each["best_peer"], 1.0, each["to_peer"])
 
 
 def _mail(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
@@ -109,11 +120,17 @@ def _growth(slopes: list[dict[str, Any]]) -> Iterator[Verdict]:
 
 def behind(results: Results) -> Iterator[str]:
     """Yields what is slower than the best peer at like durability."""
-    for name, what in (("operations", "operation"), ("mail", "situation"), ("server", "clients")):
+    for name, what in (
+        ("operations", "operation"),
+        ("conversation", None),
+        ("mail", "situation"),
+        ("server", "clients"),
+    ):
         for each in results.get(name, {}).get("comparisons", []):
             ratio = each["to_peer"]
             if ratio and each["like_durability"] and ratio["median"] > 1:
-                detail = f"{each[what]} clients" if what == "clients" else each[what]
+                detail = each[what] if what else "a conversation"
+                detail = f"{detail} clients" if what == "clients" else detail
                 yield (
                     f"{each['group']}, {detail}: {ratio['median']:.2f}× "
                     f"({ratio['low']:.2f}–{ratio['high']:.2f}) the time of {each['best_peer']}"

@@ -6,21 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from salmon_state.conversation import Conversation, current_conversation
-from salmon_state.delivery import attach, detach
 from salmon_state.errors import (
     ConfigurationError,
     ConversationBusy,
     StorageError,
     StorageUnavailable,
 )
-from salmon_state.named import close_all, configure, storage
+from salmon_state.mail.delivery import attach, detach
+from salmon_state.named import close_all, configure, named_storage
 from salmon_state.registry import open_storage
 from salmon_state.storage import Record, StateStorage
 from salmon_state.stores.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from salmon_state.stores.redis import RedisStorage
-    from salmon_state.stores.shelve import ShelveStorage
+    from salmon_state.stores.shelf import ShelveStorage
     from salmon_state.stores.sqlalchemy import SQLAlchemyStorage
 
 __all__ = [
@@ -40,15 +40,15 @@ __all__ = [
     "configure",
     "current_conversation",
     "detach",
+    "named_storage",
     "open_storage",
-    "storage",
 ]
 
 # Imported on first use: whoever keeps states in memory need not load a database toolkit.
 _LAZY = {
     "RedisStorage": "salmon_state.stores.redis",
     "SQLAlchemyStorage": "salmon_state.stores.sqlalchemy",
-    "ShelveStorage": "salmon_state.stores.shelve",
+    "ShelveStorage": "salmon_state.stores.shelf",
 }
 
 

@@ -6,15 +6,22 @@ from collections.abc import Callable
 
 from salmon.server import SMTPError
 
-__all__ = ["ConfigurationError", "ConversationBusy", "StorageError", "StorageUnavailable"]
+__all__ = [
+    "ConfigurationError",
+    "ConversationBusy",
+    "Overtaken",
+    "StorageError",
+    "StorageUnavailable",
+]
 
 
 class StorageError(Exception):
     """A store could not do what it was asked to do; nothing was changed.
 
     Raised as it is for what trying again cannot mend: an entry that somebody damaged, ``clear()``
-    on a protected store. A damaged entry is always an error and never a missing one, because a
-    missing one would quietly send the conversation back to its first state.
+    on a protected store. A damaged entry is an error and not a missing one, because a missing one
+    would quietly send the conversation back to its first state. What one look-up cannot tell from a
+    missing one, such as a damaged index, `StateStorage.check` finds.
     """
 
     def rewrite(self, rewritten: Callable[[str], str]) -> None:
@@ -68,6 +75,13 @@ class ConversationBusy(StorageUnavailable):
     reply = "4.3.0 Conversation busy, try again later"
 
 
+class Overtaken(ConversationBusy):
+    """Somebody else changed what a commit went by; nothing was written."""
+
+    def __init__(self, detail: str = "somebody else changed what the commit went by") -> None:
+        super().__init__(detail)
+
+
 def busy(timeout: float) -> ConversationBusy:
     """Returns the error for a lock that was not won."""
     return ConversationBusy(
@@ -83,8 +97,3 @@ def given_up() -> StorageUnavailable:
         "a statement of a handler failed, so that the database gave its transaction up, and the "
         "handler went on: let the error out, or try statements in connection.begin_nested()"
     )
-
-
-def overtaken() -> ConversationBusy:
-    """Returns the error for a state that changed under a conversation."""
-    return ConversationBusy("somebody else changed a state of this conversation meanwhile")

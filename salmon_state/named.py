@@ -1,20 +1,20 @@
-"""Named stores: a program asks for ``storage("main")``, and its configuration says what that is."""
+"""Named stores: a program asks for one by its name, and its configuration says what that is."""
 
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from salmon_state.errors import ConfigurationError
+from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.log import log
 from salmon_state.registry import open_storage
 from salmon_state.storage import StateStorage
 
-__all__ = ["close_all", "configure", "storage"]
+__all__ = ["close_all", "configure", "named_storage"]
 
 _KEYS = ("url", "options", "alias")
 
@@ -35,14 +35,14 @@ _inherited: list[StateStorage | None] = []
 
 
 def configure(stores: Mapping[str, str | Mapping[str, Any]]) -> None:
-    """Says which stores there are; `storage` opens them.
+    """Says which stores there are; `named_storage` opens them.
 
     >>> configure({
     ...     "main": "memory://",
     ...     "archive": {"url": "memory://", "options": {"protect": True}},
     ...     "bounces": {"alias": "main"},
     ... })
-    >>> storage("bounces") is storage("main")
+    >>> named_storage("bounces") is named_storage("main")
     True
 
     It replaces what was configured before: a store whose name, URL and options are the same stays
@@ -68,7 +68,7 @@ def configure(stores: Mapping[str, str | Mapping[str, Any]]) -> None:
         _close(named for named in before.values() if named.name not in kept)
 
 
-def storage(name: str) -> StateStorage:
+def named_storage(name: str) -> StateStorage:
     """Returns the store of a name: for each name one in this process, opened on first use.
 
     It may be called from any thread. A child that was forked opens stores of its own, and what
@@ -98,7 +98,7 @@ def storage(name: str) -> StateStorage:
 
 
 def close_all() -> None:
-    """Closes what `storage` opened, as the end of the process does; it opens them on demand."""
+    """Closes what `named_storage` opened, as the end of the process does; it opens it again."""
     with _lock:
         _close(_named.values())
 
@@ -158,15 +158,22 @@ def _shown(name: object) -> str:
     return "a URL" if isinstance(name, str) and "://" in name else repr(name)
 
 
-def _begin_anew() -> None:
-    """Gives a forked child stores of its own: two processes cannot share a connection."""
-    global _lock
-    _lock = threading.RLock()  # another thread of the parent may have held it
-    for named in _named.values():
-        # Kept, because a driver's destructor may say goodbye to the server in the parent's name.
-        _inherited.append(named.store)
-        named.store = None
+class _Stores(Forkable):
+    """What a fork is told of."""
+
+    def after_fork(self, *, child: bool) -> None:
+        """Gives a forked child stores of its own: two processes cannot share a connection."""
+        global _lock
+        if not child:
+            return
+        _lock = threading.RLock()  # another thread of the parent may have held it
+        for named in _named.values():
+            # Kept: a driver's destructor may say goodbye to the server in the parent's name.
+            _inherited.append(named.store)
+            named.store = None
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+_stores = _Stores()
+_watch = ForkWatch()
+_watch.add(_stores)
 atexit.register(close_all)

@@ -1,4 +1,4 @@
-"""Options that a store or its URL does not have, or not with such a value, and what was meant."""
+"""What a URL of a store says: its path, and options that it does not have or not of that kind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
+from urllib.parse import parse_qsl
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.masking import is_secret
 
-__all__ = ["check_query", "closest", "did_you_mean", "options_of"]
+__all__ = ["check_query", "closest", "did_you_mean", "options_of", "path_of"]
 
 _EXPECTED: Mapping[object, str] = {float: "a number", int: "a whole number", bool: "true or false"}
 _TRUTHS = frozenset(["true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"])
@@ -87,3 +88,30 @@ def _fits(text: str, kind: type) -> bool:
     except ValueError:
         return False
     return True
+
+
+def path_of(url: str, arguments: Iterable[str] = ()) -> str:
+    """Returns the path in a URL whose scheme is followed by ``///path`` or ``////path``.
+
+    >>> path_of("shelve:///run/states"), path_of("shelve:////var/lib/states")
+    ('run/states', '/var/lib/states')
+
+    Args:
+        url: The URL.
+        arguments: What the store takes as arguments; who gives one in the URL is told so.
+
+    Raises:
+        ConfigurationError: There is a host, a query or a fragment in it, or no path.
+    """
+    scheme, _, rest = url.partition(":")
+    path, _, query = rest.partition("?")
+    if path.startswith("///"):
+        check_query(scheme, parse_qsl(query, keep_blank_values=True), {}, arguments)
+    if query or "#" in rest:
+        raise ConfigurationError(f"a {scheme}:// URL takes a path and nothing else")
+    if not path.startswith("///") or len(path) == 3:
+        raise ConfigurationError(
+            f"a {scheme} URL needs three slashes and a relative path, or four and an absolute "
+            f"one: {scheme}:///run/states or {scheme}:////var/lib/app/states"
+        )
+    return path[3:]

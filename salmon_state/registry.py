@@ -5,18 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
-from urllib.parse import parse_qsl, quote_from_bytes
+from urllib.parse import quote_from_bytes
 
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.log import log
 from salmon_state.masking import Mask, check_login, login_in, secrets_in
-from salmon_state.options import check_query, closest, options_of
+from salmon_state.options import closest, options_of
 from salmon_state.storage import StateStorage
 
-__all__ = ["open_storage", "path_of"]
+__all__ = ["open_storage"]
 
 _GROUP = "salmon_state.storages"
 _SQL = "salmon_state.stores.sqlalchemy:SQLAlchemyStorage"
@@ -34,7 +34,7 @@ _BUILT_IN = {
     "rediss": _REDIS,
     "rediss+cluster": _REDIS,
     "rediss+sentinel": _REDIS,
-    "shelve": "salmon_state.stores.shelve:ShelveStorage",
+    "shelve": "salmon_state.stores.shelf:ShelveStorage",
     "sqlite": _SQL,
     "unix": _REDIS,
 }
@@ -240,33 +240,3 @@ def _check_options(scheme: str, factory: Callable[..., object], options: dict[st
                 f"{scheme}:// has no option {option!r}: {question}"
                 f"known: {', '.join(known) or 'none'}"
             )
-
-
-# ---------------------------------------------------------------- for those who write stores
-
-
-def path_of(url: str, arguments: Iterable[str] = ()) -> str:
-    """Returns the path in a URL whose scheme is followed by ``///path`` or ``////path``.
-
-    >>> path_of("shelve:///run/states"), path_of("shelve:////var/lib/states")
-    ('run/states', '/var/lib/states')
-
-    Args:
-        url: The URL.
-        arguments: What the store takes as arguments; who gives one in the URL is told so.
-
-    Raises:
-        ConfigurationError: There is a host, a query or a fragment in it, or no path.
-    """
-    scheme, _, rest = url.partition(":")
-    path, _, query = rest.partition("?")
-    if path.startswith("///"):
-        check_query(scheme, parse_qsl(query, keep_blank_values=True), {}, arguments)
-    if query or "#" in rest:
-        raise ConfigurationError(f"a {scheme}:// URL takes a path and nothing else")
-    if not path.startswith("///") or len(path) == 3:
-        raise ConfigurationError(
-            f"a {scheme} URL needs three slashes and a relative path, or four and an absolute "
-            f"one: {scheme}:///run/states or {scheme}:////var/lib/app/states"
-        )
-    return path[3:]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.backend import Backend
 from salmon_state.checks import (
     check_idle_time,
     check_timeout,
@@ -22,53 +19,52 @@ from salmon_state.checks import (
     plain_state,
 )
 from salmon_state.conversation import Active, Conversation
-from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable, overtaken
-from salmon_state.keys import Sender, ascii_key, parse_key
-from salmon_state.log import log
-from salmon_state.masking import Mask
-from salmon_state.records import (
+from salmon_state.entries import (
+    ABSENT,
+    EVERY,
     MICROSECOND,
-    Change,
-    Move,
-    Record,
-    Transition,
+    Condition,
+    Entry,
+    Kind,
+    Seen,
+    Where,
+    Write,
     from_microseconds,
-    to_microseconds,
 )
-from salmon_state.thread_locks import ThreadLocks
-from salmon_state.units import UnitOfWork
+from salmon_state.errors import Overtaken, StorageError, StorageUnavailable
+from salmon_state.keys import Sender
 
-# Whoever writes a store finds all that its hooks deal with here.
-__all__ = [
-    "Change",
-    "Move",
-    "Record",
-    "Sender",
-    "StateStorage",
-    "Transition",
-    "UnitOfWork",
-    "ascii_key",
-    "from_microseconds",
-    "parse_key",
-    "to_microseconds",
-]
-
+__all__ = ["Record", "StateStorage"]
 
 _Self = TypeVar("_Self", bound="StateStorage")
 _Result = TypeVar("_Result")
 
 
-class StateStorage(routing.StateStorage):
+class Record(NamedTuple):
+    """One conversation as a store holds it."""
+
+    module: str
+    """The handler module, or whatever a ``@state_key_generator`` made of it."""
+    sender: Sender
+    state: str
+    """The name of the function that handles this sender's next mail; never START."""
+    updated_at: datetime | None
+    """When the state was last set, in UTC by the clock of whoever set it; ``None`` if unknown."""
+
+
+class StateStorage(Backend, routing.StateStorage):
     """Keeps the state of every conversation: (module, sender) → name of a handler function.
 
     The public methods are the contract. They check what they are given, turn a driver's errors
-    into `StorageError`, and call the private hooks at the end of the class, which are all that a
-    backend fills in. What holds for every store:
+    into `StorageError`, and call the hooks of `Backend`, which are all that a store fills in. What
+    holds for every store:
 
     * Two different (module, sender) pairs never meet, and the same pair is found again by any
       other Python, driver or library version.
     * When a method that changes something returns, the change has happened; on a durable store it
-      survives the death of the process and of the machine. When it raises, nothing has changed.
+      survives the death of the process and of the machine. When it raises, nothing has changed;
+      but a `StorageUnavailable` because no answer came may mean that it has happened, and outside
+      a conversation, on PostgreSQL and MariaDB, that it happens when a delayed request arrives.
     * Every method may be called from any thread. Unless the store says otherwise, instances made
       for the same place by other processes see each other's changes at once.
     * After `close` every method raises `StorageUnavailable`.
@@ -81,15 +77,8 @@ class StateStorage(routing.StateStorage):
             ``Router.clear_states()`` or a test run by mistake would be a disaster.
     """
 
-    _locks_processes = False
-    """Whether conversations lock their sender between processes, and not only threads."""
-
     _protect = False
-    _closed = False
-    _mask = Mask()
-    """What hides the secrets that the store was given, from whatever it lets out or logs."""
     _active = Active()  # of no store in particular: `conversation` gives each its own
-    _clock: Callable[[], int] = staticmethod(lambda: time.time_ns() // 1000)
 
     def __init__(self, *, protect: bool = False) -> None:
         self._protect = protect
@@ -122,11 +111,12 @@ class StateStorage(routing.StateStorage):
         if type(module) is not str or (type(sender) is not str and sender is not None):
             module, sender = plain_module(module), plain_sender(sender)
         if self._closed:
-            self._refuse_closed()
+            self._check_open()
         conversation = self._active.conversation
+        state: str | None
         try:
             if conversation is None:
-                state = self._read(module, sender)
+                state = self._find(Kind.STATE, sender, module)
             else:
                 state = conversation.get(module, sender)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
@@ -154,14 +144,14 @@ class StateStorage(routing.StateStorage):
         if type(state) is not str or not state:
             state = plain_state(state)
         if self._closed:
-            self._refuse_closed()
+            self._check_open()
         stored = None if state == ROUTE_FIRST_STATE else state
         conversation = self._active.conversation
         if conversation is not None:
             conversation.set(module, sender, stored, self._clock())
             return
         try:
-            self._write((Change(module, sender, stored, self._clock()),))
+            self._commit((Write(Kind.STATE, sender, module, stored, self._clock()),))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
 
@@ -189,9 +179,19 @@ class StateStorage(routing.StateStorage):
         after = None if state == ROUTE_FIRST_STATE else state
         conversation = self._active.conversation
         if conversation is None:
-            return self._call(self._compare_and_set, module, sender, before, after)
+            return self._call(self._try, module, sender, before, after)
         now = self._clock()
         return self._call(conversation.compare_and_set, module, sender, before, after, now)
+
+    def _try(self, module: str, sender: Sender, before: str | None, after: str | None) -> bool:
+        if before is None and after is None:
+            return self._find(Kind.STATE, sender, module) is None
+        expect: Condition = ABSENT if before is None else Seen(value=before)
+        try:
+            self._commit((Write(Kind.STATE, sender, module, after, self._clock(), expect),))
+        except Overtaken:
+            return False
+        return True
 
     def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
         """Returns a context in which one mail of a sender is handled, all or nothing.
@@ -211,9 +211,11 @@ class StateStorage(routing.StateStorage):
         *Leaving* commits all writes together, atomically. Leaving with an ``Exception`` commits
         too, because Salmon has set the state ERROR before it lets one out. Nothing is kept when
         the mail will come again: after an ``SMTPError`` with a 4xx code or a `StorageError`; or
-        when the process ends: after ``SystemExit`` or ``KeyboardInterrupt``. If somebody changed a
-        state of the sender without a conversation meanwhile (an operator, a bounce handler), what
-        they wrote stays, and leaving raises `ConversationBusy` so that the mail comes again.
+        when the process ends: after ``SystemExit`` or ``KeyboardInterrupt``. If somebody changed,
+        without a conversation (an operator, a bounce handler), a state of the sender that this one
+        read or set, and this one writes anything, what they wrote stays, and leaving raises
+        `ConversationBusy` so that the mail comes again. States that it did not look at may change,
+        and a conversation that writes nothing is never refused.
 
         *Inside another conversation* of this thread with the same sender it joins; with another
         sender it tries the lock without waiting. Either way its writes are committed with the
@@ -240,7 +242,7 @@ class StateStorage(routing.StateStorage):
         check_timeout(timeout)
         if "_active" not in self.__dict__:  # not in __init__, which stores may leave out
             self.__dict__.setdefault("_active", Active())
-        return Conversation(self, sender, timeout)
+        return Conversation(self, self._active, sender, timeout)
 
     # ---------------------------------------------------------------- many conversations
 
@@ -268,7 +270,23 @@ class StateStorage(routing.StateStorage):
         if state is not None:
             state = plain_state(state)
         sender = plain_sender(sender)
-        return self._translated(self._call(self._scan, module, sender, state))
+        self._check_open()
+        return self._records(
+            Where(
+                sender=EVERY if sender is None else sender,
+                name=EVERY if module is None else module,
+                value=state,
+            )
+        )
+
+    def _records(self, where: Where) -> Iterator[Record]:
+        try:
+            for page in self._pages(Kind.STATE, where):
+                for entry in page.entries:
+                    updated_at = from_microseconds(entry.at)
+                    yield Record(entry.name, entry.sender, str(entry.value), updated_at)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
 
     def __iter__(self) -> Iterator[Record]:
         """The same as `records` without a filter."""
@@ -276,7 +294,7 @@ class StateStorage(routing.StateStorage):
 
     def __len__(self) -> int:
         """The number of conversations that are not in their first state."""
-        return self._call(self._count)
+        return self._call(self._count, Kind.STATE)
 
     def __bool__(self) -> bool:
         """Always true: an empty store is still a store."""
@@ -298,7 +316,8 @@ class StateStorage(routing.StateStorage):
         stored = None if state == ROUTE_FIRST_STATE else state
         conversation = self._active.conversation
         if conversation is None:
-            return self._call(self._set_all, sender, stored)
+            write = Write(Kind.STATE, sender, EVERY, stored, self._clock())
+            return self._call(self._commit, (write,))[0]
         return self._call(conversation.set_all, sender, stored, self._clock())
 
     def rename(self, module: str, old: str, new: str) -> int:
@@ -327,7 +346,10 @@ class StateStorage(routing.StateStorage):
                 f"old must not be {ROUTE_FIRST_STATE!r}: conversations in their first state "
                 "have no entry that could be moved"
             )
-        return self._call(self._rename, module, old, None if new == ROUTE_FIRST_STATE else new)
+        if old == new:
+            return sum(1 for _ in self.records(module=module, state=old))
+        stored = None if new == ROUTE_FIRST_STATE else new
+        return self._call(self._sweep, Kind.STATE, Where(name=module, value=old), stored)
 
     def purge(
         self, *, older_than: timedelta, module: str | None = None, state: str | None = None
@@ -352,7 +374,12 @@ class StateStorage(routing.StateStorage):
         check_idle_time(older_than)
         module = None if module is None else plain_module(module)
         state = None if state is None else plain_state(state)
-        return self._call(self._purge, self._clock() - older_than // MICROSECOND, module, state)
+        where = Where(
+            name=EVERY if module is None else module,
+            value=state,
+            before=self._clock() - older_than // MICROSECOND,
+        )
+        return self._call(self._sweep, Kind.STATE, where, None)
 
     def clear(self) -> None:
         """Removes everything; meant for tests.
@@ -367,6 +394,7 @@ class StateStorage(routing.StateStorage):
                 "purge(older_than=timedelta(0)) removes entries on purpose"
             )
         self._call(self._wipe)
+        self._call(self._entry_leases.restore)
         if self._active.conversation is not None:
             self._active.conversation.forget()
 
@@ -380,6 +408,72 @@ class StateStorage(routing.StateStorage):
         """
         self._call(self._ping)
 
+    def check(self) -> Iterator[str]:
+        """Goes through everything that is kept, of every kind, and looks each entry up again.
+
+        >>> from salmon_state import MemoryStorage
+        >>> list(MemoryStorage().check())
+        []
+
+        For an operator: a store may be in use meanwhile, and what is changed is no finding. It
+        reads everything once, a page at a time; SQLite and the shelf first let the database check
+        its file (``PRAGMA integrity_check``). What no look-up can show is a value that became
+        another valid one: see "What damage is found" in ``docs/configuration.md``.
+
+        Yields:
+            A sentence for each thing that is damaged. A page that cannot be read ends its kind:
+            mend that entry, and check again.
+
+        Raises:
+            StorageUnavailable: The store cannot be read now; also while iterating.
+        """
+        self._check_open()
+        return self._check_all()
+
+    def _check_all(self) -> Iterator[str]:
+        try:
+            yield from self._examine()
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything
+            yield self._finding(error)
+        for kind in Kind:
+            try:
+                yield from self._check_kind(kind)
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything
+                yield self._finding(error)
+
+    def _check_kind(self, kind: Kind) -> Iterator[str]:
+        after = None
+        while True:
+            page = self._page(kind, Where(), after)
+            wrong = [entry for entry in page.entries if not self._is_found(entry)]
+            # What was changed since the page was read is not there any more as it was.
+            still = self._page(kind, Where(), after).entries if wrong else []
+            for entry in wrong:
+                if entry in still:
+                    place = f"{entry.name[:200]!r} of {(entry.sender or '')[:200]!r}"
+                    yield (
+                        f"{kind.name} {place} is listed, and not found when it is looked up: what "
+                        "leads to it is damaged; set it anew, or restore a copy"
+                    )
+            after = page.after
+            if after is None:
+                return
+
+    def _is_found(self, entry: Entry) -> bool:
+        try:
+            return bool(self._find(*entry[:3]) == entry.value)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            return False
+
+    def _finding(self, error: Exception) -> str:
+        """Returns what is damaged; raises what is not damage."""
+        explained = error if isinstance(error, StorageError) else self._explain(error)
+        if isinstance(error, NotImplementedError) or isinstance(explained, StorageUnavailable):
+            self._raise(error)
+        return self._mask(str(explained))
+
     def close(self) -> None:
         """Releases what the store itself opened, and only that; harmless when repeated.
 
@@ -392,7 +486,7 @@ class StateStorage(routing.StateStorage):
             try:
                 self._close()
             except Exception as error:  # noqa: BLE001 - a driver may raise anything
-                wrapped = error if isinstance(error, StorageError) else self._wrap(error)
+                wrapped = error if isinstance(error, StorageError) else self._explain(error)
                 raise self._mask.apply(wrapped, error)  # noqa: B904 - it has its cause
 
     def __enter__(self: _Self) -> _Self:
@@ -406,209 +500,9 @@ class StateStorage(routing.StateStorage):
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        place = self._mask.hide(self._place())
-        return f"<{type(self).__name__}{' ' + place if place else ''}>"
-
-    @property
-    def _has_hooks(self) -> bool:
-        """Whether this is more than a store with only ``get``, ``set`` and ``clear``."""
-        return type(self)._read is not StateStorage._read
-
-    # ---------------------------------------------------------------- error handling
-
-    def _check_open(self) -> None:
-        if self._closed:
-            self._refuse_closed()
-
-    def _refuse_closed(self) -> NoReturn:
-        raise StorageUnavailable(f"{self!r} is closed: make a new one to go on")
-
-    def _raise(self, error: Exception) -> NoReturn:
-        """Raises what a public method lets out for an error that a hook raised."""
-        if isinstance(error, NotImplementedError):
-            raise error
-        wrapped = error if isinstance(error, StorageError) else self._wrap(error)
-        self._mask.apply(wrapped, error)
-        level = logging.WARNING if isinstance(wrapped, ConversationBusy) else logging.ERROR
-        log().log(level, "%r: %s", self, getattr(wrapped, "detail", wrapped))
-        raise wrapped
-
-    def _log_traceback(self, what: str) -> None:
-        """Logs what failed and is not raised."""
-        log().error("%r: %s\n%s", self, what, self._mask.hide(traceback.format_exc().rstrip()))
-
     def _call(self, hook: Callable[..., _Result], *arguments: Any) -> _Result:
         self._check_open()
         try:
             return hook(*arguments)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
-
-    def _translated(self, records: Iterator[Record]) -> Iterator[Record]:
-        try:
-            yield from records
-        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
-            self._raise(error)
-
-    def _cannot(self, what: str) -> NoReturn:
-        raise NotImplementedError(
-            f"{type(self).__name__} cannot {what}: it implements get, set and clear only"
-        )
-
-    # ---------------------------------------------------------------- hooks for backends
-    #
-    # This is the interface for whoever writes a store, and as stable as the public methods: the
-    # underscores keep applications out, not authors. docs/writing-a-store.md is the guide.
-    #
-    # Required are `_read`, `_read_sender`, `_write`, `_scan`, `_wipe` and `_exclusive`; the others
-    # have defaults made of those. Arguments were checked: texts are plain `str` and may hold any
-    # character, `None` as a state stands for having no entry, and START never comes. A hook may be
-    # called from any thread and raises what it likes: `_wrap` says what becomes of it.
-
-    def _read(self, module: str, sender: Sender) -> str | None:
-        """Returns the state of one conversation, or ``None`` if it has no entry."""
-        self._cannot("read states")
-
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        """Returns the states of one sender by module, all from one moment.
-
-        A conversation keeps the mapping as its snapshot: it must not change when the store does.
-        """
-        self._cannot("find the conversations of one sender")
-
-    def _write(self, changes: Iterable[Change]) -> None:
-        """Writes all changes or none; when it returns they are durable.
-
-        They may be an iterator, of several senders, and come with each (module, sender) once. To
-        remove an entry that is not there is no error.
-        """
-        self._cannot("write several changes at once")
-
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        """Yields the records that match all filters exactly, with bounded memory.
-
-        ``None`` does not filter. Nothing may stay locked or open between two records, as whoever
-        iterates may set states meanwhile, or stop; `records` says what then must still come.
-        """
-        self._cannot("list its records")
-
-    def _wipe(self) -> None:
-        """Removes every entry."""
-        self._cannot("remove everything")
-
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        """Waits for a sender's lock and returns what gives it back.
-
-        The default is between the threads of the process. A store that is shared by processes has
-        one between processes, which ends with the process that holds it, and says so by the class
-        attribute ``_locks_processes = True``. It is asked for no null sender, and by a thread for
-        several senders one after the other, with a `timeout` of 0 from the second on. What is
-        returned is called once, perhaps after `close`.
-
-        Raises:
-            ConversationBusy: It was not won within `timeout` seconds; 0 does not wait.
-        """
-        locks: ThreadLocks | None = self.__dict__.get("_thread_locks")
-        if locks is None:
-            locks = self.__dict__.setdefault("_thread_locks", ThreadLocks())
-        return locks.acquire(sender, timeout)
-
-    def _begin(self) -> UnitOfWork:
-        """Returns what an outermost conversation works with: for databases with transactions."""
-        return UnitOfWork(self)
-
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        """Makes the moves, then the transitions, all or none.
-
-        Raises:
-            ConversationBusy: A conditional transition found another state than it had seen.
-        """
-        with self._exclusive():
-            changes = {}
-            for sender, state, now in moves:
-                for module in self._read_sender(sender):
-                    changes[module, sender] = Change(module, sender, state, now)
-            for module, sender, state, now, conditional, seen in transitions:
-                if conditional and self._read(module, sender) != seen:
-                    raise overtaken()
-                changes[module, sender] = Change(module, sender, state, now)
-            self._write(changes.values())
-
-    def _exclusive(self) -> AbstractContextManager[object]:
-        """Returns a context in which no other thread or process writes to the store.
-
-        `_read`, `_read_sender`, `_scan` and `_write` are called inside it, so a `_write` that
-        enters it by itself finds its own thread there already. The defaults of `_commit` and of
-        the four hooks below need it. A backend whose database has a statement for their purpose
-        fills those in instead, and can do without.
-
-        Raises:
-            StorageUnavailable: Others were writing for longer than the store cares to wait.
-        """
-        self._cannot("read and write in one step")
-
-    def _compare_and_set(
-        self, module: str, sender: Sender, expected: str | None, state: str | None
-    ) -> bool:
-        """Does `compare_and_set`; ``None`` stands for having no entry."""
-        with self._exclusive():
-            if self._read(module, sender) != expected:
-                return False
-            self._write((Change(module, sender, state, self._clock()),))
-            return True
-
-    def _set_all(self, sender: Sender, state: str | None) -> int:
-        """Does `set_all`; ``None`` removes."""
-        with self._exclusive():
-            now = self._clock()
-            changes = [Change(module, sender, state, now) for module in self._read_sender(sender)]
-            self._write(changes)
-            return len(changes)
-
-    def _rename(self, module: str, old: str, new: str | None) -> int:
-        """Does `rename`; ``None`` removes."""
-        with self._exclusive():
-            changes = [
-                Change(module, record.sender, new, to_microseconds(record.updated_at))
-                for record in self._scan(module, None, old)
-            ]
-            self._write(changes)
-            return len(changes)
-
-    def _purge(self, before: int, module: str | None, state: str | None) -> int:
-        """Removes the entries set before a moment, given in microseconds since 1970 UTC."""
-        with self._exclusive():
-            changes = []
-            for record in self._scan(module, None, state):
-                updated_at = to_microseconds(record.updated_at)
-                if updated_at is not None and updated_at < before:
-                    changes.append(Change(record.module, record.sender, None, None))
-            self._write(changes)
-            return len(changes)
-
-    def _count(self) -> int:
-        """Returns the number of entries."""
-        return sum(1 for _ in self._scan(None, None, None))
-
-    def _ping(self) -> None:
-        """Raises if the store cannot be reached or read; the default never does."""
-
-    def _close(self) -> None:
-        """Releases what the store opened, and only that; called once."""
-
-    def _place(self) -> str:
-        """Returns where the states are, for ``repr`` and messages."""
-        return ""
-
-    def _wrap(self, error: Exception) -> StorageError:
-        """Returns the `StorageError` for whatever error a hook let out.
-
-        The passwords in the URL of the store are masked in it afterwards, here and in its cause.
-
-        `StorageUnavailable` is for what may be well a minute later, as it keeps the mail; a plain
-        `StorageError` is for what somebody has to mend. Errors that are one already do not come.
-        """
-        if isinstance(error, (OSError, MemoryError)):
-            return StorageUnavailable(f"{type(error).__name__}: {error}")
-        return StorageError(f"{type(error).__name__}: {error}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from salmon_state import MemoryStorage
-from salmon_state.storage import Change, Sender
+from salmon_state.backend import Lock
+from salmon_state.entries import Entry, Kind, Want, Write
+from salmon_state.keys import Sender
 
 
 class FaultyStorage(MemoryStorage):
@@ -14,7 +17,7 @@ class FaultyStorage(MemoryStorage):
     It says that it locks between processes, so that `attach` does not log otherwise.
     """
 
-    _locks_processes = True
+    locks_processes = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,18 +39,18 @@ class FaultyStorage(MemoryStorage):
                 raise self._error
             self._calls_that_go_well -= 1
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         self._check("_lock")
         return super()._lock(sender, timeout)
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        self._check("_read")
-        return super()._read(module, sender)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        self._check("_find")
+        return super()._find(kind, sender, name)
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        self._check("_read_sender")
-        return super()._read_sender(sender)
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        self._check("_load")
+        return super()._load(sender, wants)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        self._check("_write")
-        super()._write(changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        self._check("_commit")
+        return super()._commit(writes)

@@ -290,6 +290,7 @@ class MariaDBServer(Server):
             "bind-address": "127.0.0.1",
             "max-connections": 150,
             "innodb-buffer-pool-size": "64M",
+            "max-allowed-packet": "64M",  # for mails of 20 MB
             "innodb-flush-log-at-trx-commit": 1 if self.durable else 2,
         }
         return [self.binary, "--no-defaults", *(f"--{k}={v}" for k, v in settings.items())]

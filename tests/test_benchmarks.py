@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from benchmarks import conversation
 from benchmarks.__main__ import save
 from benchmarks.machine import describe
 from benchmarks.operations import OPERATIONS, measure
@@ -47,6 +50,23 @@ def test_a_tiny_run_writes_figures_tables_and_charts(tmp_path: Path) -> None:
     assert "memory: get hit" in text
     assert "old" not in text
     assert "<svg" in (tmp_path / "performance-get.svg").read_text()
+
+
+@pytest.mark.slow
+def test_a_conversation_is_measured_beside_a_transaction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Places() as places:
+        found = conversation.measure(places, TINY, ("redis",))
+        about = describe(places.directory)
+    if not found["rows"]:
+        pytest.skip(capsys.readouterr().err)
+    assert [row["role"] for row in found["rows"]] == ["ours", "floor"]
+    assert "times the driver's transaction" in capsys.readouterr().out
+    about_it = {"plan": TINY._asdict(), "machine": about, "seconds": 1}
+    save(tmp_path / "conversation.json", {**about_it, **found})
+    write_report(tmp_path, tmp_path / "performance.md")
+    assert "## One conversation" in (tmp_path / "performance.md").read_text()
 
 
 def row(who: str, role: str, durability: str, *rounds: float) -> dict[str, object]:

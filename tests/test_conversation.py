@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import pytest
 from salmon.server import SMTPError
@@ -16,7 +16,9 @@ from salmon_state import (
     StorageUnavailable,
     current_conversation,
 )
-from salmon_state.storage import Sender, UnitOfWork
+from salmon_state.backend import Lock, UnitOfWork
+from salmon_state.entries import Entry, Want
+from salmon_state.keys import Sender
 from salmon_state.testing.conversations import ConversationSuite
 from salmon_state.testing.endings import elsewhere, left_with, refused
 from salmon_state.testing.mails import can_enter, fork_inside, held_by_another_thread
@@ -136,7 +138,7 @@ def test_a_conversation_with_one_store_is_dropped_without_the_other() -> None:
 # ---------------------------------------------------------------- stores that fail
 
 
-@pytest.mark.parametrize("hook", ["_lock", "_read_sender"])
+@pytest.mark.parametrize("hook", ["_lock", "_load"])
 @pytest.mark.parametrize("error", [OSError("gone"), StorageUnavailable("gone"), KeyError("odd")])
 def test_a_failure_on_entering(
     hook: str, error: Exception, caplog: pytest.LogCaptureFixture
@@ -160,7 +162,7 @@ def test_a_failure_of_the_commit_leaves_everything_as_it_was(
         store.set("app", ANNA, "TWO")
         store.set("new", ANNA, "TWO")
         store.set_all(BEN, "TWO")
-        store.fail("_write", OSError("disk full"))
+        store.fail("_commit", OSError("disk full"))
     store.heal()
     assert contents(store) == {("app", ANNA): "ONE"}
     assert [record.getMessage() for record in caplog.records] == [
@@ -173,7 +175,7 @@ def test_a_failure_of_a_read_of_somebody_else() -> None:
     store = FaultyStorage()
     with store.conversation(ANNA):
         store.set("app", ANNA, "ONE")
-        store.fail("_read", OSError("gone"))
+        store.fail("_find", OSError("gone"))
         assert store.get("app", ANNA) == "ONE"  # from the snapshot
         with pytest.raises(StorageUnavailable):
             store.get("app", BEN)
@@ -186,17 +188,17 @@ def test_a_failure_of_a_read_of_somebody_else() -> None:
 def test_nothing_to_commit_needs_no_store() -> None:
     store = FaultyStorage()
     with store.conversation(ANNA):
-        store.fail("_write", OSError("gone"))
+        store.fail("_commit", OSError("gone"))
 
 
 class _Stuck(UnitOfWork):
     """Cannot give its lock back."""
 
-    def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-        states = super().enter(sender, timeout, lock=lock)
-        self._releases.insert(0, self._fail)
-        self._releases.append(self._fail)
-        return states
+    def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
+        entries = super().enter(sender, timeout, wants)
+        self._locks.insert(0, Lock(self._fail))
+        self._locks.append(Lock(self._fail))
+        return entries
 
     def _fail(self) -> None:
         raise OSError("no lock file")

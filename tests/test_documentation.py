@@ -20,7 +20,7 @@ from salmon_state import (
     attach,
     close_all,
     configure,
-    storage,
+    named_storage,
 )
 from tests.documentation import CHECKOUT, blocks, files, write
 from tests.redis_services import RedisServer
@@ -149,7 +149,7 @@ def test_stores_in_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     exec(blocks(CONFIGURATION)[0], {})
     Path("run").mkdir()
-    assert type(storage("archive")) is SQLAlchemyStorage
+    assert type(named_storage("archive")) is SQLAlchemyStorage
     close_all()
 
 
@@ -162,14 +162,14 @@ def test_stores_in_djangos_settings() -> None:
     django.settings.configure(SALMON_STATES={**names["SALMON_STATES"], "main": "memory://"})
     exec(apps, names)
     names["MailConfig"]("mail", sys.modules[__name__]).ready()
-    assert type(storage("bounces")) is MemoryStorage
+    assert type(named_storage("bounces")) is MemoryStorage
     close_all()
 
 
 def test_a_named_store_in_an_application(state_store: StateStorage) -> None:
     configure({"main": "memory://"})
     exec(blocks(CONFIGURATION)[3], {})
-    assert Router.STATE_STORE is storage("main")
+    assert Router.STATE_STORE is named_storage("main")
     assert vars(Router)["deliver"]
     close_all()
 

@@ -14,7 +14,6 @@ from salmon.routing import RoutingBase
 
 from salmon_state import MemoryStorage, StateStorage, attach, open_storage
 from salmon_state.forks import Forkable, ForkWatch
-from salmon_state.storage import Change
 from salmon_state.stores.locks import FileLocks
 from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import contents
@@ -109,7 +108,7 @@ def enter(store: StateStorage, sender: str) -> None:
 def test_the_locks_of_a_stores_conversations() -> None:
     store = MemoryStorage()
     enter(store, ANNA)
-    with held(store._thread_locks._guard):
+    with held(store._senders._guard):
         assert in_child(partial(enter, store, ANNA)) == 0
     with held(store.conversation(ANNA)):
         assert in_child(partial(enter, store, ANNA)) == 0
@@ -120,11 +119,11 @@ def test_a_store_in_memory_is_never_half_changed() -> None:
     begun = threading.Event()
 
     def change() -> None:
-        with store._exclusive():
+        with store._writing:
             store.set("app", ANNA, "ONE")
             begun.set()
             time.sleep(0.2)
-            store._write([Change("app", BEN, "ONE", 1)])
+            store.set("app", BEN, "ONE")
 
     changing = threading.Thread(target=change)
     changing.start()

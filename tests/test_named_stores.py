@@ -20,7 +20,7 @@ from salmon_state import (
     close_all,
     configure,
     named,
-    storage,
+    named_storage,
 )
 from tests.forking import fork
 
@@ -63,12 +63,12 @@ def test_every_form(tmp_path: Path) -> None:
         }
     )
     assert not list(tmp_path.iterdir())  # nothing is opened before it is used
-    storage("bounces").set("app", "anna@example.com", "POSTING")
-    assert storage("main").get("app", "anna@example.com") == "POSTING"
-    assert storage("main") is storage("lists") is storage("bounces")
-    assert storage("archive") is not storage("plain")
+    named_storage("bounces").set("app", "anna@example.com", "POSTING")
+    assert named_storage("main").get("app", "anna@example.com") == "POSTING"
+    assert named_storage("main") is named_storage("lists") is named_storage("bounces")
+    assert named_storage("archive") is not named_storage("plain")
     with pytest.raises(Exception, match="protect"):
-        storage("archive").clear()
+        named_storage("archive").clear()
 
 
 @pytest.mark.parametrize(
@@ -99,20 +99,20 @@ def test_every_form(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_configured(stores: Any, words: str) -> None:
     configure({"before": "memory://"})
-    before = storage("before")
+    before = named_storage("before")
     assert words in refused(stores)
-    assert storage("before") is before
+    assert named_storage("before") is before
     assert not is_closed(before)
 
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(ConfigurationError, match="configure"):
-        storage("main")
+        named_storage("main")
     configure({"main": "memory://", "bounces": {"alias": "main"}})
     with pytest.raises(ConfigurationError, match="'mian': known: bounces, main"):
-        storage("mian")
+        named_storage("mian")
     with pytest.raises(ConfigurationError) as caught:
-        storage(f"redis://:{SECRET}@host")
+        named_storage(f"redis://:{SECRET}@host")
     assert SECRET not in str(caught.value)
 
 
@@ -120,11 +120,11 @@ def test_what_cannot_be_opened_names_the_store(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("NOT_SET", raising=False)
     configure({"main": "memory://${NOT_SET}", "other": {"url": "memory://", "options": {"a": 1}}})
     with pytest.raises(ConfigurationError, match=r"'main': .*'NOT_SET'"):
-        storage("main")
+        named_storage("main")
     with pytest.raises(ConfigurationError, match=r"'other': .*'a'"):
-        storage("other")
+        named_storage("other")
     monkeypatch.setenv("NOT_SET", "")
-    assert type(storage("main")) is MemoryStorage
+    assert type(named_storage("main")) is MemoryStorage
 
 
 def test_reconfiguring_closes_what_changed() -> None:
@@ -137,7 +137,7 @@ def test_reconfiguring_closes_what_changed() -> None:
         "becomes alias": "memory://",
     }
     configure(first)
-    stores = {name: storage(name) for name in first}
+    stores = {name: named_storage(name) for name in first}
     configure(
         {
             "alias": {"alias": "options"},
@@ -149,22 +149,22 @@ def test_reconfiguring_closes_what_changed() -> None:
     )
     closed = {name for name, store in stores.items() if is_closed(store)}
     assert closed == {"options", "url", "gone", "becomes alias"}
-    assert storage("same") is stores["same"] is storage("becomes alias")
-    assert storage("alias") is storage("options") is not stores["options"]
+    assert named_storage("same") is stores["same"] is named_storage("becomes alias")
+    assert named_storage("alias") is named_storage("options") is not stores["options"]
 
 
 def test_an_alias_becomes_a_store_of_its_own() -> None:
     configure({"main": "memory://", "bounces": {"alias": "main"}})
-    main = storage("main")
+    main = named_storage("main")
     configure({"main": "memory://", "bounces": "memory://"})
-    assert storage("main") is main is not storage("bounces")
+    assert named_storage("main") is main is not named_storage("bounces")
 
 
 def test_changing_the_mapping_later_changes_nothing() -> None:
     options = {"protect": False}
     configure({"main": {"url": "memory://", "options": options}})
     options["protect"] = True
-    storage("main").clear()
+    named_storage("main").clear()
 
 
 # ---------------------------------------------------------------- closing
@@ -172,27 +172,27 @@ def test_changing_the_mapping_later_changes_nothing() -> None:
 
 def test_close_all() -> None:
     configure({"main": "memory://", "bounces": {"alias": "main"}, "unused": "memory://"})
-    first = storage("main")
+    first = named_storage("main")
     close_all()
     close_all()
     assert is_closed(first)
-    assert not is_closed(storage("main"))
-    assert storage("main") is storage("bounces")
+    assert not is_closed(named_storage("main"))
+    assert named_storage("main") is named_storage("bounces")
 
 
 def test_a_store_that_somebody_closed_is_opened_again() -> None:
     configure({"main": "memory://"})
-    with storage("main") as first:
+    with named_storage("main") as first:
         pass
-    assert storage("main") is not first
-    assert not is_closed(storage("main"))
+    assert named_storage("main") is not first
+    assert not is_closed(named_storage("main"))
 
 
 def test_one_that_cannot_be_closed_stops_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure({"one": "memory://", "two": "memory://"})
-    one, two = storage("one"), storage("two")
+    one, two = named_storage("one"), named_storage("two")
 
     def fail() -> None:
         raise LookupError(f"driver://:{SECRET}@host")
@@ -215,15 +215,15 @@ def run(program: str) -> list[str]:
 
 REPORTING = """
 import os
-from salmon_state import MemoryStorage, close_all, configure, storage
+from salmon_state import MemoryStorage, close_all, configure, named_storage
 MemoryStorage._close = lambda self: os.write(1, b"closed\\n")
 configure({"main": "memory://", "unused": "memory://"})
 """
 
 
 def test_they_are_closed_at_exit() -> None:
-    assert run(REPORTING + "storage('main')") == ["closed"]
-    assert run(REPORTING + "storage('main'); close_all()") == ["closed"]
+    assert run(REPORTING + "named_storage('main')") == ["closed"]
+    assert run(REPORTING + "named_storage('main'); close_all()") == ["closed"]
     assert run(REPORTING) == []
 
 
@@ -248,7 +248,7 @@ def test_threads_get_the_same_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def work(name: str) -> None:
         barrier.wait(30)
-        found.append(storage(name))
+        found.append(named_storage(name))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in ("main", "bounces") * 4]
     for thread in threads:
@@ -256,7 +256,7 @@ def test_threads_get_the_same_store(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join(30)
     assert len(found) == 8
-    assert set(map(id, found)) == {id(storage("main"))}
+    assert set(map(id, found)) == {id(named_storage("main"))}
     assert Slow.made == 1
 
 
@@ -265,12 +265,12 @@ def test_configuring_while_a_store_is_opened(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("salmon_state.stores.memory.MemoryStorage", Slow)
     opened: list[Any] = []
     configure({"main": "memory://"})
-    thread = threading.Thread(target=lambda: opened.append(storage("main")))
+    thread = threading.Thread(target=lambda: opened.append(named_storage("main")))
     thread.start()
     time.sleep(0.02)
     configure({"main": "memory:"})
     thread.join(30)
-    assert opened == [storage("main")] or is_closed(opened[0])
+    assert opened == [named_storage("main")] or is_closed(opened[0])
 
 
 # Python 3.12 and later warn of forking beside other threads, which is what is tried here.
@@ -296,13 +296,13 @@ def in_child(work: Any) -> bytes:
 @forking
 def test_a_forked_child_has_stores_of_its_own(tmp_path: Path) -> None:
     configure({"main": f"sqlite:///{tmp_path}/states.db", "lists": {"alias": "main"}})
-    before = storage("main")
+    before = named_storage("main")
     before.set("app", "anna@example.com", "CONFIRMING")
 
     def work() -> bytes:
-        store = storage("main")
+        store = named_storage("main")
         assert store is not before
-        assert store is storage("lists")
+        assert store is named_storage("lists")
         gc.collect()
         store.set("app", "ben@example.com", "POSTING")
         found = store.get("app", "anna@example.com")
@@ -310,18 +310,18 @@ def test_a_forked_child_has_stores_of_its_own(tmp_path: Path) -> None:
         return found.encode()
 
     assert in_child(work) == b"CONFIRMING"
-    assert storage("main") is before
+    assert named_storage("main") is before
     assert not is_closed(before)
     assert before.get("app", "ben@example.com") == "POSTING"
 
 
 def test_a_child_closes_at_exit_what_it_opened() -> None:
     program = """
-storage("main")
+named_storage("main")
 child = os.fork()
 if child == 0:
     MemoryStorage._close = lambda self: os.write(1, b"child\\n")
-    storage("unused")
+    named_storage("unused")
 else:
     os.waitpid(child, 0)
 """
@@ -342,7 +342,7 @@ def test_forking_while_another_thread_opens() -> None:
     thread.start()
     holding.wait(30)
     try:
-        assert in_child(lambda: type(storage("main")).__name__.encode()) == b"MemoryStorage"
+        assert in_child(lambda: type(named_storage("main")).__name__.encode()) == b"MemoryStorage"
     finally:
         done.set()
         thread.join(30)

@@ -137,7 +137,7 @@ def loaded_by(program: str, *names: str) -> list[str]:
 
 
 def test_a_backend_is_imported_when_it_is_used(tmp_path: Path) -> None:
-    heavy = ("sqlalchemy", "filelock", "dbm", "salmon_state.stores.shelve")
+    heavy = ("sqlalchemy", "filelock", "dbm", "salmon_state.stores.shelf")
     assert loaded_by("import salmon_state", *heavy) == []
     assert loaded_by("import salmon_state; salmon_state.open_storage('memory://')", *heavy) == []
     opened = f"import salmon_state; salmon_state.open_storage('sqlite:///{tmp_path}/states.db')"

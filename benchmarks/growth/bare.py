@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from benchmarks.floors import connect_mariadb, connect_sqlite
 from benchmarks.growth.fill import PREFIX, connect_postgresql
 from benchmarks.operations import MODULE, sender
-from salmon_state.storage import ascii_key
+from salmon_state.keys import ascii_key
 from salmon_state.stores.redis.entries import Keys, encode_field
-from salmon_state.stores.sqlalchemy.schema import module_digest, sender_digest
+from salmon_state.stores.rows import name_digest, sender_digest
 
 
 class Bare(NamedTuple):
@@ -35,7 +35,7 @@ def _dict(url: str, size: int) -> Bare:
 
 
 def _digests(who: str) -> tuple[Any, ...]:
-    return ((sender_digest(who), module_digest(MODULE)),)
+    return ((sender_digest(who), name_digest(MODULE)),)
 
 
 def _sqlite3(sql: str, arguments: Callable[[str], tuple[Any, ...]]) -> Callable[..., Bare]:

@@ -8,15 +8,12 @@ from typing import Any
 from benchmarks.floors import connect_mariadb
 from benchmarks.operations import MODULE, sender
 from salmon_state import open_storage
-from salmon_state.storage import Change, StateStorage
+from salmon_state.entries import Kind, Write
+from salmon_state.storage import StateStorage
+from salmon_state.stores.encoding import encode_state
 from salmon_state.stores.redis.entries import SENDER, Keys, encode_field, encode_sender
 from salmon_state.stores.redis.entries import encode_value as encode_redis_value
-from salmon_state.stores.sqlalchemy.schema import (
-    encode_key,
-    encode_state,
-    module_digest,
-    sender_digest,
-)
+from salmon_state.stores.rows import encode_key, name_digest, sender_digest
 
 THEN = 1_700_000_000_000_000
 CHUNK = 100_000
@@ -36,11 +33,13 @@ def grown(name: str, url: str, size: int) -> StateStorage:
 
 
 def _fill_by_itself(store: Any, url: str, numbers: range, size: int) -> None:
-    store._write(Change(MODULE, sender(number), "CONFIRMING", THEN) for number in numbers)
+    store._commit(
+        Write(Kind.STATE, sender(number), MODULE, "CONFIRMING", THEN) for number in numbers
+    )
 
 
 def _rows(numbers: range) -> Iterator[tuple[Any, ...]]:
-    module = module_digest(MODULE)
+    module = name_digest(MODULE)
     for number in numbers:
         who = sender(number)
         yield sender_digest(who), module, encode_key(MODULE, who), encode_state("CONFIRMING"), THEN

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from salmon_state import open_storage
-from salmon_state.storage import Change
+from salmon_state.entries import Kind, Write
 
 MODULE = "app.handlers"
 
@@ -20,8 +20,8 @@ MODULE = "app.handlers"
 def main(url: str, size: str) -> None:
     store = open_storage(url)
     if url == "memory://":
-        store._write(
-            Change(MODULE, f"subscriber{number}@example.com", "CONFIRMING", number)
+        store._commit(
+            Write(Kind.STATE, f"subscriber{number}@example.com", MODULE, "CONFIRMING", number)
             for number in range(int(size))
         )
     for number in range(1000):

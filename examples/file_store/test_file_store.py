@@ -10,11 +10,13 @@ from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
     SharedConversationSuite,
+    SharedEntrySuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
@@ -33,6 +35,7 @@ class InADirectory:
 class TestFileStorage(
     InADirectory,
     ContractSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     RouterSuite,
@@ -43,8 +46,10 @@ class TestFileStorage(
 ):
     """What every durable store can be asked."""
 
+    memory = 50_000_000  # a sender's file is made in memory
 
-class TestSharedFileStorage(InADirectory, SharedSuite):
+
+class TestSharedFileStorage(InADirectory, SharedSuite, SharedEntrySuite):
     """What processes can ask that share it."""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+from hashlib import sha256
 
 from salmon_state.errors import StorageError
+from salmon_state.keys import Sender
 
-__all__ = ["decode_state", "encode_state"]
+__all__ = ["decode_state", "encode_state", "sender_digest"]
 
 
 def encode_state(state: str) -> str:
@@ -40,5 +42,17 @@ def decode_state(text: str) -> str:
         raise StorageError(f"damaged state {text[:200]!r}: expected the name of a function")
     return state
 
+
+def sender_digest(sender: Sender) -> bytes:
+    """Returns what stands for a sender where its length or its characters could matter."""
+    global _last
+    known, digest = _last
+    if known != sender:
+        digest = sha256(ascii(sender).encode()).digest()
+        _last = sender, digest  # a mail asks for that of its sender to lock, to read and to write
+    return digest
+
+
+_last: tuple[Sender, bytes] = None, sha256(b"None").digest()
 
 _WRITTEN = re.compile(r"(?:[!-\[\]-~]|\\(?:[tnr\\]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))+")

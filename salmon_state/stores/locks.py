@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
+from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.queues import FileQueue, OpenFile, lock_byte, unlock_byte
 
 __all__ = ["FileLocks"]
@@ -54,5 +54,4 @@ class FileLocks(FileQueue):
 
 
 def _offset(sender: Sender) -> int:
-    digest = hashlib.sha256(ascii(sender).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 2
+    return int.from_bytes(sender_digest(sender)[:8], "big") >> 2

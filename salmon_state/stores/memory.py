@@ -2,33 +2,123 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from salmon_state.errors import ConfigurationError
+from salmon_state.backend import Lock
+from salmon_state.entries import (
+    ANYTHING,
+    CHECK,
+    EVERY,
+    Entry,
+    Kind,
+    Page,
+    Value,
+    Want,
+    Where,
+    Write,
+    holds,
+)
+from salmon_state.errors import ConfigurationError, Overtaken
 from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.keys import Sender
 from salmon_state.options import check_query, options_of
-from salmon_state.storage import Change, Record, Sender, StateStorage, from_microseconds
+from salmon_state.storage import StateStorage
+from salmon_state.thread_locks import ThreadLocks
 
 __all__ = ["MemoryStorage"]
 
 _PAGE = 100
-"""How many entries `records` looks at before it lets others write again."""
+"""How many entries a page looks at before it lets others write again."""
 
 
-class _Entry:
-    """One conversation, from when it gets its first entry until that is removed."""
+class _Cell:
+    """One entry, from when it is first written until it is removed."""
 
-    __slots__ = ("module", "sender", "state", "updated_at")
+    __slots__ = ("at", "name", "sender", "value")
 
-    def __init__(self, module: str, sender: Sender) -> None:
-        self.module = module
+    def __init__(self, sender: Sender, name: str) -> None:
         self.sender = sender
-        self.state: str | None = None  # also once it was removed
-        self.updated_at: int | None = None
+        self.name = name
+        self.value: Value | None = None  # also once it was removed
+        self.at: int | None = None
+
+
+class _Table:
+    """The entries of one kind."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.senders: dict[Sender, dict[str, _Cell]] = {}
+        # In the order in which they were made, those that were removed among them. It only grows:
+        # when it is tidied up it is replaced, so that whoever goes through it goes on undisturbed.
+        self.cells: list[_Cell] = []
+        self.live = 0
+        self.due: list[tuple[int, bool, str, str]] = []  # of a kind that is due: sorted
+
+    def find(self, sender: Sender, name: str) -> _Cell | None:
+        """Returns what is there under a name."""
+        cells = self.senders.get(sender)
+        return None if cells is None else cells.get(name)
+
+    def put(self, sender: Sender, name: str, value: Value, at: int | None) -> None:
+        """Writes one entry."""
+        cells = self.senders.get(sender)
+        if cells is None:
+            cells = self.senders[sender] = {}
+        cell = cells.get(name)
+        if cell is None:
+            cell = cells[name] = _Cell(sender, name)
+            self.cells.append(cell)
+            self.live += 1
+        elif self.kind.due:
+            self._forget_due(cell)
+        cell.value, cell.at = value, at
+        if self.kind.due:
+            bisect.insort(self.due, _due(cell))
+
+    def remove(self, sender: Sender, name: str) -> int:
+        """Removes one entry; returns whether there was one."""
+        cells = self.senders.get(sender, {})
+        cell = cells.pop(name, None)
+        if cell is None:
+            return 0
+        if not cells:
+            del self.senders[sender]
+        if self.kind.due:
+            self._forget_due(cell)
+        cell.value = None
+        self.live -= 1
+        if len(self.cells) > 2 * self.live + _PAGE:
+            self.cells = [cell for cell in self.cells if cell.value is not None]
+        return 1
+
+    def _forget_due(self, cell: _Cell) -> None:
+        del self.due[bisect.bisect_left(self.due, _due(cell))]
+
+    def due_page(self, where: Where, after: Any) -> Page:
+        """Returns the next entries in the order of their time."""
+        start = 0 if after is None else bisect.bisect_right(self.due, after)
+        keys = self.due[start : start + _PAGE]
+        cells = [self.senders[sender if known else None][name] for _, known, sender, name in keys]
+        more = len(keys) == _PAGE and where.before is not None and keys[-1][0] < where.before
+        return Page(self.entries(cells, where), keys[-1] if more else None)
+
+    def entries(self, cells: Iterable[_Cell], where: Where) -> list[Entry]:
+        """Returns those that are still there and match."""
+        found = (
+            Entry(self.kind, cell.sender, cell.name, cell.value, cell.at)
+            for cell in cells
+            if cell.value is not None
+        )
+        return [entry for entry in found if where.matches(entry)]
+
+
+def _due(cell: _Cell) -> tuple[int, bool, str, str]:
+    return cell.at or 0, cell.sender is not None, cell.sender or "", cell.name
 
 
 class MemoryStorage(StateStorage, Forkable):
@@ -52,18 +142,14 @@ class MemoryStorage(StateStorage, Forkable):
         protect: As for `StateStorage`.
     """
 
+    locks_processes = False
+
     def __init__(self, *, protect: bool = False) -> None:
         super().__init__(protect=protect)
         self._writing = threading.RLock()
-        self._forget_all()
+        self._senders = ThreadLocks()
+        self._tables = {kind: _Table(kind) for kind in Kind}
         _watch.add(self)
-
-    def _forget_all(self) -> None:
-        self._senders: dict[Sender, dict[str, _Entry]] = {}
-        # In the order in which they were made, those that were removed among them. It only grows:
-        # when it is tidied up it is replaced, so that whoever iterates over it goes on undisturbed.
-        self._entries: list[_Entry] = []
-        self._live = 0
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> MemoryStorage:
@@ -79,77 +165,73 @@ class MemoryStorage(StateStorage, Forkable):
         """A copy of the states by ``repr([module, sender])``, as Salmon's own store has them."""
         return {self.key(record.module, record.sender): record.state for record in self}
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        modules = self._senders.get(sender)
-        entry = None if modules is None else modules.get(module)
-        return None if entry is None else entry.state
+    # ---------------------------------------------------------------- hooks
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        with self._writing:
-            entries = self._senders.get(sender, {}).items()
-            return {module: entry.state for module, entry in entries if entry.state is not None}
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        cells = self._tables[kind].senders.get(sender)
+        cell = None if cells is None else cells.get(name)
+        return None if cell is None else cell.value
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        changes = tuple(changes)  # which may fail, and then nothing has happened
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         with self._writing:
-            for module, sender, state, updated_at in changes:
-                if state is None:
-                    self._remove(module, sender)
+            found = []
+            for kind, name in wants:
+                table = self._tables[kind]
+                cells = table.senders.get(sender, {}).values()
+                found += table.entries(cells, Where(name=name))
+            return found
+
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        table = self._tables[kind]
+        with self._writing:
+            if kind.due and where.before is not None:
+                return table.due_page(where, after)
+            if after is None:
+                cells = table.cells
+                if where.sender is not EVERY:
+                    cells = list(table.senders.get(where.sender, {}).values())
+                # What is added from now on may be what was removed behind whoever goes on.
+                after = (cells, 0, len(cells))
+            cells, start, end = after
+            stop = min(start + _PAGE, end)
+            further = (cells, stop, end) if stop < end else None
+            return Page(table.entries(cells[start:stop], where), further)
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = tuple(writes)  # which may fail, and then nothing has happened
+        with self._writing:
+            for kind, sender, name, _, _, expect in writes:
+                if expect is ANYTHING or name is EVERY:
                     continue
-                modules = self._senders.get(sender)
-                if modules is None:
-                    modules = self._senders[sender] = {}
-                entry = modules.get(module)
-                if entry is None:
-                    entry = modules[module] = _Entry(module, sender)
-                    self._entries.append(entry)
-                    self._live += 1
-                entry.state = state
-                entry.updated_at = updated_at
+                if not holds(expect, self._tables[kind].find(sender, name)):
+                    raise Overtaken
+            return [self._write(write) for write in writes]
 
-    def _remove(self, module: str, sender: Sender) -> None:
-        modules = self._senders.get(sender, {})
-        entry = modules.pop(module, None)
-        if entry is None:
-            return
-        if not modules:
-            del self._senders[sender]
-        entry.state = None
-        self._live -= 1
-        if len(self._entries) > 2 * self._live + _PAGE:
-            self._entries = [entry for entry in self._entries if entry.state is not None]
-
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        if sender is None:
-            entries = self._entries
-        else:
-            with self._writing:
-                entries = list(self._senders.get(sender, {}).values())
-        end = len(entries)  # what is added from now on may be what was removed behind us
-        for start in range(0, end, _PAGE):
-            with self._writing:
-                found = [
-                    Record(
-                        entry.module, entry.sender, entry.state, from_microseconds(entry.updated_at)
-                    )
-                    for entry in entries[start : min(start + _PAGE, end)]
-                    if entry.state is not None
-                    and module in (None, entry.module)
-                    and state in (None, entry.state)
-                ]
-            yield from found
+    def _write(self, write: Write) -> int:
+        kind, sender, name, value, at, _ = write
+        table = self._tables[kind]
+        if value is CHECK:
+            return 0
+        if name is EVERY:
+            names = list(table.senders.get(sender, ()))
+            return sum(self._write(write._replace(name=each)) for each in names)
+        if value is None:
+            return table.remove(sender, name)
+        table.put(sender, name, value, at)
+        return 1
 
     def _wipe(self) -> None:
         with self._writing:
-            for entry in self._entries:
-                entry.state = None  # for those who iterate
-            self._forget_all()
+            for table in self._tables.values():
+                for cell in table.cells:
+                    cell.value = None  # for those who go through them
+            self._tables = {kind: _Table(kind) for kind in Kind}
 
-    def _exclusive(self) -> AbstractContextManager[object]:
-        return self._writing
+    def _count(self, kind: Kind) -> int:
+        return self._tables[kind].live
 
-    def _count(self) -> int:
-        return self._live
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return Lock(self._senders.acquire(sender, timeout))
 
     def before_fork(self) -> None:
         """Waits until no thread is in the middle of a change."""

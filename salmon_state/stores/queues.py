@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 _AVAILABLE = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
 _SET_LOCK: int = getattr(fcntl, "F_OFD_SETLK", -1)
 _GET_LOCK: int = getattr(fcntl, "F_OFD_GETLK", -1)
-_FLOCK = "hhqqi"
+_FLOCK = struct.Struct("hhqqi")
 
 _FIRST_QUEUE = 1 << 62
 """From here on the bytes are places in queues; those below are locks."""
@@ -114,15 +114,15 @@ class FileQueue(Forkable):
             StorageUnavailable: `close` was called meanwhile.
             OSError: The file cannot be opened or locked.
         """
-        deadline = time.monotonic() + timeout
-        first = _FIRST_QUEUE + queue // _PLACES * _PLACES
-        file = self.open()
-        if not self._last_before(file, file, first, first + _PLACES):
+        if self.is_empty(queue):
             result = attempt()
             if result is not None:
                 return result
         if timeout <= 0:
             return None
+        deadline = time.monotonic() + timeout
+        first = _FIRST_QUEUE + queue // _PLACES * _PLACES
+        file = self.open()
         with self._place(first) as (own, place):
             while True:
                 distance = self._last_before(file, own, first, place)
@@ -134,6 +134,14 @@ class FileQueue(Forkable):
                 if remaining <= 0:
                     return None
                 time.sleep(min(_PAUSE * (1 + distance), _LONGEST_PAUSE, remaining))
+
+    def is_empty(self, queue: int) -> bool:
+        """Returns whether nobody waits in a queue; a number as for `in_turn`."""
+        first = _FIRST_QUEUE + queue // _PLACES * _PLACES
+        file = self.open()
+        with self._opening:
+            self.check_open(file)
+            return _find_lock(file.descriptor, first, first + _PLACES) is None
 
     def _last_before(self, file: OpenFile, own: OpenFile, first: int, place: int) -> int:
         """Returns how far before a place somebody has one, or 0 if nobody has."""
@@ -166,6 +174,9 @@ class FileQueue(Forkable):
 
     def open(self) -> OpenFile:
         """Returns the file, opened once."""
+        file = self._file
+        if file.descriptor >= 0:  # if it is closed at this moment, `check_open` says so
+            return file
         with self._opening:
             if self._file.descriptor < 0:
                 self._file = self._open_file()
@@ -202,7 +213,7 @@ class FileQueue(Forkable):
 def lock_byte(descriptor: int, offset: int) -> bool:
     """Locks one byte, without waiting; returns whether nobody else has it."""
     try:
-        fcntl.fcntl(descriptor, _SET_LOCK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, offset, 1, 0))
+        fcntl.fcntl(descriptor, _SET_LOCK, _FLOCK.pack(fcntl.F_WRLCK, 0, offset, 1, 0))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
@@ -212,15 +223,15 @@ def lock_byte(descriptor: int, offset: int) -> bool:
 
 def unlock_byte(descriptor: int, offset: int) -> None:
     """Frees one byte."""
-    fcntl.fcntl(descriptor, _SET_LOCK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, offset, 1, 0))
+    fcntl.fcntl(descriptor, _SET_LOCK, _FLOCK.pack(fcntl.F_UNLCK, 0, offset, 1, 0))
 
 
 def _find_lock(descriptor: int, start: int, end: int) -> int | None:
     """Returns the offset of a byte that somebody else has locked, if one in a range is."""
     if start == end:
         return None  # a length of 0 would mean up to the end
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, start, end - start, 0)
-    kind, _, found, _, _ = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, _GET_LOCK, asked))
+    asked = _FLOCK.pack(fcntl.F_WRLCK, 0, start, end - start, 0)
+    kind, _, found, _, _ = _FLOCK.unpack(fcntl.fcntl(descriptor, _GET_LOCK, asked))
     return None if kind == fcntl.F_UNLCK else found
 
 

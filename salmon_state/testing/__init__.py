@@ -19,12 +19,14 @@ An ability that the store does not have is a suite that it does not subclass; no
 
 =========================  =====================================================================
 `ContractSuite`            what every method of `StateStorage` promises
+`EntrySuite`               the hooks, with entries of every kind: expectations, pages, claims
 `HostileKeySuite`          whatever a sender puts into an address, no two conversations meet
 `ModelSuite`               Hypothesis compares long random runs with a plain dict
 `RouterSuite`              Salmon's own router and testing tools work with the store
 `ThreadSuite`              one store, many threads
 `DurableSuite`             what was set is found after reopening, and after SIGKILL in mid-write
 `SharedSuite`              several processes have the store open at the same time
+`SharedEntrySuite`         the same with several processes: claims, sweeps, SIGKILL in a commit
 `ConversationSuite`        one mail is one unit of work: lock, snapshot, one commit
 `SharedConversationSuite`  the lock of a conversation holds between processes
 `VersionSuite`             what one version of Python wrote, another one reads
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from salmon_state.testing.contract import ContractSuite
     from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
     from salmon_state.testing.durable import DurableSuite
+    from salmon_state.testing.entries import EntrySuite, SharedEntrySuite
     from salmon_state.testing.hostile import HostileKeySuite
     from salmon_state.testing.keys import HOSTILE_KEYS
     from salmon_state.testing.model import ModelSuite
@@ -61,11 +64,13 @@ __all__ = [
     "ContractSuite",
     "ConversationSuite",
     "DurableSuite",
+    "EntrySuite",
     "HostileKeySuite",
     "ModelSuite",
     "OpenStore",
     "RouterSuite",
     "SharedConversationSuite",
+    "SharedEntrySuite",
     "SharedSuite",
     "StoreSuite",
     "ThreadSuite",
@@ -79,11 +84,13 @@ _HOMES = {
     "ContractSuite": "contract",
     "ConversationSuite": "conversations",
     "DurableSuite": "durable",
+    "EntrySuite": "entries",
     "HostileKeySuite": "hostile",
     "ModelSuite": "model",
     "OpenStore": "suite",
     "RouterSuite": "router",
     "SharedConversationSuite": "conversations",
+    "SharedEntrySuite": "entries",
     "SharedSuite": "shared",
     "StoreSuite": "suite",
     "ThreadSuite": "threads",

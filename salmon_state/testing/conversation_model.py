@@ -8,7 +8,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
 from salmon_state.conversation import Conversation
-from salmon_state.storage import Sender
+from salmon_state.keys import Sender
 from salmon_state.testing.model import run_model
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents
 

@@ -57,7 +57,7 @@ class SharedConversationSuite(StoreSuite):
 
     def test_it_says_so(self, store: StateStorage) -> None:
         """A router that is attached warns of stores that lock threads only."""
-        assert store._locks_processes is True
+        assert store.locks_processes is True
 
     @pytest.mark.parametrize("count", [2, 4])
     def test_processes_and_one_sender(self, open_store: OpenStore, count: int) -> None:

@@ -10,8 +10,9 @@ from datetime import timedelta
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageUnavailable
-from salmon_state.storage import StateStorage, to_microseconds
+from salmon_state.storage import StateStorage
 from salmon_state.testing import processes
 from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
 from salmon_state.testing.lifecycle import CALLS

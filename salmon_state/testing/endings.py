@@ -11,7 +11,8 @@ from salmon.server import SMTPError
 
 from salmon_state.conversation import current_conversation
 from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable
-from salmon_state.storage import Sender, StateStorage
+from salmon_state.keys import Sender
+from salmon_state.storage import StateStorage
 from salmon_state.testing.threads import run_together
 
 __all__ = ["COMES_AGAIN", "STAYS", "elsewhere", "left_with", "refused"]

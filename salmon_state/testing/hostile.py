@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.storage import Sender, StateStorage
+from salmon_state.keys import Sender
+from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE
 from salmon_state.testing.suite import StoreSuite, contents
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from salmon_state.storage import Sender
+from salmon_state.keys import Sender
 
 __all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "OTHER", "SENDER"]
 

@@ -30,6 +30,7 @@ CALLS: dict[str, Callable[[StateStorage], object]] = {
     "purge": lambda store: store.purge(older_than=timedelta(0)),
     "clear": lambda store: store.clear(),
     "ping": lambda store: store.ping(),
+    "check": lambda store: list(store.check()),
 }
 """One call of every method that reaches the store."""
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from salmon_state.conversation import Conversation, current_conversation
 from salmon_state.errors import ConversationBusy
-from salmon_state.storage import Sender, StateStorage
+from salmon_state.keys import Sender
+from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE
 from salmon_state.testing.processes import PATIENCE
 

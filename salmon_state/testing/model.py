@@ -16,7 +16,9 @@ from hypothesis.stateful import (
 )
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.storage import Sender, StateStorage, to_microseconds
+from salmon_state.entries import to_microseconds
+from salmon_state.keys import Sender
+from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import HOSTILE_KEYS
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, set_clock
 

@@ -14,13 +14,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.storage import Record, Sender, StateStorage
+from salmon_state.entries import Kind, Seen, Where, Write
+from salmon_state.errors import Overtaken
+from salmon_state.keys import Sender
+from salmon_state.storage import Record, StateStorage
 
 __all__ = ["PATIENCE", "StoreProcess", "store_processes"]
 
@@ -226,6 +229,49 @@ def win(store: StateStorage, module: str, sender: Sender, last: int) -> int:
         if step >= last:
             return won
         won += store.compare_and_set(module, sender, state, str(step + 1))
+
+
+KINDS = (Kind.HANDLED, Kind.OUTGOING, Kind.BODY, Kind.TRANSITION)
+"""What a mail may write beside its state."""
+
+
+def commit_forever(store: StateStorage, sender: Sender) -> Iterator[int]:
+    """Commits a state and entries of several kinds together, again and again."""
+    for step in itertools.count():
+        state = Write(Kind.STATE, sender, "app", f"S{step}", step)
+        store._commit([state, *(Write(k, sender, f"{step}", b"x" * 500, step) for k in KINDS)])
+        yield step
+
+
+def take_all(store: StateStorage, kind: Kind, until: int, limit: int) -> list[Any]:
+    """Claims until nothing is due; returns what it got."""
+    taken = []
+    while claimed := store._claim(kind, until, limit):
+        taken += [entry[:3] for entry in claimed]
+    return taken
+
+
+def take_and_finish(store: StateStorage, kind: Kind, until: int, limit: int) -> Iterator[Any]:
+    """Claims, removes what it has claimed one by one, and acknowledges each."""
+    while claimed := store._claim(kind, until, limit):
+        for entry in claimed:
+            store._commit([Write(*entry[:3], None, None, Seen(at=until))])
+            yield entry[:3]
+
+
+def renew(store: StateStorage, kind: Kind, sender: Sender, count: int, at: int) -> int:
+    """Gives entries another time as long as they are there; returns how many it found."""
+    renewed = 0
+    for number in range(count):
+        with suppress(Overtaken):
+            store._commit([Write(kind, sender, str(number), b"value", at, Seen())])
+            renewed += 1
+    return renewed
+
+
+def sweep(store: StateStorage, kind: Kind, before: int) -> int:
+    """Removes what is older; returns how many."""
+    return store._sweep(kind, Where(before=before), None)
 
 
 def main() -> None:

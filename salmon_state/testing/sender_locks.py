@@ -11,7 +11,8 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
 from salmon_state.errors import ConversationBusy
-from salmon_state.storage import Sender, StateStorage
+from salmon_state.keys import Sender
+from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
 from salmon_state.testing.mails import RING, can_enter, held_by_another_thread, walk

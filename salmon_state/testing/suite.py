@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from salmon_state.storage import Change, Sender, StateStorage
+from salmon_state.entries import Kind, Write, in_order
+from salmon_state.keys import Sender
+from salmon_state.storage import StateStorage
 
-__all__ = ["OpenStore", "StoreSuite", "contents", "fill", "set_clock"]
+__all__ = ["OpenStore", "StoreSuite", "contents", "fill", "set_clock", "write"]
 
 OpenStore = Callable[..., StateStorage]
 
@@ -58,7 +60,20 @@ def fill(
     updated_at: int | None = NOON,
 ) -> None:
     """Sets many states in one write of the backend, which is what makes large tests quick."""
-    store._write([Change(module, sender, state, updated_at) for module, sender, state in states])
+    write(store, (Write(Kind.STATE, sender, m, state, updated_at) for m, sender, state in states))
+
+
+def write(store: StateStorage, writes: Iterable[Write]) -> None:
+    """Commits any number of writes, at once if the store can."""
+    ordered = in_order(writes)
+    if store.spans_senders:
+        store._commit(ordered)
+        return
+    parts: dict[Sender, list[Write]] = {}
+    for each in ordered:
+        parts.setdefault(each.sender, []).append(each)
+    for part in parts.values():
+        store._commit(part)
 
 
 def set_clock(store: StateStorage, microseconds: int) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageError
-from salmon_state.storage import StateStorage, to_microseconds
+from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.states import BAD_STATES
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, contents, fill, set_clock

@@ -9,8 +9,9 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.conversation import current_conversation
+from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageUnavailable
-from salmon_state.storage import StateStorage, to_microseconds
+from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import COMES_AGAIN, STAYS, elsewhere, left_with, refused
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
 from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, set_clock
@@ -112,13 +113,25 @@ class UnitTests(StoreSuite):
             with store.conversation(SENDER, timeout=0):
                 pass
 
-    def test_states_that_were_not_changed_may_change(self, store: StateStorage) -> None:
-        """A conversation goes by what it writes: another module's state hinders nobody."""
+    def test_what_was_read_must_not_change(self, store: StateStorage) -> None:
+        """Whoever reads one module's state and writes another's went by both."""
+        fill(store, [("there", SENDER, "ONE")])
+        for module in ("there", "not there"):
+            with refused(store, SENDER):
+                before = store.get(module, SENDER)
+                store.set(MODULE, SENDER, "TWO")
+                elsewhere(store.set, module, SENDER, "ELSE")
+            assert store.get(MODULE, SENDER) == ROUTE_FIRST_STATE, before
+
+    def test_states_that_were_not_read_may_change(self, store: StateStorage) -> None:
+        """They hinder nobody; and nothing hinders whoever writes nothing."""
         with store.conversation(SENDER):
-            assert store.get("read", SENDER) == ROUTE_FIRST_STATE
             store.set(MODULE, SENDER, "TWO")
-            elsewhere(store.set, "read", SENDER, "ONE")
-        assert contents(store) == {("read", SENDER): "ONE", (MODULE, SENDER): "TWO"}
+            elsewhere(store.set, "other", SENDER, "ONE")
+        with store.conversation(SENDER):
+            assert store.get("other", SENDER) == "ONE"
+            elsewhere(store.set, "other", SENDER, "TWO")
+        assert contents(store) == {("other", SENDER): "TWO", (MODULE, SENDER): "TWO"}
 
     def test_a_write_from_outside_survives(self, store: StateStorage) -> None:
         """A bounce moves a sender whose conversation is running, from inside another one."""

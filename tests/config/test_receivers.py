@@ -204,7 +204,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 @pytest.fixture
 def rest(monkeypatch: pytest.MonkeyPatch) -> Rest:
     made = Rest()
-    monkeypatch.setattr("salmon_state.delivery.time", SimpleNamespace(sleep=made.sleep))
+    monkeypatch.setattr("salmon_state.mail.delivery.time", SimpleNamespace(sleep=made.sleep))
     return made
 
 

@@ -30,11 +30,11 @@ BUSY = [b"451 4.3.0 Conversation busy, try again later\r\n"]
 # how many handlers have run by then.
 MOMENTS = {
     "the lock": ("_lock", 0, 0),
-    "the first read": ("_read_sender", 0, 0),
-    "a later read": ("_read", 1, 1),
+    "the first read": ("_load", 0, 0),
+    "a later read": ("_find", 1, 1),
     "the lock of another sender": ("_lock", 1, 1),
-    "the first read of another sender": ("_read_sender", 1, 1),
-    "the commit": ("_write", 0, 1),
+    "the first read of another sender": ("_load", 1, 1),
+    "the commit": ("_commit", 0, 1),
 }
 ERRORS: list[Exception] = [
     OSError("the cause\r\n250 OK é"),
@@ -124,7 +124,7 @@ def test_a_failure_while_error_is_set(
 
     ring = Ring(fail)
     client = receive(kind)
-    store.fail("_write", OSError("the cause"))
+    store.fail("_commit", OSError("the cause"))
     assert client.send(ANNA) == UNAVAILABLE
     assert contents(store) == {(MODULE, ANNA): "ONE"}
     assert causes(caplog) == 1
@@ -171,7 +171,7 @@ def test_a_handler_that_hides_the_failure_of_a_read(
         store.heal()
 
     Ring(read)
-    store.fail("_read", OSError("gone"))
+    store.fail("_find", OSError("gone"))
     [answer] = receive(kind).send(ANNA)
     assert answer.startswith(b"250")
     assert contents(store) == {(MODULE, ANNA): "TWO"}
@@ -200,7 +200,7 @@ def test_a_damaged_entry_is_an_error_that_an_operator_can_mend(
     router: Any, store: FaultyStorage
 ) -> None:
     Ring()
-    store.fail("_read_sender", StorageError("damaged entry"))
+    store.fail("_load", StorageError("damaged entry"))
     with pytest.raises(StorageUnavailable) as caught:
         router.deliver(mail(ANNA))
     assert caught.value.detail == "damaged entry"

@@ -28,7 +28,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Gives the rests that delivery takes, which last no time here."""
     taken: list[float] = []
     clock = SimpleNamespace(sleep=taken.append)
-    monkeypatch.setattr("salmon_state.delivery.time", clock)
+    monkeypatch.setattr("salmon_state.mail.delivery.time", clock)
     return taken
 
 
@@ -58,7 +58,7 @@ def raw_mails(queue: Queue) -> list[bytes]:
 
 
 @pytest.mark.parametrize("undeliverable", [True, False])
-@pytest.mark.parametrize("hook", ["_lock", "_read_sender", "_write"])
+@pytest.mark.parametrize("hook", ["_lock", "_load", "_commit"])
 def test_a_mail_whose_conversation_fails_is_put_back(
     router: Any,
     store: FaultyStorage,
@@ -84,7 +84,7 @@ def test_a_mail_whose_conversation_fails_is_put_back(
     take_one(queue)
     assert (len(queue), contents(store)) == (0, {(MODULE, ANNA): "ONE"})
     assert rests == [7.0] * 3
-    assert len(ring.ran) == (4 if hook == "_write" else 1)
+    assert len(ring.ran) == (4 if hook == "_commit" else 1)
 
 
 def test_a_busy_conversation(store: FaultyStorage, queue: Queue, rests: list[float]) -> None:
@@ -102,7 +102,7 @@ def test_it_is_put_back_before_the_rest(
 ) -> None:
     found: list[int] = []
     clock = SimpleNamespace(sleep=lambda seconds: found.append(len(queue)))
-    monkeypatch.setattr("salmon_state.delivery.time", clock)
+    monkeypatch.setattr("salmon_state.mail.delivery.time", clock)
     Ring()
     queue.push(RAW)
     store.fail("_lock", OSError())
@@ -164,7 +164,7 @@ def test_a_relative_queue_and_a_handler_that_changes_the_directory(
     queue = Queue("~/queue" if home else "queue")
     Ring(lambda message, state: monkeypatch.chdir(tmp_path / "elsewhere"))
     queue.push(RAW)
-    store.fail("_write", OSError())
+    store.fail("_commit", OSError())
     take_one(queue)
     assert raw_mails(queue) == [RAW]
 
@@ -203,7 +203,7 @@ def test_a_queue_that_cannot_be_written(
         def push(self, message: object) -> str:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("salmon_state.delivery.Queue", Full)
+    monkeypatch.setattr("salmon_state.mail.delivery.Queue", Full)
     take_one(queue)
     assert (len(queue), raw_mails(kept)) == (0, [RAW])
     assert "cannot put a mail back" in caplog.text

@@ -133,10 +133,10 @@ def test_a_thread_that_waits_for_the_call_lock(router: Any) -> None:
     ben_is_locked, anna_is_inside = threading.Event(), threading.Event()
 
     class Announcing(FaultyStorage):
-        def _read_sender(self, sender: str | None) -> Any:
+        def _load(self, sender: str | None, wants: Any) -> Any:
             if sender == BEN:
                 ben_is_locked.set()
-            return super()._read_sender(sender)
+            return super()._load(sender, wants)
 
     store = Announcing()
     attach(router, store)

@@ -22,11 +22,13 @@ from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
     SharedConversationSuite,
+    SharedEntrySuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
@@ -56,6 +58,7 @@ class InADirectory:
 class TestFileStorage(
     InADirectory,
     ContractSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     RouterSuite,
@@ -65,6 +68,7 @@ class TestFileStorage(
     VersionSuite,
 ):
     runs = conversation_runs = 30
+    memory = 50_000_000  # a sender's file is made in memory
 
 
 @pytest.mark.stress
@@ -74,7 +78,7 @@ class TestFileStorageForLong(InADirectory, ModelSuite, ConversationSuite, Durabl
     kills = 50
 
 
-class TestSharedFileStorage(InADirectory, SharedSuite):
+class TestSharedFileStorage(InADirectory, SharedSuite, SharedEntrySuite):
     pass
 
 
@@ -97,13 +101,34 @@ def test_a_file_for_each_sender(place: Path) -> None:
         store.set(MODULE, "../ben@example.com", "POSTING")
         assert len(senders_files(place)) == 2
         name = salmon_state_files._name(SENDER)
-        assert json.loads((place / name).read_text(encoding="ascii")) == {
-            "['app.handlers', 'anna@example.com']": ["CONFIRMING", 1_700_000_000_000_000],
-            "['app.bounces', 'anna@example.com']": ["\\xc9", 1_700_000_000_000_000],
-        }
+        *lines, digest = (place / name).read_text(encoding="ascii").splitlines()
+        assert [json.loads(line) for line in lines] == [
+            [1, "['app.handlers', 'anna@example.com']", "CONFIRMING", 1_700_000_000_000_000],
+            [1, "['app.bounces', 'anna@example.com']", "\\xc9", 1_700_000_000_000_000],
+        ]
+        assert len(digest) == 64
         store.set_all(SENDER, "START")
         assert not (place / name).exists()
         assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o600}
+
+
+WRITTEN = b"[1, \"['app.handlers', 'anna@example.com']\", \"POSTING\", 1]\n"
+
+
+def check_damage(store: FileStorage, place: Path, content: bytes) -> None:
+    path = place / salmon_state_files._name(SENDER)
+    path.write_bytes(content)
+    for call in (
+        lambda: store.get(MODULE, SENDER),
+        lambda: store.set(MODULE, SENDER, "POSTING"),
+        lambda: list(store),
+        lambda: store.conversation(SENDER).__enter__(),
+    ):
+        with pytest.raises(StorageError, match="damaged") as caught:
+            call()
+        assert not isinstance(caught.value, StorageUnavailable)
+        assert path.name in str(caught.value)
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -113,34 +138,44 @@ def test_a_file_for_each_sender(place: Path) -> None:
         b"{",
         b"[]",
         b"\xc3\xa9",
-        b"{\"['app.handlers', 'ben@example.com']\": [\"POSTING\", 1]}",
-        b'{"no key": ["POSTING", 1]}',
-        b"{\"['app.handlers', 'anna@example.com']\": [\"POSTING\"]}",
-        b"{\"['app.handlers', 'anna@example.com']\": [\"\", 1]}",
-        b"{\"['app.handlers', 'anna@example.com']\": [7, 1]}",
-        b"{\"['app.handlers', 'anna@example.com']\": [\"\\\\x50OSTING\", 1]}",
-        b"{\"['app.handlers', 'anna@example.com']\": [\"\\\\q\", 1]}",
-        b'{"[\'app.handlers\', \'anna@example.com\']": ["POSTING", "now"]}',
-        b"{\"['app.handlers', 'anna@example.com']\": [\"POSTING\", true]}",
+        WRITTEN,
+        WRITTEN.replace(b"anna@", b"ben@"),
+        WRITTEN.replace(b"POSTING", b""),
+        WRITTEN.replace(b", 1]", b"]"),
+        WRITTEN.replace(b", 1]", b", true]"),
         b"[" * 100_000,
     ],
     ids=lambda content: ascii(content[-40:]),
 )
 def test_a_damaged_file_is_no_missing_one(place: Path, content: bytes) -> None:
     with FileStorage(place) as store:
+        check_damage(store, place, content)
+        check_damage(store, place, content + b"\n" + b"0" * 64)
+
+
+def test_no_bit_of_a_file_can_change(place: Path) -> None:
+    with FileStorage(place) as store:
+        store.set(MODULE, SENDER, "POSTING")
+        store.set("app.bounces", SENDER, "COUNTING")
         path = place / salmon_state_files._name(SENDER)
+        content = path.read_bytes()
+        for end in range(len(content)):
+            path.write_bytes(content[:end])
+            with pytest.raises(StorageError, match="damaged"):
+                store.get(MODULE, SENDER)
+            flipped = content[end] ^ 1 << end % 8
+            path.write_bytes(content[:end] + bytes([flipped]) + content[end + 1 :])
+            with pytest.raises(StorageError, match="damaged"):
+                store.get(MODULE, SENDER)
         path.write_bytes(content)
-        for call in (
-            lambda: store.get(MODULE, SENDER),
-            lambda: store.set(MODULE, SENDER, "POSTING"),
-            lambda: list(store),
-            lambda: store.conversation(SENDER).__enter__(),
-        ):
-            with pytest.raises(StorageError, match="damaged") as caught:
-                call()
-            assert not isinstance(caught.value, StorageUnavailable)
-            assert path.name in str(caught.value)
-        assert path.read_bytes() == content
+        assert store.get(MODULE, SENDER) == "POSTING"
+
+
+def test_somebody_elses_file_is_damage(place: Path) -> None:
+    with FileStorage(place) as store:
+        store.set(MODULE, "ben@example.com", "POSTING")
+        [path] = senders_files(place)
+        check_damage(store, place, path.read_bytes())
 
 
 def test_a_directory_that_went_away_is_not_empty(place: Path) -> None:
@@ -175,7 +210,7 @@ def test_bad_timeouts(place: Path, timeout: Any) -> None:
 
 def test_a_writer_waits_no_longer_than_its_timeout(place: Path) -> None:
     with FileStorage(place) as busy, FileStorage(place, timeout=0.05) as waiting:
-        with busy._exclusive(), pytest.raises(StorageUnavailable) as caught:
+        with busy._writing(), pytest.raises(StorageUnavailable) as caught:
             waiting.set(MODULE, SENDER, "POSTING")
         assert "0.05 s" in caught.value.detail
         waiting.set(MODULE, SENDER, "POSTING")
@@ -310,13 +345,13 @@ def run_installed(installed: Path, place: Path, *arguments: str) -> str:
 def test_it_is_found_by_its_url(installed: Path, place: Path) -> None:
     program = f"""
 import salmon_state
-from salmon_state import ConfigurationError, configure, open_storage, storage
+from salmon_state import ConfigurationError, configure, named_storage, open_storage
 
 assert salmon_state.__file__.startswith({str(installed)!r}), salmon_state.__file__
 with open_storage("files:///${{STATES}}", protect=True) as store:
     store.set("app", "anna@example.com", "POSTING")
 configure({{"main": {{"url": "files:///.", "options": {{"timeout": 1}}}}}})
-print(type(store).__module__, storage("main").get("app", "anna@example.com"))
+print(type(store).__module__, named_storage("main").get("app", "anna@example.com"))
 for url, options in (("fils://", {{}}), ("files:///.", {{"pool_size": 3}})):
     try:
         open_storage(url, **options)

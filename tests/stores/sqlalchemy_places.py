@@ -18,6 +18,13 @@ HANG = 60.0
 """Seconds after which a test is taken to hang; nothing waits that long when all is well."""
 
 
+RIGHTS = (
+    *(f"SELECT, INSERT, UPDATE, DELETE ON salmon_state{suffix}" for suffix in ("", "_entries")),
+    "SELECT ON salmon_state_version",
+)
+"""What a user needs at least."""
+
+
 class Place:
     """One database: its kind, its URL, and the server it is on, if it needs one."""
 

@@ -132,7 +132,7 @@ def hammer(url: str, number: int, threads: int, ready: Any, stop: Any, progress:
             thread.start()
         for thread in started:
             thread.join()
-        used = store._connections._lent
+        used = store._pool._lent
     assert not errors, errors[0]
     assert used <= threads
     return histories, won, len(refused)

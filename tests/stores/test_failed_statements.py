@@ -34,11 +34,12 @@ def test_a_failed_statement_that_the_handler_lets_out(
     place: Place, store: SQLAlchemyStorage, subscribers: Subscribers
 ) -> None:
     """Salmon sets ERROR: the mail is not told to come again for ever."""
-    with store.conversation(ANNA):
+    with store.conversation(ANNA) as conversation:
         try:
             add_twice(subscribers, "anna")
         except sa.exc.IntegrityError:
             store.set("app", ANNA, "ERROR")
+            conversation.fail()
     assert contents(store) == {("app", ANNA): "ERROR"}
     # PostgreSQL has given up what came before in the transaction; the others have not.
     assert subscribers.committed() == (set() if place.kind == "postgresql" else {"anna"})
@@ -94,6 +95,8 @@ def test_a_failed_statement_in_an_inner_conversation(
         with pytest.raises(sa.exc.IntegrityError):
             add_twice(subscribers, "inner")
         store.set("app", BEN, state)
+        if state == "ERROR":
+            inner.fail()
         if (place.kind, state) == ("postgresql", "POSTING"):
             with pytest.raises(StorageUnavailable):
                 inner.__exit__(None, None, None)
@@ -125,6 +128,7 @@ def test_a_transaction_that_ended_under_the_conversation(
     store.set("app", ANNA, state)
     store.set("other", ANNA, state)
     if state == "ERROR":
+        conversation.fail()
         conversation.__exit__(None, None, None)
         assert contents(store) == {("app", ANNA): "ERROR", ("other", ANNA): "ERROR"}
     else:

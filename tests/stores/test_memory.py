@@ -9,9 +9,10 @@ from functools import partial
 import pytest
 
 from salmon_state import MemoryStorage
-from salmon_state.storage import Change, from_microseconds
+from salmon_state.entries import Kind, Write, from_microseconds
 from salmon_state.testing import (
     ContractSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
@@ -24,7 +25,9 @@ from salmon_state.testing.threads import run_together
 MODULE = "app.handlers"
 
 
-class TestMemory(ContractSuite, HostileKeySuite, ModelSuite, RouterSuite, ThreadSuite):
+class TestMemory(ContractSuite, EntrySuite, HostileKeySuite, ModelSuite, RouterSuite, ThreadSuite):
+    memory = 100_000_000  # this store keeps them where others do not
+
     @pytest.fixture
     def open_store(self) -> OpenStore:
         return MemoryStorage
@@ -58,7 +61,7 @@ def test_a_senders_records_are_found_without_the_others(
     store: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many(store, range(10))
-    monkeypatch.setattr(store, "_entries", [])
+    monkeypatch.setattr(store._tables[Kind.STATE], "cells", [])
     assert contents(store, sender="7@x") == {(MODULE, "7@x"): "POSTING"}
     assert contents(store, sender="7@x", module="another") == {}
     assert contents(store, sender="7@x", state="ASKING") == {}
@@ -83,7 +86,7 @@ def test_iterating_while_it_is_tidied_up(store: MemoryStorage) -> None:
     for sender in senders(range(150, 990)):
         store.set(MODULE, sender, "START")
     many(store, range(1000, 1500))
-    assert len(store._entries) < 1000
+    assert len(store._tables[Kind.STATE].cells) < 1000
     seen += [record.sender for record in records]
     assert len(set(seen)) == len(seen)
     assert set(seen) >= {*senders(range(150)), *senders(range(990, 1000))}
@@ -104,17 +107,17 @@ def test_what_came_and_went_takes_no_memory(store: MemoryStorage) -> None:
         store.set(MODULE, sender, "POSTING")
         store.set(MODULE, sender, "START")
     assert len(store) == 1
-    assert len(store._entries) < 300
-    assert list(store._senders) == ["stays@x"]
+    assert len(store._tables[Kind.STATE].cells) < 300
+    assert list(store._tables[Kind.STATE].senders) == ["stays@x"]
 
 
 def test_a_write_happens_wholly_or_not(store: MemoryStorage) -> None:
-    def changes() -> Iterator[Change]:
-        yield Change(MODULE, "a@x", "POSTING", 1)
+    def changes() -> Iterator[Write]:
+        yield Write(Kind.STATE, "a@x", MODULE, "POSTING", 1)
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        store._write(changes())
+        store._commit(changes())
     assert contents(store) == {}
 
 
@@ -124,7 +127,8 @@ def test_a_state_comes_with_its_own_time(store: MemoryStorage) -> None:
 
     def write() -> None:
         for moment in range(400):
-            store._write(Change(MODULE, s, f"S{moment}", moment) for s in senders(range(50)))
+            states = [(MODULE, sender, f"S{moment}") for sender in senders(range(50))]
+            fill(store, states, updated_at=moment)
         ended.append(True)
 
     def read() -> None:

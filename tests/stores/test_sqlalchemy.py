@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from salmon_state import SQLAlchemyStorage
+from salmon_state.entries import Kind, Where
 from salmon_state.testing import (
     ContractSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     RouterSuite,
+    SharedEntrySuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
@@ -46,7 +49,14 @@ def anywhere(
 
 
 class TestSQLAlchemyStorage(
-    ContractSuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
+    ContractSuite,
+    EntrySuite,
+    ModelSuite,
+    RouterSuite,
+    ThreadSuite,
+    DurableSuite,
+    SharedEntrySuite,
+    SharedSuite,
 ):
     runs = 30
 
@@ -87,7 +97,7 @@ class TestHostileKeys(HostileKeySuite):
 
     @pytest.fixture
     def store(self, kept: SQLAlchemyStorage) -> SQLAlchemyStorage:
-        kept._sweeps.change({}, remove=True)  # to truncate a table takes longer
+        kept._sweep(Kind.STATE, Where(), None)  # to truncate a table takes longer
         return kept
 
 

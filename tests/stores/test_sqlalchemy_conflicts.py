@@ -9,15 +9,15 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
-from salmon_state.storage import Change
-from salmon_state.stores.sqlalchemy.schema import module_digest, sender_digest
+from salmon_state.entries import Kind, Write, in_order
+from salmon_state.stores.rows import name_digest, sender_digest
 from tests.stores.sqlalchemy_places import HANG, Place, run_threads
 
 UPDATE = "UPDATE salmon_state SET state = %s WHERE sender_digest = %s AND module_digest = %s"
 
 
 def row(sender: str) -> tuple[bytes, bytes]:
-    return sender_digest(sender), module_digest("app")
+    return sender_digest(sender), name_digest("app")
 
 
 def test_a_deadlock_is_resolved(served: Place, served_store: SQLAlchemyStorage) -> None:
@@ -38,7 +38,7 @@ def test_a_deadlock_is_resolved(served: Place, served_store: SQLAlchemyStorage) 
                 once.pop().wait(HANG)
             cursor.execute(UPDATE, (state, *row(second)))
 
-        store._connections.transaction(work)
+        store._pool.transaction(work)
 
     orders = [("a@x", "b@x", "ONE"), ("b@x", "a@x", "TWO")]
     run_threads(lambda: move(*orders.pop()), 2)
@@ -54,7 +54,8 @@ def test_writes_of_several_states_meet_in_any_order(served_store: SQLAlchemyStor
     def write() -> None:
         for step in range(15):
             order = senders if (threading.get_ident() + step) % 2 else senders[::-1]
-            store._write(Change("app", sender, f"S{step}", 1) for sender in order)
+            writes = [Write(Kind.STATE, sender, "app", f"S{step}", 1) for sender in order]
+            store._commit(in_order(writes))
 
     run_threads(write, 6)
     assert {record.state for record in store} == {"S14"}
@@ -103,7 +104,7 @@ def test_a_conflict_without_end_is_an_error(served: Place, served_store: SQLAlch
         )
 
     with pytest.raises(StorageUnavailable) as caught:
-        served_store._call(served_store._connections.run, always)
+        served_store._call(served_store._pool.run, always)
     assert caught.value.__cause__ is not None
     assert 2 <= len(calls) <= 10
     served_store.set("app", "a@x", "POSTING")

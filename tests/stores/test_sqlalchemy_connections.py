@@ -144,7 +144,7 @@ def test_threads_never_share_a_connection(
     store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_use: set[int] = set()
-    take, give_back = store._connections.take, store._connections.give_back
+    take, give_back = store._pool.take, store._pool.give_back
 
     def watched_take() -> Any:
         lease = take()
@@ -156,8 +156,8 @@ def test_threads_never_share_a_connection(
         in_use.remove(id(lease.driver))
         give_back(lease)
 
-    monkeypatch.setattr(store._connections, "take", watched_take)
-    monkeypatch.setattr(store._connections, "give_back", watched_give_back)
+    monkeypatch.setattr(store._pool, "take", watched_take)
+    monkeypatch.setattr(store._pool, "give_back", watched_give_back)
 
     numbers = itertools.count()  # not the threads' own: an ended one's is given to another
 
@@ -188,20 +188,20 @@ def test_nothing_leaks(served: Place) -> None:
                     with pytest.raises(StorageError):
                         store.get("app", "bad@x")
                     with pytest.raises(StorageUnavailable):
-                        store._connections.run(broken) if step % 200 else kill_own(store)
+                        store._pool.run(broken) if step % 200 else kill_own(store)
                     failures.append(step)
 
         def kill_own(store: SQLAlchemyStorage) -> None:
             try:
-                store._connections.transaction(suicide)
+                store._pool.transaction(suicide)
             except Exception as error:
-                raise store._wrap(error) from error
+                raise store._explain(error) from error
 
         def broken(driver: Any) -> None:
             try:
                 driver.cursor().execute("SELECT nonsense FROM nowhere")
             except Exception as error:
-                raise store._wrap(error) from error
+                raise store._explain(error) from error
 
         def suicide(cursor: Any) -> None:
             kill = {
@@ -212,7 +212,7 @@ def test_nothing_leaks(served: Place) -> None:
 
         run_threads(work, 8)
         assert len(failures) == 104
-        assert store._connections._lent == len(store._connections._idle) <= 4
+        assert store._pool._lent == len(store._pool._idle) <= 4
         eventually(lambda: served.connections() <= 4)
     eventually(lambda: served.connections() == 0)
 
@@ -226,13 +226,13 @@ def test_close_while_others_work(place: Place) -> None:
         held.set()
         assert go_on.wait(HANG)
 
-    worker = threading.Thread(target=store._connections.run, args=(slow,))
+    worker = threading.Thread(target=store._pool.run, args=(slow,))
     worker.start()
     assert held.wait(HANG)
     store.close()
     go_on.set()
     worker.join(HANG)
-    assert (store._connections._idle, store._connections._lent) == ([], 0)
+    assert (store._pool._idle, store._pool._lent) == ([], 0)
     if place.server is not None:
         eventually(lambda: place.connections() == 0)
     with pytest.raises(StorageUnavailable, match="unavailable"):
@@ -260,7 +260,7 @@ def test_an_applications_own_engine(place: Place) -> None:
         run_threads(lambda: store.set("app", "b@x", "POSTING"), 8)
         assert checked_out(engine) == 0
         with pytest.raises(StorageUnavailable):
-            store._raise(store._wrap(OSError("for example")))
+            store._raise(OSError("for example"))
         store.clear()
     assert disposed == []
     assert checked_out(engine) == 0

@@ -13,14 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from salmon_state import SQLAlchemyStorage, StorageError
-from salmon_state.storage import ascii_key
-from salmon_state.stores.sqlalchemy import schema
-from salmon_state.stores.sqlalchemy.schema import (
-    decode_key,
-    decode_state,
-    encode_key,
-    encode_state,
-)
+from salmon_state.keys import ascii_key
+from salmon_state.stores.encoding import decode_state, encode_state
+from salmon_state.stores.rows import decode_key, encode_key
 from tests.stores.sqlalchemy_places import Place
 
 TEXT = st.text(st.characters(codec=None, categories=None)) | st.text(string.printable + "\0\\é ")
@@ -169,8 +164,8 @@ def test_anything_comes_back(
 
 
 def test_the_readable_key_ends_where_databases_have_limits() -> None:
-    assert schema.encode_key("app", "x" * 9_000).startswith("['app'")
-    assert schema.encode_key("app", "x" * 11_000).startswith("zlib+json:")
+    assert encode_key("app", "x" * 9_000).startswith("['app'")
+    assert encode_key("app", "x" * 11_000).startswith("zlib+json:")
 
 
 @given(TEXT, TEXT)

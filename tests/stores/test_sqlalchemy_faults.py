@@ -45,9 +45,9 @@ def test_all_idle_connections_died(served: Place) -> None:
         barrier = threading.Barrier(8)
 
         def use_at_once() -> None:
-            lease = store._connections.take()
+            lease = store._pool.take()
             barrier.wait(HANG)
-            store._connections.give_back(lease)
+            store._pool.give_back(lease)
 
         run_threads(use_at_once, 8)
         restart(served)

@@ -6,16 +6,18 @@ import random
 import resource
 import time
 import tracemalloc
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from salmon_state import ConversationBusy, SQLAlchemyStorage
-from salmon_state.storage import Change
+from salmon_state import ConversationBusy, SQLAlchemyStorage, StorageError, StorageUnavailable
+from salmon_state.entries import Kind, Write
+from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.suite import contents
 from tests.services import PASSWORD
-from tests.stores.sqlalchemy_places import HANG, Place
+from tests.stores.sqlalchemy_places import HANG, RIGHTS, Place
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +32,14 @@ SOON = 10.0
 
 def fill(store: SQLAlchemyStorage, rows: int) -> None:
     for start in range(0, rows, CHUNK):
-        store._write(
-            Change("app" if number % 2 else "other", f"{number}@x", f"S{number % 3}", number)
+        store._commit(
+            Write(
+                Kind.STATE,
+                f"{number}@x",
+                "app" if number % 2 else "other",
+                f"S{number % 3}",
+                number,
+            )
             for number in range(start, start + CHUNK)
         )
 
@@ -89,14 +97,14 @@ def test_a_million_conversations(place: Place, store: SQLAlchemyStorage) -> None
 def batches(store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each transaction changed."""
     sizes: list[int] = []
-    change = store._connections.change
+    transaction = store._pool.transaction
 
-    def counted(sql: str, parameters: tuple[Any, ...]) -> int:
-        count = change(sql, parameters)
-        sizes.append(count)
-        return count
+    def counted(work: Callable[[Any], Any]) -> Any:
+        result = transaction(work)
+        sizes.append(result)
+        return result
 
-    monkeypatch.setattr(store._connections, "change", counted)
+    monkeypatch.setattr(store._pool, "transaction", counted)
     return sizes
 
 
@@ -119,20 +127,49 @@ def test_records_of_long_senders(store: SQLAlchemyStorage) -> None:
     assert peak < MEMORY // 4
 
 
-def test_a_long_sender_that_is_removed_meanwhile(store: SQLAlchemyStorage) -> None:
-    senders = [random.Random(number).randbytes(20_000).decode("latin-1") for number in range(3)]
+def test_a_long_sender_that_is_removed_meanwhile(
+    store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its row was found, and before what is long is read alone."""
+    senders = [random.Random(number).randbytes(20_000).decode("latin-1") for number in range(4)]
     for sender in senders:
         store.set("app", sender, "POSTING")
-    records = store.records()
-    first = next(records).sender
-    for sender in senders:
-        store.set("app", sender, "START")
-    assert first in senders
-    assert list(records) == []
+    run = store._pool.run
+
+    def forget() -> None:
+        for sender in senders[1:]:
+            store.set("app", sender, "START")
+
+    def removed_meanwhile(*arguments: Any) -> Any:
+        found = run(*arguments)
+        if isinstance(found, (list, tuple)) and len(found) == len(senders):
+            elsewhere(forget)
+        return found
+
+    monkeypatch.setattr(store._pool, "run", removed_meanwhile)
+    assert [record.sender for record in store.records()] == senders[:1]
+
+
+def test_more_than_the_server_takes(mariadb: Any) -> None:
+    """It would close the connection without a word."""
+    place = Place("mariadb", mariadb.fresh_database(), mariadb)
+    before = place.rows("SELECT @@global.max_allowed_packet")[0][0]
+    place.run("SET GLOBAL max_allowed_packet = 2097152")
+    try:
+        with SQLAlchemyStorage(place.url) as store:
+            for value in (b"x" * 2_097_152, b"\0" * 1_048_576):
+                with pytest.raises(StorageError, match=r"max_allowed_packet.*2,097,152") as refused:
+                    store._call(store._commit, [Write(Kind.BODY, "a@x", "1", value, 1)])
+                assert not isinstance(refused.value, StorageUnavailable)
+                assert store._load("a@x", [(Kind.BODY, "1")]) == []
+            store._commit([Write(Kind.BODY, "a@x", "1", b"x" * 1_000_000, 1)])
+    finally:
+        place.run(f"SET GLOBAL max_allowed_packet = {before}")
 
 
 def test_batches_are_bounded(store: SQLAlchemyStorage, batches: list[int]) -> None:
     fill(store, CHUNK)
+    batches.clear()
     assert store.rename("app", "NOWHERE", "RENAMED") == 0
     assert batches == [0] * (CHUNK // 5_000)  # however few match, so many rows are gone through
     batches.clear()
@@ -144,13 +181,13 @@ def test_batches_are_bounded(store: SQLAlchemyStorage, batches: list[int]) -> No
 
 def test_one_sender_with_more_modules_than_a_batch_holds(store: SQLAlchemyStorage) -> None:
     """The null sender, perhaps, with a state key generator."""
-    store._write(Change(f"app{number}", "", "S", 1) for number in range(12_000))
-    store._write(Change("app", f"{number}@x", "S", 1) for number in range(3_000))
+    store._commit(Write(Kind.STATE, "", f"app{number}", "S", 1) for number in range(12_000))
+    store._commit(Write(Kind.STATE, f"{number}@x", "app", "S", 1) for number in range(3_000))
     assert len({record[:2] for record in store}) == 15_000
     assert len(list(store.records(sender=""))) == 12_000
     assert store.set_all("", "T") == 12_000
     assert store.rename("app7", "T", "U") == 1
-    store._write(Change(f"app{number}", "", "V", 1) for number in range(12_000))
+    store._commit(Write(Kind.STATE, "", f"app{number}", "V", 1) for number in range(12_000))
     assert store.purge(older_than=timedelta(days=1), state="V") == 12_000
     assert len(store) == 3_000
 
@@ -170,9 +207,7 @@ def test_records_while_they_are_changed(store: SQLAlchemyStorage) -> None:
 def test_clear_of_a_user_who_may_not_truncate(served: Place) -> None:
     with SQLAlchemyStorage(served.url) as store:
         fill(store, CHUNK)
-    url = served.user(
-        "SELECT, INSERT, UPDATE, DELETE ON salmon_state", "SELECT ON salmon_state_version"
-    )
+    url = served.user(*RIGHTS)
     assert PASSWORD in url
     with SQLAlchemyStorage(url) as store:
         store.clear()

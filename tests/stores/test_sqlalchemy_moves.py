@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from salmon_state import SQLAlchemyStorage
-from salmon_state.storage import Change
-from salmon_state.stores.sqlalchemy.schema import module_digest, sender_digest
+from salmon_state.entries import Kind, Write
+from salmon_state.stores.rows import name_digest, sender_digest
 from salmon_state.testing.suite import contents
 from tests.stores.sqlalchemy_places import HANG, Place, eventually
 
 SENDER = "anna@example.com"
-FIRST, NEW, MIDDLE, LAST = sorted(("one", "two", "three", "four"), key=module_digest)
+FIRST, NEW, MIDDLE, LAST = sorted(("one", "two", "three", "four"), key=name_digest)
 """Modules in the order in which their rows lie."""
 
 
@@ -67,7 +67,7 @@ def test_others_write_while_it_waits_for_a_row(
         store.set((FIRST, LAST)[turn], SENDER, "OLD")
 
     with served.administrator() as cursor:
-        begin, parameters = "BEGIN", (sender_digest(SENDER), module_digest(MIDDLE))
+        begin, parameters = "BEGIN", (sender_digest(SENDER), name_digest(MIDDLE))
         cursor.execute(begin)
         cursor.execute(
             "SELECT state FROM salmon_state WHERE sender_digest = %s AND module_digest = %s "
@@ -108,7 +108,7 @@ def test_bounces_of_many_meet(served_store: SQLAlchemyStorage) -> None:
 def test_more_senders_than_a_server_has_locks_for(served_store: SQLAlchemyStorage) -> None:
     store = served_store
     senders = [f"{number}@x" for number in range(12_000)]
-    store._write(Change("app", sender, "A", 1) for sender in senders)
+    store._commit(Write(Kind.STATE, sender, "app", "A", 1) for sender in senders)
     with store.conversation("list@example.com"):
         for sender in senders:
             store.set("app", sender, "B")

@@ -9,29 +9,40 @@ from typing import Any
 import pytest
 
 from salmon_state import SQLAlchemyStorage
-from salmon_state.storage import Change
-from salmon_state.stores.sqlalchemy.schema import module_digest, sender_digest
-from salmon_state.stores.sqlalchemy.statements import Statement
+from salmon_state.entries import Kind, Seen, Write
+from salmon_state.stores.rows import name_digest, sender_digest
+from salmon_state.stores.sqlalchemy.statements import Statement, WriteStatement
 from tests.stores.sqlalchemy_places import Place
 
 ROWS = 50_000
 
+DIGESTS = (sender_digest("4711@x"), name_digest("app"))
 VALUES = {
-    "sender": sender_digest("4711@x"),
-    "module": module_digest("app"),
+    "sender": DIGESTS[0],
+    "name": DIGESTS[1],
+    "kind": int(Kind.OUTGOING),
     "rows": 1,
-    "expected": "POSTING",
-    "to_state": "LATER",
-    "now": 1,
-    "in_state": "POSTING",
-    "size": 1000,
-    "after_sender": sender_digest("4711@x"),
-    "after_module": module_digest("app"),
-    "last_sender": b"\xff" * 32,
+    "value": "POSTING",
+    "at": 1,
+    "seen_value": "POSTING",
+    "seen_at": 1,
     "before": 5,
+    "size": 1000,
+    **{
+        f"{which}_{column}": value
+        for which, sender in (("after", DIGESTS[0]), ("last", b"\xff" * 32))
+        for column, value in (
+            *(("sender_digest", sender), ("module_digest", DIGESTS[1])),
+            *(("name_digest", DIGESTS[1]), ("at", 4), ("updated_at", 4)),
+        )
+    },
 }
 
-FILTERS: dict[str, Any] = {"module": False, "state": False}
+WRITE = Write(Kind.STATE, "5@x", "app", "POSTING", 1, Seen("POSTING", 1))
+
+FILTERS = frozenset({"before"})
+OF_SENDER = frozenset({"sender"})
+IN_STATE = frozenset({"name", "value"})
 
 
 @pytest.fixture(scope="module", params=("sqlite", "postgresql", "mariadb"))
@@ -47,8 +58,8 @@ def full(
         place = Place(request.param, server.fresh_database(), server)
     with SQLAlchemyStorage(place.url) as store:
         for start in range(0, ROWS, 10_000):
-            store._write(
-                Change("app", f"{number}@x", "POSTING", number)
+            store._commit(
+                Write(Kind.STATE, f"{number}@x", "app", "POSTING", number)
                 for number in range(start, start + 10_000)
             )
         table = "" if place.kind == "sqlite" else " salmon_state"
@@ -56,10 +67,13 @@ def full(
         yield place, store
 
 
-def plan(store: SQLAlchemyStorage, place: Place, statement: Statement) -> str:
+def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteStatement) -> str:
     """Returns the plan as the store's own connection gets it, in one line."""
     explain = "EXPLAIN QUERY PLAN " if place.kind == "sqlite" else "EXPLAIN "
-    parameters = statement.bind(**VALUES)
+    if isinstance(statement, WriteStatement):
+        parameters = statement.bind(store._states.write(WRITE, 1))
+    else:
+        parameters = statement.bind(VALUES)
 
     def ask(driver: Any) -> list[Any]:
         cursor = driver.cursor()
@@ -68,7 +82,7 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement) -> str:
         cursor.close()
         return rows
 
-    return " ".join(str(field) for row in store._connections.run(ask) for field in row)
+    return " ".join(str(field) for row in store._pool.run(ask) for field in row)
 
 
 @pytest.mark.parametrize(
@@ -76,17 +90,17 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement) -> str:
     [
         lambda say: say.get,
         lambda say: say.get_sender,
-        lambda say: say.remove,
-        lambda say: say.set_expected,
-        lambda say: say.remove_expected,
-        lambda say: say.set_all,
-        lambda say: say.remove_all,
-        lambda say: say.page(sender=True, first=True, **FILTERS),
-        lambda say: say.page(sender=True, first=False, **FILTERS),
-        lambda say: say.page(sender=False, first=True, **FILTERS),
-        lambda say: say.page(sender=False, first=False, **FILTERS),
-        lambda say: say.page(sender=False, first=False, module=False, state=True),
-        lambda say: say.change_batch(idle=True, remove=True, **FILTERS),
+        lambda say: say.change(remove=True, value=False, at=False),
+        lambda say: say.change(remove=False, value=True, at=True),
+        lambda say: say.change(remove=True, value=True, at=None),
+        lambda say: say.change_all(remove=False),
+        lambda say: say.change_all(remove=True),
+        lambda say: say.page(filters=OF_SENDER, first=True, by_time=False),
+        lambda say: say.page(filters=OF_SENDER, first=False, by_time=False),
+        lambda say: say.page(filters=frozenset(), first=True, by_time=False),
+        lambda say: say.page(filters=frozenset(), first=False, by_time=False),
+        lambda say: say.page(filters=IN_STATE, first=False, by_time=False),
+        lambda say: say.change_batch(filters=FILTERS, remove=True, alone=1),
     ],
     ids=[
         "get", "get_sender", "remove", "set_expected", "remove_expected", "set_all", "remove_all",
@@ -96,11 +110,11 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement) -> str:
 )  # fmt: skip
 def test_the_primary_key_is_used(
     full: tuple[Place, SQLAlchemyStorage],
-    choose: Callable[[Any], Statement],
+    choose: Callable[[Any], Statement | WriteStatement],
     request: pytest.FixtureRequest,
 ) -> None:
     place, store = full
-    text = plan(store, place, choose(store._statements))
+    text = plan(store, place, choose(store._states))
     if place.kind == "sqlite":
         page = request.node.callspec.id.endswith("-page")  # the first: all rows in their order
         assert page or "USING PRIMARY KEY" in text, text
@@ -123,14 +137,14 @@ def test_a_page_goes_through_few_rows(
     """Whoever looks for what is rare has many statements run for it, none of them long."""
     _, store = full
     fetched: list[int] = []
-    run = store._connections.run
+    run = store._pool.run
 
     def counted(operation: Any, sql: str, parameters: Any) -> Any:
         rows = run(operation, sql, parameters)
         fetched.append(len(rows))
         return rows
 
-    monkeypatch.setattr(store._connections, "run", counted)
+    monkeypatch.setattr(store._pool, "run", counted)
     assert list(store.records(**filters)) == []
     # Each gives all rows that it goes through, in the order of the key, and ends with the last.
     assert sum(fetched) == ROWS

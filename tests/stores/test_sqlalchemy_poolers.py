@@ -32,7 +32,7 @@ def prepared(store: SQLAlchemyStorage) -> int:
         assert [record.state for record in store] == ["LATER"]
         assert store.set_all("a@x", "LAST") == 1
     count = "SELECT count(*) FROM pg_prepared_statements"
-    found: int = store._connections.run(store._fetch_one, count, ())[0]
+    found: int = store._pool.run(store._fetch_one, count, ())[0]
     return found
 
 
@@ -61,10 +61,10 @@ def test_the_url_says_when_something_is_prepared(
 
 def test_every_connection_is_told(place: Place) -> None:
     with SQLAlchemyStorage(with_threshold(place, "3")) as store:
-        leases = [store._connections.take() for _ in range(3)]
+        leases = [store._pool.take() for _ in range(3)]
         assert {lease.driver.prepare_threshold for lease in leases} == {3}
         for lease in leases:
-            store._connections.give_back(lease)
+            store._pool.give_back(lease)
 
 
 def test_an_own_engine_says_that_nothing_is_prepared(place: Place) -> None:
@@ -89,4 +89,4 @@ def test_a_conversation_leaves_nothing_in_the_session(place: Place) -> None:
             assert place.rows(locks) == [(1,)]
         assert place.rows(locks) == [(0,)]
         timeout = "SELECT setting FROM pg_settings WHERE name = 'lock_timeout'"
-        assert store._connections.run(store._fetch_one, timeout, ()) == ("0",)
+        assert store._pool.run(store._fetch_one, timeout, ()) == ("0",)

@@ -46,13 +46,13 @@ def test_opening(served: Place, ordinary_url: str, known: bool) -> None:
 def test_connections_from_before(served: Place, served_store: SQLAlchemyStorage) -> None:
     """Those that lead to a server which only reads now are given up, all of them."""
     served_store.set("app", "a@x", "ONE")
-    leases = [served_store._connections.take() for _ in range(3)]
+    leases = [served_store._pool.take() for _ in range(3)]
     for lease in leases:
         setting = "default_transaction_read_only = on"
         if served.kind == "mariadb":
             setting = "SESSION TRANSACTION READ ONLY"
         lease.driver.cursor().execute(f"SET {setting}")
-        served_store._connections.give_back(lease)
+        served_store._pool.give_back(lease)
     served_store.set("app", "a@x", "TWO")
     assert served_store.compare_and_set("app", "a@x", "TWO", "THREE") is True
     assert served_store.get("app", "a@x") == "THREE"

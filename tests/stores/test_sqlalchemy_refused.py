@@ -21,7 +21,7 @@ from salmon_state import (
     StorageUnavailable,
 )
 from tests.services import PASSWORD, free_port
-from tests.stores.sqlalchemy_places import Place
+from tests.stores.sqlalchemy_places import RIGHTS, Place
 
 SECRET = "hunter2-&%?"
 
@@ -132,8 +132,7 @@ def test_user_who_may_not_even_read(postgresql: Any, caplog: pytest.LogCaptureFi
 
 def test_a_right_that_is_taken_away_later(served: Place, caplog: pytest.LogCaptureFixture) -> None:
     SQLAlchemyStorage(served.url).close()
-    versions = "SELECT ON salmon_state_version"
-    url = served.user("SELECT, INSERT, UPDATE, DELETE ON salmon_state", versions)
+    url = served.user(*RIGHTS)
     user = sa.make_url(url).username
     suffix = "" if served.kind == "postgresql" else "@'%'"
     with SQLAlchemyStorage(url) as store:

@@ -58,8 +58,8 @@ def test_other_calls(served: Place, near: SQLAlchemyStorage, proxy: CountingProx
     assert trips(proxy, lambda: list(near.records(sender="a@x"))) == 1
     # Begin, change, commit: they must not happen twice.
     assert trips(proxy, lambda: near.compare_and_set("app", "a@x", "POSTING", "POSTING")) == 3
-    # And two locks, or one, to be given back, and an isolation of its own.
-    expected = 5 if served.kind == "postgresql" else 6
+    # And two locks at once, or one, to be given back, and an isolation of its own.
+    expected = 4 if served.kind == "postgresql" else 6
     assert trips(proxy, lambda: near.set_all("a@x", "POSTING")) == expected
 
 
@@ -77,7 +77,7 @@ def test_a_conversation(served: Place, near: SQLAlchemyStorage, proxy: CountingP
 
     assert trips(proxy, talk) == (2 if postgresql else 3)
     assert trips(proxy, lambda: talk("app")) == (3 if postgresql else 4)
-    assert trips(proxy, lambda: talk("app", "other")) == (4 if postgresql else 7)
+    assert trips(proxy, lambda: talk("app", "other")) == (3 if postgresql else 7)
     # Whoever takes part has a transaction, with a savepoint.
     taking_part = trips(proxy, lambda: talk("app", connect=True))
     assert taking_part == (4 if postgresql else 8)

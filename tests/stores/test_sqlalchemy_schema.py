@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -78,7 +79,11 @@ def test_two_stores_in_one_database(place: Place) -> None:
         one.set("app", "a@x", "ONE")
         two.set("app", "a@x", "TWO")
         assert (one.get("app", "a@x"), two.get("app", "a@x")) == ("ONE", "TWO")
-    assert tables(place) == ["other", "other_version", "salmon_state", "salmon_state_version"]
+    assert tables(place) == [
+        f"{name}{suffix}"
+        for name in ("other", "salmon_state")
+        for suffix in ("", "_entries", "_version")
+    ]
 
 
 def test_a_schema_of_its_own(postgresql: Any) -> None:
@@ -120,7 +125,9 @@ def test_the_metadata_joins_an_applications_own(place: Place) -> None:
     sa.Table("customer", metadata, sa.Column("id", sa.Integer, primary_key=True))
     for table in make_metadata().sorted_tables:
         table.to_metadata(metadata)
-    assert sorted(metadata.tables) == ["customer", "salmon_state", "salmon_state_version"]
+    assert sorted(metadata.tables) == [
+        "customer", "salmon_state", "salmon_state_entries", "salmon_state_version",
+    ]  # fmt: skip
 
 
 def test_migration_happens_once_for_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,14 +135,18 @@ def test_migration_happens_once_for_all(place: Place, monkeypatch: pytest.Monkey
         store.set("app", "a@x", "POSTING")
     migrated = []
 
-    def migrate(connection: sa.Connection, table: sa.Table) -> None:
-        connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN note INTEGER"))
+    def migrate(
+        metadata: sa.MetaData, table: sa.Table, dialect: sa.Dialect
+    ) -> Iterator[sa.Executable]:
+        yield sa.text(f"ALTER TABLE {table.name} ADD COLUMN note INTEGER")
         migrated.append(threading.get_ident())
 
     monkeypatch.setattr(schema, "MIGRATIONS", {SCHEMA_VERSION: migrate})
     monkeypatch.setattr(schema, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    with pytest.raises(ConfigurationError, match="create=True"):
+    with pytest.raises(ConfigurationError, match="create=True") as refused:
         SQLAlchemyStorage(place.url, create=False)
+    assert "ALTER TABLE salmon_state ADD COLUMN note INTEGER;" in str(refused.value)
+    migrated.clear()
 
     barrier = threading.Barrier(8)
     states = []
@@ -158,8 +169,10 @@ def test_a_migration_that_fails_changes_nothing(
     with SQLAlchemyStorage(place.url) as store:
         store.set("app", "a@x", "POSTING")
 
-    def migrate(connection: sa.Connection, table: sa.Table) -> None:
-        connection.execute(table.update().values(state="BROKEN"))
+    def migrate(
+        metadata: sa.MetaData, table: sa.Table, dialect: sa.Dialect
+    ) -> Iterator[sa.Executable]:
+        yield table.update().values(state="BROKEN")
         raise ArithmeticError("in the middle")
 
     with monkeypatch.context() as patch:
@@ -188,7 +201,7 @@ def tables(place: Place) -> list[str]:
 
 def statements(message: str) -> list[str]:
     """Returns the statements in an error message, as an administrator would copy them."""
-    return re.findall(r"^(?:CREATE|INSERT) .*?;$", message, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^(?:CREATE|INSERT|UPDATE) .*?;$", message, re.DOTALL | re.MULTILINE)
 
 
 def grant(place: Place, url: str) -> None:

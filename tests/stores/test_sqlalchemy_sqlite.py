@@ -62,8 +62,8 @@ def test_wal_and_full_are_really_on(path: Path) -> None:
         def ask(driver: Any, pragma: str) -> Any:
             return driver.execute(f"PRAGMA {pragma}").fetchone()[0]
 
-        assert store._connections.run(ask, "journal_mode") == "wal"
-        assert store._connections.run(ask, "synchronous") == 2  # FULL
+        assert store._pool.run(ask, "journal_mode") == "wal"
+        assert store._pool.run(ask, "synchronous") == 2  # FULL
 
 
 def test_an_old_file_in_another_journal_mode(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.Mo
     with SQLAlchemyStorage("sqlite:///states.db") as store:
         store.set("app", "a@x", "POSTING")
         monkeypatch.chdir(tmp_path / "two")
-        store._connections.close_idle()
+        store._pool.close_idle()
         assert store.get("app", "a@x") == "POSTING"
         with store.conversation("a@x"):
             store.set("app", "a@x", "LATER")

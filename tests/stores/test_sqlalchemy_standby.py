@@ -90,7 +90,7 @@ def test_somebody_else_who_ends_the_waiting(
     primary: PostgreSQLServer, store: SQLAlchemyStorage, name: str
 ) -> None:
     """An administrator's cancel, long before the timeout."""
-    with SQLAlchemyStorage(store._connections._engine.url, timeout=HANG) as patient:
+    with SQLAlchemyStorage(store._pool._engine.url, timeout=HANG) as patient:
         refused = []
 
         def change() -> None:

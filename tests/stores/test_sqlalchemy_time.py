@@ -124,7 +124,7 @@ def locked_rows(place: Place) -> Iterator[None]:
 
 def test_all_connections_in_use(served: Place) -> None:
     with again(lambda: SQLAlchemyStorage(served.url, timeout=TIMEOUT, pool_size=2)) as store:
-        leases = [again(store._connections.take) for _ in range(2)]
+        leases = [again(store._pool.take) for _ in range(2)]
         with ends_in_time(), pytest.raises(StorageUnavailable) as caught:
             store.get("app", "a@x")
         assert "pool_size" in caught.value.detail
@@ -132,7 +132,7 @@ def test_all_connections_in_use(served: Place) -> None:
         waiter = threading.Thread(target=lambda: got.append(again(lambda: store.get("app", "a@x"))))
         waiter.start()
         for lease in leases:
-            store._connections.give_back(lease)
+            store._pool.give_back(lease)
         waiter.join(BOUND)
         assert got == ["START"]
 

@@ -59,7 +59,7 @@ def test_assertions_are_explained(tmp_path: Path) -> None:
         "from salmon_state.testing import ContractSuite\n"
         "import pytest\n"
         "class Silent(MemoryStorage):\n"
-        "    def _write(self, changes): pass\n"
+        "    def _commit(self, writes): return []\n"
         "class TestIt(ContractSuite):\n"
         "    @pytest.fixture\n"
         "    def open_store(self): return Silent\n"

@@ -1,38 +1,97 @@
-"""The whole kit finds nothing wrong with a right store."""
+"""The whole kit finds nothing wrong with right stores that have the four required hooks alone.
+
+One is the smallest of docs/writing-a-store.md, the other one durable and shared: all else that
+they do are the defaults.
+"""
 
 from __future__ import annotations
 
+import doctest
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from salmon_state.testing import (
     ContractSuite,
+    ConversationSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
+    SharedConversationSuite,
+    SharedEntrySuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
 )
 from tests.testing.right_stores import TableStorage
 
+GUIDE = Path(__file__).parents[2] / "docs" / "writing-a-store.md"
+
+
+def smallest_store() -> Any:
+    """Returns the class that the guide begins with."""
+    names: dict[str, Any] = {"__name__": "guide"}
+    for example in doctest.DocTestParser().get_examples(GUIDE.read_text()):
+        exec(example.source, names)
+        if "DictStorage" in names:
+            return names["DictStorage"]
+    raise AssertionError("the guide has no DictStorage")
+
+
+class TestDict(
+    ContractSuite,
+    EntrySuite,
+    HostileKeySuite,
+    ModelSuite,
+    RouterSuite,
+    ThreadSuite,
+    ConversationSuite,
+):
+    runs = conversation_runs = 30
+    memory = 100_000_000  # this store keeps them where others do not
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return smallest_store()  # type: ignore[no-any-return]
+
+
+class InATable:
+    runs = conversation_runs = 30
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(TableStorage, str(tmp_path / "states.db"))
+
 
 class TestTable(
+    InATable,
     ContractSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     RouterSuite,
     ThreadSuite,
     DurableSuite,
-    SharedSuite,
+    ConversationSuite,
     VersionSuite,
 ):
-    runs = 30
+    pass
+
+
+class ShortLeases(TableStorage):
+    lease_seconds = 3
+
+
+class TestSharedTable(SharedSuite, SharedEntrySuite, SharedConversationSuite):
+    mails = 50  # the default lock is two commits
+    freed_within = 30.0
+    in_turn = False
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
-        return partial(TableStorage, str(tmp_path / "states.db"))
+        return partial(ShortLeases, str(tmp_path / "states.db"))

@@ -7,7 +7,8 @@ from types import TracebackType
 
 from salmon_state import MemoryStorage
 from salmon_state.conversation import Conversation
-from salmon_state.storage import Sender
+from salmon_state.entries import ABSENT, ANYTHING, EVERY, Condition, Kind, Place, Seen
+from salmon_state.keys import Sender
 
 
 class OwnConversation(MemoryStorage):
@@ -17,14 +18,14 @@ class OwnConversation(MemoryStorage):
 
     def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
         super().conversation(sender, timeout=timeout)
-        return self.kind(self, sender, timeout)
+        return self.kind(self, self._active, sender, timeout)
 
 
 class AcceptsAnything(MemoryStorage):
     """Looks at no argument of a conversation."""
 
     def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
-        return Conversation(self, sender, 2.0)
+        return Conversation(self, self._active, sender, 2.0)
 
 
 class KeepsEverything(OwnConversation):
@@ -85,6 +86,23 @@ class GoesByItsOwnWrite(OwnConversation):
 
     class kind(Conversation):  # noqa: N801
         def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
-            if (module, sender) in self._changes:
-                self._expected[module, sender] = self._changes[module, sender][0]
+            place = (Kind.STATE, sender, module)
+            written = self._draft.find(place)
             super().set(module, sender, state, now)
+            if written is not None:
+                expect: Condition = Seen(str(written.value)) if written.value else ABSENT
+                self._draft._writes[place] = self._draft._writes[place]._replace(expect=expect)
+
+
+class HasNoSnapshot(OwnConversation):
+    """Reads each state when it is asked for, and has nothing to compare with."""
+
+    class kind(Conversation):  # noqa: N801
+        def get(self, module: str, sender: Sender) -> str | None:
+            if sender in self._snapshots:
+                entries = self._unit.load(sender, [(Kind.STATE, EVERY)])
+                self._snapshots[sender] = {entry.name: str(entry.value) for entry in entries}
+            return super().get(module, sender)
+
+        def _expectation(self, place: Place) -> Condition:
+            return ANYTHING

@@ -35,14 +35,15 @@ IN_MEMORY: tuple[Expected, ...] = (
     (wrong.RefusesLongWaits, "test_any_other_timeout"),
     (wrong.LocksTheNullSender, "test_the_null_sender_is_nobody"),
     (wrong.LocksTheNullSender, "test_the_null_sender_inside_and_outside"),
-    (wrong.HasNoSnapshot, "test_reads_come_from_one_snapshot"),
-    (wrong.HasNoSnapshot, "test_clear_beside"),
+    (objects.HasNoSnapshot, "test_reads_come_from_one_snapshot"),
+    (objects.HasNoSnapshot, "test_clear_beside"),
     (wrong.RemembersOthers, "test_reads_of_others_go_through"),
     (wrong.WritesAllBack, "test_only_what_was_changed_is_written"),
-    (wrong.WritesAllBack, "test_states_that_were_not_changed_may_change"),
+    (wrong.WritesAllBack, "test_states_that_were_not_read_may_change"),
     (wrong.OverwritesBlindly, "test_what_somebody_wrote_meanwhile_stays"),
     (wrong.OverwritesBlindly, "test_a_write_from_outside_survives"),
     (wrong.OverwritesBlindly, "test_compare_and_set_of_somebody_else_is_checked_again"),
+    (wrong.IgnoresReads, "test_what_was_read_must_not_change"),
     (wrong.CommitsOneByOne, "test_what_somebody_wrote_meanwhile_stays"),
     (wrong.MissesWhatIsNotThere, "test_removing_what_is_not_there"),
     (wrong.ForgetsMoves, "test_set_all_inside"),
@@ -127,7 +128,7 @@ class OnDisk(SharedConversationSuite):
 
 
 class TestRight(OnDisk):
-    """What the wrong ones on disk are made from."""
+    """What the wrong ones on disk are made from, with the locks of most."""
 
     wrong_store = shared.LockedTable
     kills_waiting = kills_inside = 3

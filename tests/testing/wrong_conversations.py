@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from salmon_state import MemoryStorage, current_conversation
-from salmon_state.errors import overtaken
-from salmon_state.storage import Change, Move, Sender, Transition, UnitOfWork
+from salmon_state.backend import Lock, UnitOfWork
+from salmon_state.entries import CHECK, EVERY, Entry, Kind, Want, Write, in_order
+from salmon_state.errors import Overtaken
+from salmon_state.keys import Sender
+from tests.testing.wrong_stores import blindly
+
+FREE = Lock(lambda: None)
 
 
 class NoLock(MemoryStorage):
     """Locks nobody, and commits whatever happened meanwhile."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        return lambda: None
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return FREE
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
         time.sleep(0.001)
-        super()._commit(moves, [each._replace(conditional=False) for each in transitions])
+        return super()._commit(blindly(writes))
 
 
 class OneLockForAll(MemoryStorage):
     """Every sender waits for every other."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         return super()._lock("everybody", timeout)
 
 
 class LeaksLocks(MemoryStorage):
     """Gives no lock back."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         super()._lock(sender, timeout)
-        return lambda: None
+        return FREE
 
 
 class RefusesLongWaits(MemoryStorage):
     """Passes the timeout on to something that cannot wait so long."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         if timeout > 3600:
             raise OverflowError("timeout too large")
         return super()._lock(sender, timeout)
@@ -50,18 +55,18 @@ class RefusesLongWaits(MemoryStorage):
 class ReleasesInnerOnes(MemoryStorage):
     """Gives the lock of another sender back when the inner conversation ends."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        release = super()._lock(sender, timeout)
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        lock = super()._lock(sender, timeout)
         if current_conversation() is None:
-            return release
-        release()
-        return lambda: None
+            return lock
+        lock.release()
+        return FREE
 
 
 class NeverWaits(MemoryStorage):
     """Tells whoever may wait that the sender is busy."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         return super()._lock(sender, 0)
 
 
@@ -75,37 +80,10 @@ class LocksTheNullSender(MemoryStorage):
         return self.Work(self)
 
     class Work(UnitOfWork):
-        def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-            return super().enter(sender, timeout, lock=True)
-
-
-class LiveStates(Mapping[str, str]):
-    """The states of a sender as they are at each look."""
-
-    def __init__(self, store: MemoryStorage, sender: Sender) -> None:
-        self.look: Callable[[], Mapping[str, str]] = lambda: store._read_sender(sender)
-
-    def __getitem__(self, module: str) -> str:
-        return self.look()[module]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.look())
-
-    def __len__(self) -> int:
-        return len(self.look())
-
-
-class HasNoSnapshot(MemoryStorage):
-    """Reads each state when it is asked for."""
-
-    def _begin(self) -> UnitOfWork:
-        return self.Work(self)
-
-    class Work(UnitOfWork):
-        def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-            super().enter(sender, timeout, lock=lock)
-            assert isinstance(self._store, MemoryStorage)
-            return LiveStates(self._store, sender)
+        def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
+            if not sender:
+                self._locks.append(self._store._lock(sender, timeout))
+            return super().enter(sender, timeout, wants)
 
 
 class RemembersOthers(MemoryStorage):
@@ -115,12 +93,11 @@ class RemembersOthers(MemoryStorage):
         return self.Work(self)
 
     class Work(UnitOfWork):
-        def read(self, module: str, sender: Sender) -> str | None:
+        def find(self, kind: Kind, sender: Sender, name: str) -> Any:
             known = self.__dict__.setdefault("known", {})
-            if (module, sender) not in known:
-                known[module, sender] = super().read(module, sender)
-            state: str | None = known[module, sender]
-            return state
+            if (sender, name) not in known:
+                known[sender, name] = super().find(kind, sender, name)
+            return known[sender, name]
 
 
 class WritesAllBack(MemoryStorage):
@@ -130,17 +107,21 @@ class WritesAllBack(MemoryStorage):
         return self.Work(self)
 
     class Work(UnitOfWork):
-        def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-            states = super().enter(sender, timeout, lock=lock)
-            now = self._store._clock()
-            self.read_states = [Transition(m, sender, states.get(m), now, False) for m in MODULES]
-            return states
+        def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
+            entries = super().enter(sender, timeout, wants)
+            states = {entry.name: entry.value for entry in entries}
+            self.read = [Write(Kind.STATE, sender, m, states.get(m), NOON) for m in MODULES]
+            return entries
 
-        def commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-            super().commit(moves, [*self.read_states, *transitions])
+        def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
+            writes = [write for write in writes if write.value is not CHECK]
+            written = {write[:3] for write in writes}
+            back = [write for write in self.read if write[:3] not in written]
+            super().commit(in_order([*back, *writes]), failed=failed)
 
 
-MODULES = ("read", "written", "before", "after")
+MODULES = ("read", "written", "other")
+NOON = 1_700_000_000_000_000 + 30
 
 
 # ---------------------------------------------------------------- the commit
@@ -149,59 +130,62 @@ MODULES = ("read", "written", "before", "after")
 class OverwritesBlindly(MemoryStorage):
     """Commits whatever somebody else wrote meanwhile."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        super()._commit(moves, [each._replace(conditional=False) for each in transitions])
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(blindly(writes))
+
+
+class IgnoresReads(MemoryStorage):
+    """Commits although what the conversation went by has changed."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write for write in writes if write.value is not CHECK)
 
 
 class CommitsOneByOne(MemoryStorage):
     """Finds out about a conflict when half of it is written."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        for transition in transitions:
-            super()._commit((), (transition,))
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return [super(CommitsOneByOne, self)._commit((write,))[0] for write in writes]
 
 
 class MissesWhatIsNotThere(MemoryStorage):
     """Takes it for a conflict when there is nothing to remove."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        for module, sender, state, *_ in transitions:
-            if state is None and self._read(module, sender) is None:
-                raise overtaken()
-        super()._commit(moves, transitions)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        for kind, sender, name, value, *_ in writes:
+            if value is None and not self._load(sender, [(kind, name)]):
+                raise Overtaken
+        return super()._commit(writes)
 
 
 class ForgetsMoves(MemoryStorage):
     """Does not do what `set_all` asked for."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        super()._commit((), transitions)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write for write in writes if write.name is not EVERY)
 
 
 class MovesOnly(MemoryStorage):
     """Cannot remove with `set_all`."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        super()._commit([move for move in moves if move.state is not None], transitions)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(w for w in writes if not (w.name is EVERY and w.value is None))
 
 
 class MovesLast(MemoryStorage):
     """Does what `set_all` asked for after what was asked for later."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        super()._commit((), transitions)
-        super()._commit(moves, ())
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(sorted(writes, key=lambda write: write.name is EVERY))
 
 
 class StampsAtTheEnd(MemoryStorage):
     """Sets the time of the commit instead of that of the write."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
         now = self._clock()
-        super()._commit(
-            [move._replace(updated_at=now) for move in moves],
-            [transition._replace(updated_at=now) for transition in transitions],
-        )
+        return super()._commit(write._replace(at=now) for write in writes)
 
 
 # ---------------------------------------------------------------- the store's methods
@@ -212,15 +196,14 @@ class WritesAtOnce(MemoryStorage):
 
     def set(self, module: str, sender: Sender, state: str) -> None:
         stored = None if state == "START" else state
-        self._write((Change(module, sender, stored, self._clock()),))
+        self._commit((Write(Kind.STATE, sender, module, stored, self._clock()),))
 
 
 class ComparesAtOnce(MemoryStorage):
     """Compares and sets past the conversation."""
 
     def compare_and_set(self, module: str, sender: Sender, expected: str, state: str) -> bool:
-        before = None if expected == "START" else expected
-        return self._compare_and_set(module, sender, before, state)
+        return self._try(module, sender, None if expected == "START" else expected, state)
 
 
 class ChecksNothingInside(MemoryStorage):
@@ -266,5 +249,5 @@ class ShowsOtherThreads(MemoryStorage):
 class ConfusesCase(MemoryStorage):
     """Takes senders for the same that differ in case, but only in conversations."""
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        return super()._read_sender(sender and sender.lower())
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        return super()._load(sender and sender.lower(), wants)

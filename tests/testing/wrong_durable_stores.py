@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from salmon_state.errors import StorageUnavailable
-from salmon_state.storage import Change, Record, Sender, ascii_key
-from salmon_state.stores.encoding import encode_state
+from salmon_state.entries import EVERY, Entry, Kind, Page, Place, Where, Write, change, holds
+from salmon_state.errors import Overtaken, StorageUnavailable
+from salmon_state.keys import Sender, ascii_key
 from tests.testing.right_stores import TableStorage
+from tests.testing.wrong_stores import blindly
 
 
 class ForgetsOnReopen(TableStorage):
@@ -29,23 +30,24 @@ class WritesWhenClosed(TableStorage):
     """Keeps in memory what it acknowledges, until it is closed."""
 
     def __init__(self, path: str, **options: Any) -> None:
-        self.waiting: dict[str, Change] = {}
+        self.waiting: dict[Any, Write] = {}
         super().__init__(path, **options)
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        change = self.waiting.get(ascii_key(module, sender))
-        return super()._read(module, sender) if change is None else change.state
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        write = self.waiting.get((kind, sender, name))
+        return super()._find(kind, sender, name) if write is None else write.value
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            self.waiting[ascii_key(change.module, change.sender)] = change
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        new = {write[:3]: write for write in writes}
+        self.waiting.update(new)
+        return [1] * len(new)
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
         self.flush()
-        return super()._scan(module, sender, state)
+        return super()._page(kind, where, after)
 
     def flush(self) -> None:
-        super()._write(list(self.waiting.values()))
+        super()._commit(list(self.waiting.values()))
         self.waiting.clear()
 
     def _close(self) -> None:
@@ -57,7 +59,7 @@ class WritesAfterClose(TableStorage):
 
     def set(self, module: str, sender: Sender, state: str) -> None:
         stored = None if state == "START" else state
-        self._write((Change(module, sender, stored, self._clock()),))
+        self._commit((Write(Kind.STATE, sender, module, stored, self._clock()),))
         self._check_open()
 
 
@@ -66,7 +68,7 @@ class ForgetsTimes(TableStorage):
 
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(path, **options)
-        self._execute("UPDATE states SET updated_at = NULL")
+        self._execute("UPDATE entries SET at = NULL")
 
 
 class InventsTimesOnReopen(TableStorage):
@@ -74,16 +76,16 @@ class InventsTimesOnReopen(TableStorage):
 
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(path, **options)
-        self._execute("UPDATE states SET updated_at = 1 WHERE updated_at IS NULL")
+        self._execute("UPDATE entries SET at = 1 WHERE at IS NULL")
 
 
 class WritesOnGet(TableStorage):
     """Leaves an entry behind that only the next one finds."""
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        state = super()._read(module, sender)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        state = super()._find(kind, sender, name)
         if state is None:
-            self._write((Change(module, sender, "START", None),))
+            self._commit((Write(kind, sender, name, "START"),))
         return state
 
 
@@ -95,34 +97,35 @@ class LeavesFilesOpen(TableStorage):
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(path, **options)
         connection = sqlite3.connect(path)
-        list(connection.execute("SELECT count(*) FROM states"))
+        list(connection.execute("SELECT count(*) FROM entries"))
         self.left.append(connection)
 
 
 class KeysByRepr(TableStorage):
     """Its keys depend on the Unicode tables of the Python that wrote them."""
 
-    def _key(self, module: str, sender: Sender) -> str:
-        return repr([module, sender])
+    def _text(self, name: Sender) -> str:
+        return repr(name)
 
 
 class ReadsStale(TableStorage):
     """Remembers what it has read once."""
 
     def __init__(self, path: str, **options: Any) -> None:
-        self.cache: dict[str, str | None] = {}
+        self.cache: dict[object, Any] = {}
         super().__init__(path, **options)
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        key = ascii_key(module, sender)
-        if key not in self.cache:
-            self.cache[key] = super()._read(module, sender)
-        return self.cache[key]
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        place = (kind, sender, name)
+        if place not in self.cache:
+            self.cache[place] = super()._find(kind, sender, name)
+        return self.cache[place]
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        changes = list(changes)
-        super()._write(changes)
-        self.cache.update({ascii_key(c.module, c.sender): c.state for c in changes})
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        counts = super()._commit(writes)
+        self.cache.update({write[:3]: write.value for write in writes})
+        return counts
 
 
 class IsPerProcess(TableStorage):
@@ -135,40 +138,53 @@ class IsPerProcess(TableStorage):
 class ComparesInTwoSteps(TableStorage):
     """Looks, and then leaps."""
 
-    def _compare_and_set(
-        self, module: str, sender: Sender, expected: str | None, state: str | None
-    ) -> bool:
-        if self._read(module, sender) != expected:
-            return False
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        for write in writes:
+            found = self._load(write.sender, [(write.kind, write.name)])
+            if not holds(write.expect, found[0] if found else None):
+                raise Overtaken
         time.sleep(0.01)
-        self._write((Change(module, sender, state, self._clock()),))
-        return True
+        return super()._commit(blindly(writes))
+
+
+class MovesInTwoSteps(TableStorage):
+    """Looks which conversations a sender has, and then moves each of them."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return [
+            self._move(w) if w.name is EVERY else super(MovesInTwoSteps, self)._commit([w])[0]
+            for w in writes
+        ]
+
+    def _move(self, write: Write) -> int:
+        found = self._load(write.sender, [(write.kind, EVERY)])
+        time.sleep(0.005)
+        return sum(super()._commit(write._replace(name=entry.name) for entry in found))
 
 
 class WritesAllBack(TableStorage):
     """As a pickled dict: reads everything, changes one thing, writes everything."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        rows = {row[0]: row for row in self._execute("SELECT * FROM states")}
-        for module, sender, state, updated_at in changes:
-            rows.pop(ascii_key(module, sender), None)
-            time.sleep(0.001)
-            if state is not None:
-                key = ascii_key(module, sender)
-                rows[key] = (key, encode_state(state), updated_at)
-        with self._exclusive():
-            self._execute("DELETE FROM states")
-            for row in rows.values():
-                self._execute("INSERT INTO states VALUES (?, ?, ?)", *row)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        found = [entry for page in self._pages(Kind.STATE, Where()) for entry in page.entries]
+        entries: dict[Place, Entry] = {entry[:3]: entry for entry in found}
+        counts = [change(entries, write) for write in writes]
+        time.sleep(0.001)
+        self._wipe()
+        super()._commit(Write(*entry) for entry in entries.values())
+        return counts
 
 
 class LocksForever(TableStorage):
     """The lock of a conversation is a file that nobody removes for a process that died."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            with self.lock(zlib.crc32(ascii_key(change.module, change.sender).encode())):
-                super()._write((change,))
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return [self._one(write) for write in writes]
+
+    def _one(self, write: Write) -> int:
+        with self.lock(zlib.crc32(ascii_key(str(write.name), write.sender).encode())):
+            return super()._commit((write,))[0]
 
     @contextmanager
     def lock(self, name: int) -> Iterator[None]:
@@ -187,8 +203,10 @@ class LocksForever(TableStorage):
 class TearsWhenKilled(TableStorage):
     """Removes the old state in one transaction and writes the new one in another."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            super()._write((change._replace(state=None),))
-            time.sleep(0.005)
-            super()._write((change,))
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return [self._one(write) for write in writes]
+
+    def _one(self, write: Write) -> int:
+        super()._commit((write._replace(value=None),))
+        time.sleep(0.005)
+        return super()._commit((write,))[0]

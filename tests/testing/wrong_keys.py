@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from salmon_state import MemoryStorage
-from salmon_state.storage import Change, Sender
+from salmon_state.entries import EVERY, Entry, Kind, Want, Write
+from salmon_state.keys import Sender
 
 
 class AltersSenders(MemoryStorage):
@@ -18,14 +20,14 @@ class AltersSenders(MemoryStorage):
     def altered(self, sender: Sender) -> Sender:
         return sender if sender is None else self.alter(sender)
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        return super()._read(module, self.altered(sender))
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        return super()._find(kind, self.altered(sender), name)
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        return super()._read_sender(self.altered(sender))
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        return super()._load(self.altered(sender), wants)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(change._replace(sender=self.altered(change.sender)) for change in changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(w._replace(sender=self.altered(w.sender)) for w in writes)
 
 
 class FoldsCase(AltersSenders):
@@ -108,23 +110,28 @@ class EmptyIsNobody(AltersSenders):
 class NobodyIsText(MemoryStorage):
     """As a key made by a format string: None is 'None'."""
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        return super()._read(module, str(sender))
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        return super()._find(kind, str(sender), name)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(change._replace(sender=str(change.sender)) for change in changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write._replace(sender=str(write.sender)) for write in writes)
 
 
 class JoinsWithColon(AltersSenders):
     """As a key of module:sender."""
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        return super()._read(*self.joined(module, sender))
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        name, sender = self.joined(name, sender)
+        return super()._find(kind, sender, name)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(
-            Change(*self.joined(*change[:2]), change.state, change.updated_at) for change in changes
-        )
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(self.rewritten(write) for write in writes)
+
+    def rewritten(self, write: Write) -> Write:
+        if write.name is EVERY:
+            return write
+        name, sender = self.joined(write.name, write.sender)
+        return write._replace(sender=sender, name=name)
 
     def joined(self, module: str, sender: Sender) -> tuple[str, Sender]:
         head, _, tail = f"{module}:{sender}".partition(":")
@@ -134,8 +141,8 @@ class JoinsWithColon(AltersSenders):
 class IsOneConversation(MemoryStorage):
     """Has one state for everybody."""
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        return super()._read("everybody", None)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        return super()._find(kind, None, "everybody")
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(change._replace(module="everybody", sender=None) for change in changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write._replace(sender=None, name="everybody") for write in writes)

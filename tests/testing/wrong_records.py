@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from salmon_state import MemoryStorage
+from salmon_state.entries import EVERY, Kind, Page, Where, Write
 from salmon_state.errors import StorageError
-from salmon_state.storage import Change, Record
+from salmon_state.storage import Record
 from tests.testing.right_stores import TableStorage
 
 
@@ -25,52 +25,59 @@ class CountsWrites(MemoryStorage):
 
     writes = 0
 
-    def _write(self, changes: Iterable[Change]) -> None:
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
         self.writes += 1
-        super()._write(changes)
+        return super()._commit(writes)
 
-    def _count(self) -> int:
+    def _count(self, kind: Kind) -> int:
         return self.writes
 
 
 class YieldsTwice(MemoryStorage):
     """As a SCAN of Redis."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        for record in super()._scan(module, sender, state):
-            yield from (record, record)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        page = super()._page(kind, where, after)
+        return page._replace(entries=[entry for entry in page.entries for _ in range(2)])
 
 
 class MissesOne(MemoryStorage):
     """As a page that begins one too far."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        yield from itertools.islice(super()._scan(module, sender, state), 1, None)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        page = super()._page(kind, where, after)
+        return page if after else page._replace(entries=page.entries[1:])
 
 
 class StopsAtAHundred(MemoryStorage):
     """Forgets to ask for the next page."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        yield from itertools.islice(super()._scan(module, sender, state), 100)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        return super()._page(kind, where, after)._replace(after=None)
 
 
 class LoadsEverything(TableStorage):
     """As fetchall()."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        yield from list(super()._scan(module, sender, state))
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        entries = []
+        while True:
+            page = super()._page(kind, where, after)
+            entries += page.entries
+            after = page.after
+            if after is None:
+                return Page(entries, None)
 
 
 class BreaksWhileIterating(MemoryStorage):
     """Walks over a dict that changes."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        size = self._count()
-        for record in super()._scan(module, sender, state):
-            if self._count() != size:
-                raise RuntimeError("dictionary changed size during iteration")
-            yield record
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        size, after = after or (self._count(kind), None)
+        if self._count(kind) != size:
+            raise RuntimeError("dictionary changed size during iteration")
+        page = super()._page(kind, where, after)
+        return page if page.after is None else page._replace(after=(size, page.after))
 
 
 class LocksWhileIterating(MemoryStorage):
@@ -78,15 +85,17 @@ class LocksWhileIterating(MemoryStorage):
 
     iterating = False
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        self.iterating = True
-        yield from super()._scan(module, sender, state)
-        self.iterating = False
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        self.iterating = after != "end"
+        if not self.iterating:
+            return Page([], None)
+        page = super()._page(kind, where, after)
+        return page._replace(after=page.after or "end")
 
-    def _write(self, changes: Iterable[Change]) -> None:
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
         if self.iterating:
             raise StorageError("locked")
-        super()._write(changes)
+        return super()._commit(writes)
 
 
 class GivesAList(MemoryStorage):
@@ -99,24 +108,31 @@ class GivesAList(MemoryStorage):
 class FiltersLoosely(MemoryStorage):
     """As ``lower(sender) = lower(?)``."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        for record in super()._scan(module, None, state):
-            if sender is None or (record.sender or "").lower() == sender.lower():
-                yield record
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        page = super()._page(kind, where._replace(sender=EVERY), after)
+        if not isinstance(where.sender, str):
+            return page
+        wanted = where.sender.lower()
+        found = [entry for entry in page.entries if (entry.sender or "").lower() == wanted]
+        return page._replace(entries=found)
 
 
 class IgnoresAFilter(MemoryStorage):
     """Filters by state only if no module is given."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        return super()._scan(module, sender, None if module else state)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        if where.name is not EVERY:
+            where = where._replace(value=None)
+        return super()._page(kind, where, after)
 
 
 class FiltersByNobody(MemoryStorage):
     """Takes a sender of '' for no filter."""
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        return super()._scan(module, sender or None, state)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        if where.sender == "":
+            where = where._replace(sender=EVERY)
+        return super()._page(kind, where, after)
 
 
 class TakesAnyFilter(MemoryStorage):
@@ -131,36 +147,34 @@ class TakesAnyFilter(MemoryStorage):
 class RoundsTimes(MemoryStorage):
     """As a DATETIME without fractions."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(
-            change._replace(updated_at=change.updated_at and change.updated_at // 10**6 * 10**6)
-            for change in changes
-        )
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(w._replace(at=w.at and w.at // 10**6 * 10**6) for w in writes)
 
 
 class KeepsTheFirstTime(MemoryStorage):
     """`updated_at` is when the conversation began."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            began = self._updated_at.get(repr([change.module, change.sender]))
-            super()._write((change._replace(updated_at=began or change.updated_at),))
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(w._replace(at=self._first_time(w)) for w in writes)
+
+    def _first_time(self, write: Write) -> int | None:
+        for entry in self._load(write.sender, [(write.kind, write.name)]):
+            return entry.at
+        return write.at
 
 
 class InventsTimes(MemoryStorage):
     """What has no time is taken to be from now."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(
-            change._replace(updated_at=change.updated_at or self._clock()) for change in changes
-        )
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write._replace(at=write.at or self._clock()) for write in writes)
 
 
 class ZeroForUnknown(MemoryStorage):
     """What has no time is taken to be from 1970, and purged."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(change._replace(updated_at=change.updated_at or 0) for change in changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write._replace(at=write.at or 0) for write in writes)
 
 
 class ClockRunsSlow(MemoryStorage):

@@ -5,28 +5,29 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from salmon_state.backend import Lock, UnitOfWork
+from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.errors import ConversationBusy, busy
-from salmon_state.storage import Change, Move, Sender, Transition, UnitOfWork, ascii_key
+from salmon_state.keys import Sender, ascii_key
 from salmon_state.stores.locks import FileLocks
 from tests.testing.right_stores import TableStorage
+from tests.testing.wrong_stores import blindly
 
 
 class LockedTable(TableStorage):
     """The right one: a table, and locks in a file beside it."""
 
-    _locks_processes = True
-
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(path, **options)
         self._locks = FileLocks(Path(f"{path}.locks"))
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        return self._locks.acquire(sender, timeout)
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return Lock(self._locks.acquire(sender, timeout))
 
     def _close(self) -> None:
         self._locks.close()
@@ -35,15 +36,20 @@ class LockedTable(TableStorage):
 class LocksThreads(TableStorage):
     """Locks the threads of its own process, and commits whatever happened meanwhile."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+    locks_processes = False
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return Lock(self._threads.acquire(sender, timeout))
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
         time.sleep(0.005)
-        super()._commit(moves, [each._replace(conditional=False) for each in transitions])
+        return super()._commit(blindly(writes))
 
 
 class TriesNowAndThen(LockedTable):
     """Whoever leaves and comes again finds the lock free before those who wait look again."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         deadline = time.monotonic() + timeout
         pause = 0.0005
         while True:
@@ -59,7 +65,7 @@ class TriesNowAndThen(LockedTable):
 class OneLockForAll(LockedTable):
     """Every sender waits for every other."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         return super()._lock("everybody", timeout)
 
 
@@ -70,38 +76,39 @@ class LocksTheNullSender(LockedTable):
         return self.Work(self)
 
     class Work(UnitOfWork):
-        def enter(self, sender: Sender, timeout: float, *, lock: bool) -> Mapping[str, str]:
-            return super().enter(sender, timeout, lock=True)
+        def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
+            if not sender:
+                self._locks.append(self._store._lock(sender, timeout))
+            return super().enter(sender, timeout, wants)
 
 
 class WritesAtOnce(LockedTable):
     """Sets states past the conversation."""
 
     def set(self, module: str, sender: Sender, state: str) -> None:
-        self._write((Change(module, sender, state, self._clock()),))
+        self._commit((Write(Kind.STATE, sender, module, state, self._clock()),))
 
 
 class WritesInHalves(LockedTable):
     """Commits each state in a transaction of its own."""
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        super()._commit((), transitions[:1])
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        counts = super()._commit(writes[:1])
         time.sleep(0.01)
-        super()._commit((), transitions[1:])
+        return counts + super()._commit(writes[1:])
 
 
 class LocksForEver(TableStorage):
     """A lock is a file that nobody removes for a process that died."""
 
-    _locks_processes = True
-
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         path = f"{self.path}.{zlib.crc32(ascii_key('', sender).encode())}.lock"
         deadline = time.monotonic() + timeout
         while True:
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-                return lambda: os.unlink(path)
+                return Lock(lambda: os.unlink(path))
             if time.monotonic() >= deadline:
                 raise busy(timeout)
             time.sleep(0.002)
@@ -110,7 +117,7 @@ class LocksForEver(TableStorage):
 class QueuesForEver(LockedTable):
     """Whoever waits stands in a door, which nobody clears of those who died there."""
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         deadline = time.monotonic() + timeout
         door = f"{self.path}.door"
         while True:
@@ -133,14 +140,14 @@ class KnowsItsOwn(LockedTable):
         super().__init__(path, **options)
         self._held: set[Sender] = set()
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
         if sender in self._held:
-            return lambda: None
-        release = super()._lock(sender, timeout)
+            return Lock(lambda: None)
+        lock = super()._lock(sender, timeout)
         self._held.add(sender)
 
         def give_back() -> None:
             self._held.discard(sender)
-            release()
+            lock.release()
 
-        return give_back
+        return Lock(give_back)

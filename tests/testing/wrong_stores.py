@@ -5,12 +5,18 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from typing import Any
 
 from salmon_state import MemoryStorage
-from salmon_state.storage import Change, Record, Sender
+from salmon_state.entries import ABSENT, ANYTHING, EVERY, Kind, Page, Where, Write, holds
+from salmon_state.errors import Overtaken
+from salmon_state.keys import Sender
+
+
+def blindly(writes: Iterable[Write]) -> list[Write]:
+    """Returns writes that expect nothing any more."""
+    return [write._replace(expect=ANYTHING) for write in writes]
 
 
 class LosesAWrite(MemoryStorage):
@@ -20,9 +26,8 @@ class LosesAWrite(MemoryStorage):
         super().__init__(**options)
         self.writes = itertools.count(1)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        if next(self.writes) % 10:
-            super()._write(changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(writes) if next(self.writes) % 10 else [1 for _ in writes]
 
 
 class ReturnsBytes(MemoryStorage):
@@ -44,67 +49,71 @@ class ReturnsNoneForStart(MemoryStorage):
 class WritesOnGet(MemoryStorage):
     """As setdefault."""
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        state = super()._read(module, sender)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        state = super()._find(kind, sender, name)
         if state is None:
-            self._write((Change(module, sender, "START", self._clock()),))
+            self._commit((Write(kind, sender, name, "START", self._clock()),))
         return state
 
 
 class TouchesOnGet(MemoryStorage):
     """As a cache that keeps what is read."""
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        state = super()._read(module, sender)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        state = super()._find(kind, sender, name)
         if state is not None:
-            self._write((Change(module, sender, state, self._clock()),))
+            self._commit((Write(kind, sender, name, state, self._clock()),))
         return state
 
 
 class KeepsStart(MemoryStorage):
     """Stores START like any other state."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(change._replace(state=change.state or "START") for change in changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(write._replace(value=write.value or "START") for write in writes)
 
 
 class KeepsTheFirst(MemoryStorage):
     """As INSERT OR IGNORE."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(c for c in changes if not (c.state and self._read(c.module, c.sender)))
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(w for w in writes if not (w.value and self._is_there(w)))
+
+    def _is_there(self, write: Write) -> bool:
+        return write.name is not EVERY and bool(self._find(write.kind, write.sender, write.name))
 
 
 class CutsStates(MemoryStorage):
     """As VARCHAR(50) for a state."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        super()._write(
-            change._replace(state=(change.state or "")[:50] or None) for change in changes
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(
+            w._replace(value=w.value[:50]) if isinstance(w.value, str) else w for w in writes
         )
 
 
 class StripsStates(MemoryStorage):
     """As a text file with a state in it."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            state = change.state.strip() or " " if change.state else None
-            super()._write((change._replace(state=state),))
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(
+            w._replace(value=w.value.strip() or " ") if isinstance(w.value, str) else w
+            for w in writes
+        )
 
 
 class AcceptsBadStates(MemoryStorage):
     """Stores whatever it is given."""
 
     def set(self, module: str, sender: Sender, state: Any) -> None:
-        self._call(self._write, (Change(module, sender, state, self._clock()),))
+        self._call(self._commit, (Write(Kind.STATE, sender, module, state, self._clock()),))
 
 
 class ChangesBeforeChecking(MemoryStorage):
     """Removes the old state, and only then finds that the new one is bad."""
 
     def set(self, module: str, sender: Sender, state: str) -> None:
-        self._write([Change(module, sender, None, None)])
+        self._commit([Write(Kind.STATE, sender, module, None)])
         super().set(module, sender, state)
 
 
@@ -169,7 +178,7 @@ class PingWrites(MemoryStorage):
     """Leaves a probe behind."""
 
     def _ping(self) -> None:
-        self._write((Change("ping", None, "PONG", None),))
+        self._commit((Write(Kind.STATE, None, "ping", "PONG"),))
 
 
 class HasNoKey(MemoryStorage):
@@ -189,36 +198,35 @@ class ReprIsLong(MemoryStorage):
 class CompareIsNotAtomic(MemoryStorage):
     """Looks, and then leaps."""
 
-    def _exclusive(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def _read(self, module: str, sender: Sender) -> str | None:
-        state = super()._read(module, sender)
-        if threading.current_thread() is not threading.main_thread():
-            time.sleep(0)  # another thread's turn
-        return state
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        for kind, sender, name, _, _, expect in writes:
+            if name is not EVERY and not holds(expect, self._tables[kind].find(sender, name)):
+                raise Overtaken
+        time.sleep(0)  # another thread's turn
+        return super()._commit(blindly(writes))
 
 
 class CompareAlwaysSets(MemoryStorage):
     """Does not compare."""
 
-    def _compare_and_set(
-        self, module: str, sender: Sender, expected: str | None, state: str | None
-    ) -> bool:
-        happens = self._read(module, sender) == expected
-        self._write((Change(module, sender, state, self._clock()),))
-        return happens
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        try:
+            return super()._commit(writes)
+        except Overtaken:
+            super()._commit(blindly(writes))
+            raise
 
 
 class CompareNeedsAnEntry(MemoryStorage):
     """As UPDATE … WHERE state = ?: nothing happens without an entry."""
 
-    def _compare_and_set(
-        self, module: str, sender: Sender, expected: str | None, state: str | None
-    ) -> bool:
-        if expected is None:
-            return False
-        return super()._compare_and_set(module, sender, expected, state)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        if any(write.expect is ABSENT for write in writes):
+            raise Overtaken
+        return super()._commit(writes)
 
 
 class WritesInHalves(MemoryStorage):
@@ -228,14 +236,16 @@ class WritesInHalves(MemoryStorage):
         super().__init__(**options)
         self.entries = 0
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            was_there = self._read(change.module, change.sender) is not None
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        counts = []
+        for write in writes:
+            was_there = bool(self._load(write.sender, [(write.kind, write.name)]))
             time.sleep(0)
-            super()._write([change])
-            self.entries += (change.state is not None) - was_there
+            counts += super()._commit([write])
+            self.entries += (write.value is not None) - was_there
+        return counts
 
-    def _count(self) -> int:
+    def _count(self, kind: Kind) -> int:
         return self.entries
 
 
@@ -253,14 +263,14 @@ class IsPerThread(MemoryStorage):
         found: MemoryStorage = self._thread.store
         return found
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        return self.mine._read(module, sender)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        return self.mine._find(kind, sender, name)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        self.mine._write(changes)
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return self.mine._commit(writes)
 
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        return self.mine._scan(module, sender, state)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        return self.mine._page(kind, where, after)
 
-    def _count(self) -> int:
-        return self.mine._count()
+    def _count(self, kind: Kind) -> int:
+        return self.mine._count(kind)

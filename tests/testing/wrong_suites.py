@@ -12,16 +12,20 @@ from salmon_state.storage import StateStorage
 from salmon_state.testing import (
     ContractSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
+    SharedEntrySuite,
     SharedSuite,
     StoreSuite,
     ThreadSuite,
     VersionSuite,
 )
+from tests.testing import wrong_conversations as conversations
 from tests.testing import wrong_durable_stores as durable
+from tests.testing import wrong_entries as entries
 from tests.testing import wrong_keys as keys
 from tests.testing import wrong_records as records
 from tests.testing import wrong_stores as stores
@@ -127,6 +131,38 @@ IN_MEMORY: tuple[Expected, ...] = (
     (keys.IsOneConversation, RouterSuite, "test_a_state_of_another_module"),
     (stores.KeepsStart, RouterSuite, "test_a_broken_handler_is_in_error"),
     (stores.WorksAfterClose, RouterSuite, "test_an_unavailable_store_is_not_swallowed"),
+    (entries.DecodesValues, EntrySuite, "test_what_is_written_is_found"),
+    (records.InventsTimes, EntrySuite, "test_a_time_may_be_unknown"),
+    (entries.KindsMeet, EntrySuite, "test_no_two_entries_meet"),
+    (keys.FoldsCase, EntrySuite, "test_no_two_entries_meet"),
+    (entries.CutsNames, EntrySuite, "test_long_names_and_senders"),
+    (keys.CutsAtAMillion, EntrySuite, "test_long_names_and_senders"),
+    (entries.CutsValues, EntrySuite, "test_a_large_value"),
+    (entries.MixesWants, EntrySuite, "test_wants_of_several_kinds"),
+    (entries.ComparesTimeAlways, EntrySuite, "test_expectations_that_hold"),
+    (entries.ComparesNoValue, EntrySuite, "test_expectations_that_fail"),
+    (entries.ComparesNoTime, EntrySuite, "test_expectations_that_fail"),
+    (entries.ComparesNoUnknownTime, EntrySuite, "test_expectations_that_fail"),
+    (entries.OverwritesWhatIsThere, EntrySuite, "test_expectations_that_fail"),
+    (entries.WritesWhatIsGone, EntrySuite, "test_expectations_that_fail"),
+    (entries.IgnoresChecks, EntrySuite, "test_expectations_that_fail"),
+    (conversations.CommitsOneByOne, EntrySuite, "test_expectations_that_fail"),
+    (entries.ChecksByWriting, EntrySuite, "test_a_check_writes_nothing"),
+    (conversations.MovesLast, EntrySuite, "test_every_entry_of_a_sender"),
+    (entries.ChecksAfterMoving, EntrySuite, "test_a_check_before_every_entry_is_moved"),
+    (entries.CommitsSenderBySender, EntrySuite, "test_senders_in_one_commit"),
+    (entries.CommitsInBatches, EntrySuite, "test_many_or_none"),
+    (entries.WritesWhatCame, EntrySuite, "test_an_iterator_that_fails"),
+    (entries.GivesTheMoment, EntrySuite, "test_pages_filter"),
+    (records.FiltersByNobody, EntrySuite, "test_pages_filter"),
+    (entries.DueByKey, EntrySuite, "test_due_entries_come_in_the_order_of_their_time"),
+    (entries.SkipsTies, EntrySuite, "test_many_with_the_same_time"),
+    (entries.PagesByOffset, EntrySuite, "test_what_vanishes_hides_nothing"),
+    (entries.SweepsOnePage, EntrySuite, "test_a_sweep_of_other_kinds"),
+    (entries.SweepsTouch, EntrySuite, "test_a_sweep_of_other_kinds"),
+    (entries.ClaimsNothing, EntrySuite, "test_claims"),
+    (entries.DueByKey, EntrySuite, "test_claims"),
+    (entries.WipesStates, EntrySuite, "test_a_wipe_removes_every_kind"),
 )
 
 ON_DISK: tuple[Expected, ...] = (
@@ -149,7 +185,17 @@ ON_DISK: tuple[Expected, ...] = (
     (durable.WritesAllBack, SharedSuite, "test_no_set_is_lost"),
     (durable.ComparesInTwoSteps, SharedSuite, "test_processes_win_each_step_once"),
     (durable.ComparesInTwoSteps, SharedSuite, "test_one_of_all_processes_wins"),
+    (durable.MovesInTwoSteps, SharedSuite, "test_one_order_explains_what_all_saw"),
     (durable.LocksForever, SharedSuite, "test_a_killed_process_stops_nobody"),
+    (entries.CollectsWrites, EntrySuite, "test_many_in_one_commit"),
+    (entries.ClaimsForTwo, SharedEntrySuite, "test_each_due_entry_is_claimed_once"),
+    (entries.ClaimsForEver, SharedEntrySuite, "test_what_a_killed_taker_had_is_claimed_again"),
+    (
+        entries.CommitsKindByKind,
+        SharedEntrySuite,
+        "test_a_commit_of_several_kinds_is_whole_after_sigkill",
+    ),
+    (entries.SweepsTheRenewed, SharedEntrySuite, "test_a_sweep_beside_writers"),
 )
 
 

@@ -2,76 +2,101 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
 from salmon_state import MemoryStorage
-from salmon_state.storage import Change, Sender
+from salmon_state.entries import EVERY, Entry, Kind, Value, Where, Write
+from salmon_state.keys import Sender
 
 
-class SetAllMissesOne(MemoryStorage):
+class SetAllByItself(MemoryStorage):
+    """The base of those that make a write of every entry out of others."""
+
+    def every(self, write: Write) -> Iterator[Write]:
+        for entry in self.found(write.sender):
+            yield write._replace(name=entry.name)
+
+    def found(self, sender: Sender) -> list[Entry]:
+        return self._load(sender, [(Kind.STATE, EVERY)])
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return [self._one(write) for write in writes]
+
+    def _one(self, write: Write) -> int:
+        writes = [write] if write.name is not EVERY else list(self.every(write))
+        return sum(super()._commit(writes))
+
+
+class SetAllMissesOne(SetAllByItself):
     """Forgets the last module."""
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        return dict(itertools.islice(super()._read_sender(sender).items(), 10))
+    def found(self, sender: Sender) -> list[Entry]:
+        return super().found(sender)[:10]
 
 
-class SetAllCreates(MemoryStorage):
+class SetAllCreates(SetAllByItself):
     """Sets a state for a sender without any."""
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        return super()._read_sender(sender) or {"app.handlers": "START"}
+    def every(self, write: Write) -> Iterator[Write]:
+        return iter([*super().every(write)] or [write._replace(name="app.handlers")])
 
 
-class SetAllTakesEverybody(MemoryStorage):
+class SetAllTakesEverybody(SetAllByItself):
     """None means everybody to it, as it does to `records`."""
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        if sender is not None:
-            return super()._read_sender(sender)
-        return {record.module: record.state for record in self._scan(None, None, None)}
+    def every(self, write: Write) -> Iterator[Write]:
+        if write.sender is not None:
+            yield from super().every(write)
+        else:
+            for record in self:
+                yield write._replace(sender=record.sender, name=record.module)
 
 
-class SetAllKeepsTimes(MemoryStorage):
+class SetAllKeepsTimes(SetAllByItself):
     """Moves without noting when."""
 
-    def _set_all(self, sender: Sender, state: str | None) -> int:
-        with self._exclusive():
-            changes = [
-                Change(module, sender, state, self._updated_at[repr([module, sender])])
-                for module in self._read_sender(sender)
-            ]
-            self._write(changes)
-            return len(changes)
+    def every(self, write: Write) -> Iterator[Write]:
+        for entry in self.found(write.sender):
+            yield write._replace(name=entry.name, at=entry.at)
 
 
-class SetAllForgetsModules(MemoryStorage):
+class SetAllForgetsModules(SetAllByItself):
     """When one of a sender's conversations ends, it no longer finds the others."""
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            super()._write((change,))
-            if change.state is None:
-                self._modules.pop(change.sender, None)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.names: set[tuple[Sender, str]] = set()
+
+    def found(self, sender: Sender) -> list[Entry]:
+        return [e for e in super().found(sender) if (sender, e.name) in self.names]
+
+    def _one(self, write: Write) -> int:
+        count = super()._one(write)
+        if write.value is None:
+            self.names -= {known for known in self.names if known[0] == write.sender}
+        elif write.name is not EVERY:
+            self.names.add((write.sender, write.name))
+        return count
 
 
 class RenameTouchesTimes(MemoryStorage):
     """Says that everybody wrote just now."""
 
-    def _rename(self, module: str, old: str, new: str | None) -> int:
-        found = list(self._scan(module, None, old))
-        self._write(Change(module, record.sender, new, self._clock()) for record in found)
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        if value is None:
+            return super()._sweep(kind, where, value)
+        found = [entry for page in self._pages(kind, where) for entry in page.entries]
+        self._commit(Write(*entry[:3], value, self._clock()) for entry in found)
         return len(found)
 
 
 class RenameTakesAllModules(MemoryStorage):
     """Forgets to look at the module."""
 
-    def _rename(self, module: str, old: str, new: str | None) -> int:
-        names = {record.module for record in self._scan(None, None, old)}
-        return sum(super(RenameTakesAllModules, self)._rename(name, old, new) for name in names)
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        return super()._sweep(kind, where._replace(name=EVERY), value)
 
 
 class RenamesStart(MemoryStorage):
@@ -91,34 +116,33 @@ class RenameAcceptsBadStates(MemoryStorage):
 class RenameToItselfRemoves(MemoryStorage):
     """Writes the new entry, then removes the old one."""
 
-    def _rename(self, module: str, old: str, new: str | None) -> int:
-        count = super()._rename(module, old, new)
-        gone = list(self._scan(module, None, old))
-        self._write(Change(module, record.sender, None, None) for record in gone)
+    def rename(self, module: str, old: str, new: str) -> int:
+        count = super().rename(module, old, new)
+        self._sweep(Kind.STATE, Where(name=module, value=old), None)
         return count
 
 
 class PurgesUnknownTimes(MemoryStorage):
     """Unknown is old."""
 
-    def _purge(self, before: int, module: str | None, state: str | None) -> int:
-        for key, moment in self._updated_at.items():
-            self._updated_at[key] = moment or 0
-        return super()._purge(before, module, state)
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        for cell in self._tables[kind].cells:
+            cell.at = cell.at or 0
+        return super()._sweep(kind, where, value)
 
 
 class PurgesTheBoundary(MemoryStorage):
     """Exactly as old is too old."""
 
-    def _purge(self, before: int, module: str | None, state: str | None) -> int:
-        return super()._purge(before + 1, module, state)
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        return super()._sweep(kind, where._replace(before=(where.before or 0) + 1), value)
 
 
 class PurgesEverything(MemoryStorage):
     """Ignores its filters."""
 
-    def _purge(self, before: int, module: str | None, state: str | None) -> int:
-        return super()._purge(before, None, None)
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        return super()._sweep(kind, Where(before=where.before), value)
 
 
 class PurgesByDays(MemoryStorage):
@@ -141,9 +165,9 @@ class ClearsHalf(MemoryStorage):
     """Keeps the null sender's conversations."""
 
     def _wipe(self) -> None:
-        kept = self._read_sender(None)
+        kept = self._load(None, [(Kind.STATE, EVERY)])
         super()._wipe()
-        self._write(Change(module, None, state, None) for module, state in kept.items())
+        self._commit(Write(*entry) for entry in kept)
 
 
 class ClearsNothing(MemoryStorage):

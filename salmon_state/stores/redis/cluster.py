@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
@@ -94,6 +94,12 @@ class Cluster(Server):
 
     def pools(self) -> list[Connections]:
         return [self._pool(node) for node in self.source.get_primaries()]
+
+    def by_pool(self, keys: Sequence[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
+        found: dict[Connections, list[bytes]] = {}
+        for key in keys:
+            found.setdefault(self._pool_of(key), []).append(key)
+        return found.items()
 
     def layout(self) -> object:
         """Returns which server has which slots, and makes the client know it."""

@@ -1,49 +1,68 @@
-"""What is in Redis: one hash for each sender, and how its key, fields and values are written.
+"""What is in Redis, and how its keys, fields and values are written.
 
-The key is ``<prefix>:{<SHA-256 of the sender>}``. The braces make the digest a cluster's hash tag,
-so that everything of a sender is in one slot. The field ``sender`` holds the sender in ASCII, as
-``ascii()`` writes it; every other field is a module written the same way, which begins with a
-quote, and its value is ``<microseconds since 1970> <state>``, or ``- <state>`` without a known
-time. Nothing depends on an encoding, a collation or a Unicode table. A string in Redis may be 512
-MB long: no sender, however escaped, comes near it.
+All states of a sender are in one hash, ``<prefix>:{<SHA-256 of the sender>}``. The braces make the
+digest a cluster's hash tag, so that everything of a sender is in one slot. The field ``sender``
+holds the sender in ASCII, as ``ascii()`` writes it; every other field is a module written the same
+way, which begins with a quote, and its value is ``<microseconds since 1970> <state>``, or ``-
+<state>`` without a known time.
+
+All entries of a sender and another kind are in one hash as well, ``<prefix>:{…}:<number of the
+kind>``. The field of a name, written like a module, holds the value as it is; the same field behind
+an ``@`` the time, or ``-``: a time is compared and moved without the mail of 20 MB that has it.
+
+What is due is found by a sorted set for each kind, whose members are the digest of the sender and
+the field: ``<prefix>:{due}:due:<number>``, in a cluster one for each slot, in that slot. It may
+hold too much, which is removed when it is met, and never too little.
+
+Nothing depends on an encoding, a collation or a Unicode table. A string in Redis may be 512 MB
+long: no sender, however escaped, comes near it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+from binascii import crc_hqx
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.entries import Entry, Kind
 from salmon_state.errors import ConfigurationError, StorageError
-from salmon_state.storage import Record, Sender, from_microseconds, parse_key
+from salmon_state.keys import Sender, parse_key
 from salmon_state.stores.encoding import decode_state, encode_state
 
 __all__ = [
     "SENDER",
-    "Entry",
     "Keys",
     "damaged",
-    "decode_records",
-    "decode_states",
+    "decode_entries",
+    "decode_found",
+    "decode_name",
     "decode_value",
     "encode_field",
     "encode_sender",
+    "encode_time",
     "encode_value",
-    "entries",
     "is_lease",
     "lease_of",
     "pairs",
+    "tail_of",
+    "type_of",
 ]
 
 SENDER = b"sender"
 """The field that holds the sender."""
 
 _VALUE = re.compile(rb"(-|-?[0-9]{1,19}) ([!-~]+)")
+_TIME = re.compile(rb"-|-?[0-9]{1,19}")
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 _UNSAFE_IN_PATTERN = re.compile(rb"([\\*?\[\]^-])")
+_CALENDAR = 62_135_596_800_000_000, 253_402_300_800_000_000
+"""How far the calendar reaches before and after 1970, in microseconds."""
 
 
 class Keys:
@@ -51,42 +70,99 @@ class Keys:
 
     Args:
         prefix: What all of them begin with; without braces, which would be the hash tag.
+        clustered: Whether there is a set of what is due for each slot.
+
+    Attributes:
+        head: What they begin with, up to the brace and with it.
+        everything: The pattern of all of them.
+        dues: The pattern of the sets of what is due.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, clustered: bool = False) -> None:
         if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError(
                 f"prefix must be a non-empty str without braces, got {ascii(prefix)[:100]}"
             )
         try:
-            self._head = prefix.encode() + b":{"
+            self.head = prefix.encode() + b":{"
         except UnicodeEncodeError:
             raise ConfigurationError(f"prefix {ascii(prefix)[:100]} is no UTF-8") from None
+        self._clustered = clustered
         # Without braces in it, no other prefix has keys that match.
-        self.pattern = _UNSAFE_IN_PATTERN.sub(rb"\\\1", self._head) + b"*}"
+        self.everything = _UNSAFE_IN_PATTERN.sub(rb"\\\1", self.head) + b"*"
+        self.dues = self.everything + b"}:due:*"
 
-    def of(self, sender: Sender) -> bytes:
+    def pattern(self, kind: Kind) -> bytes:
+        """Returns the pattern of the hashes of a kind."""
+        return self.everything + tail_of(kind)
+
+    def of(self, sender: Sender, kind: Kind = Kind.STATE) -> bytes:
         """Returns the key of a sender's hash."""
-        return self.of_text(encode_sender(sender))
+        return self.of_text(encode_sender(sender), kind)
 
-    def of_text(self, text: bytes) -> bytes:
+    def of_text(self, text: bytes, kind: Kind = Kind.STATE) -> bytes:
         """Returns the key of the hash whose field ``sender`` has this text."""
-        return b"%b%b}" % (self._head, hashlib.sha256(text).hexdigest().encode())
+        digest = hashlib.sha256(text).hexdigest().encode()
+        return self.head + digest + tail_of(kind)
 
     def digest(self, key: bytes) -> bytes:
-        """Returns what tells a key from all others: 16 bytes, too many to find a second one."""
-        text = key[len(self._head) : -1]
+        """Returns what tells a hash from all others: 16 bytes, too many to find a second one."""
+        text = key[len(self.head) :].partition(b"}")[0]
         return bytes.fromhex(text.decode())[:16] if _DIGEST.fullmatch(text) else key
+
+    def due(self, key: bytes, kind: Kind) -> bytes:
+        """Returns the key of the set of what is due in a hash."""
+        if not self._clustered:
+            return b"%bdue}:due:%d" % (self.head, kind)
+        tag = key[len(self.head) :].partition(b"}")[0]
+        return b"%b%b}:due:%d" % (self.head, tags()[crc_hqx(tag, 0) % SLOTS], kind)
+
+    def all_dues(self, kind: Kind) -> list[bytes]:
+        """Returns the keys of all sets of what is due."""
+        if not self._clustered:
+            return [self.due(b"", kind)]
+        return [b"%b%b}:due:%d" % (self.head, tag, kind) for tag in tags()]
+
+
+SLOTS = 16384
+"""How many slots a cluster has."""
+
+
+@cache
+def tags() -> list[bytes]:
+    """Returns a hash tag for each slot of a cluster, which tells it by the CRC-16 of the tag."""
+    found: dict[int, bytes] = {}
+    for number in itertools.count():
+        tag = b"%d" % number
+        found.setdefault(crc_hqx(tag, 0) % SLOTS, tag)
+        if len(found) == SLOTS:
+            return [found[slot] for slot in range(SLOTS)]
+    raise AssertionError("unreachable")
+
+
+def tail_of(kind: Kind) -> bytes:
+    """Returns what the key of a hash ends in: for states what it did before there were others."""
+    return b"}" if kind is Kind.STATE else b"}:%d" % kind
 
 
 def lease_of(key: bytes) -> bytes:
-    """Returns the key of the lease on a sender; it is in the same slot and matches no pattern."""
+    """Returns the key of the lease on the sender of a hash of states."""
     return key + b":lease"
 
 
 def is_lease(key: bytes) -> bool:
-    """Returns whether a key is that of a lease and not that of a hash."""
+    """Returns whether a key is that of a lease."""
     return key.endswith(b"}:lease")
+
+
+def type_of(key: bytes) -> bytes:
+    """Returns what is to be under a key, if anything is."""
+    if is_lease(key):
+        return b"string"
+    return b"zset" if b"}:due:" in key or key.endswith(b":due") else b"hash"
+
+
+# ---------------------------------------------------------------- writing
 
 
 def encode_sender(sender: Sender) -> bytes:
@@ -94,14 +170,22 @@ def encode_sender(sender: Sender) -> bytes:
     return ascii(sender).encode()
 
 
-def encode_field(module: str) -> bytes:
-    """Returns the field of a module."""
-    return ascii(module).encode()
+def encode_field(name: str) -> bytes:
+    """Returns the field of a module or of another name."""
+    return ascii(name).encode()
 
 
-def encode_value(state: str, updated_at: int | None) -> bytes:
+def encode_time(at: int | None) -> bytes:
+    """Returns a time as it is stored."""
+    return b"-" if at is None else b"%d" % at
+
+
+def encode_value(state: str, at: int | None) -> bytes:
     """Returns the value of a module's field."""
-    return f"{'-' if updated_at is None else updated_at} {encode_state(state)}".encode()
+    return f"{'-' if at is None else at} {encode_state(state)}".encode()
+
+
+# ---------------------------------------------------------------- reading
 
 
 def decode_value(raw: Any) -> tuple[int | None, str] | None:
@@ -116,15 +200,6 @@ def decode_value(raw: Any) -> tuple[int | None, str] | None:
     if state == ROUTE_FIRST_STATE:
         return None
     return None if match[1] == b"-" else int(match[1]), state
-
-
-class Entry(NamedTuple):
-    """One module's state in a sender's hash, as it is stored."""
-
-    field: bytes
-    raw: bytes
-    updated_at: int | None
-    state: str
 
 
 def damaged(key: bytes, field: bytes | None = None) -> StorageError:
@@ -146,45 +221,62 @@ def pairs(reply: Any) -> list[tuple[bytes, bytes]]:
     return list(zip(reply[::2], reply[1::2], strict=True))
 
 
-def entries(key: bytes, reply: Any) -> Iterator[Entry]:
-    """Yields the entries in the ``HGETALL`` of a hash; no value in it is unchecked.
+def decode_entries(kind: Kind, sender: Sender, key: bytes, reply: Any) -> list[Entry]:
+    """Returns the entries in the ``HGETALL`` of a hash, or in a part of it.
 
     Raises:
         StorageError: Something else wrote there.
     """
+    if kind is Kind.STATE:
+        return [
+            Entry(kind, sender, decode_name(key, field)[0], state, at)
+            for field, at, state in _decode_states(key, reply)
+        ]
+    found = dict(pairs(reply))
+    return [
+        Entry(kind, sender, decode_name(key, field)[0], value, _decode_time(found, key, field))
+        for field, value in found.items()
+        if field != SENDER and field[:1] != b"@"
+    ]
+
+
+def _decode_states(key: bytes, reply: Any) -> Iterator[tuple[bytes, int | None, str]]:
     for field, raw in pairs(reply):
-        if field == SENDER:
-            continue
-        value = decode_value(raw)
-        if value is None or field[:1] not in (b"'", b'"'):
-            raise damaged(key, field)
-        yield Entry(field, raw, *value)
+        if field != SENDER:
+            value = decode_value(raw)
+            if value is None:
+                raise damaged(key, field)
+            yield field, *value
 
 
-def decode_states(key: bytes, reply: Any) -> dict[str, str]:
-    """Returns the states of one sender by module."""
-    states = {}
-    for entry in entries(key, reply):
-        states[_names(key, entry.field, b"None")[0]] = entry.state
-    return states
+def decode_found(keys: Keys, kind: Kind, key: bytes, reply: Any) -> Iterator[Entry]:
+    """Yields the entries in the ``HGETALL`` of a hash that was found and not looked up.
 
-
-def decode_records(keys: Keys, key: bytes, reply: Any) -> Iterator[Record]:
-    """Yields the records in the ``HGETALL`` of a hash that was found and not looked up."""
+    Raises:
+        StorageError: Something else wrote there.
+    """
     text = dict(pairs(reply)).get(SENDER)
-    if text is None or keys.of_text(text) != key:
+    if text is None or keys.of_text(text, kind) != key:
         raise damaged(key, SENDER)
-    for entry in entries(key, reply):
-        module, sender = _names(key, entry.field, text)
-        try:
-            moment = from_microseconds(entry.updated_at)
-        except OverflowError:
-            raise damaged(key, entry.field) from None
-        yield Record(module, sender, entry.state, moment)
+    sender = decode_name(key, b"''", text)[1]
+    for entry in decode_entries(kind, sender, key, reply):
+        if entry.at is not None and not -_CALENDAR[0] <= entry.at < _CALENDAR[1]:
+            raise damaged(key, encode_field(entry.name))
+        yield entry
 
 
-def _names(key: bytes, field: bytes, sender: bytes) -> tuple[str, Sender]:
+def decode_name(key: bytes, field: bytes, sender: bytes = b"None") -> tuple[str, Sender]:
+    """Returns the name that a field stands for, and the sender whose text is given."""
+    if field[:1] not in (b"'", b'"'):
+        raise damaged(key, field)
     try:
         return parse_key(f"[{field.decode('ascii')}, {sender.decode('ascii')}]")
     except (StorageError, UnicodeDecodeError):
-        raise damaged(key, field) from None
+        raise damaged(key, field if sender == b"None" else SENDER) from None
+
+
+def _decode_time(found: dict[bytes, bytes], key: bytes, field: bytes) -> int | None:
+    raw = found.get(b"@" + field, b"")
+    if not _TIME.fullmatch(raw):
+        raise damaged(key, b"@" + field)
+    return None if raw == b"-" else int(raw)

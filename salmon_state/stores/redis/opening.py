@@ -17,7 +17,7 @@ from salmon_state.log import log
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.connections import Connections, exchange
 from salmon_state.stores.redis.entries import Keys, pairs
-from salmon_state.stores.redis.scripts import REMOVE, WRITE, Operation, Plan
+from salmon_state.stores.redis.scripts import FORGET
 from salmon_state.stores.redis.servers import Server
 from salmon_state.stores.redis.urls import parse_target, place_of
 
@@ -150,8 +150,7 @@ def check_server(server: Server, keys: Keys) -> None:
         _check_info(server, _info(pool))
     nobody = keys.of_text(b"")
     server.read(nobody, (b"HGET", nobody, b""))
-    plan = Plan(keys).add_found(nobody, [Operation(b"nothing", REMOVE)])
-    server.run(WRITE, *plan.arguments([nobody]), again=True)
+    server.run(FORGET, (nobody,), (b"nothing",), again=True)
 
 
 def _check_info(server: Server, info: dict[str, str]) -> None:

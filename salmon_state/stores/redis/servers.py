@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from redis import RedisError, ResponseError
@@ -14,7 +14,7 @@ from salmon_state.errors import StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.stores.redis.connections import Command, Connections, ask, exchange, talk
 from salmon_state.stores.redis.deadlines import CLOCKS, Timed
-from salmon_state.stores.redis.entries import damaged, is_lease
+from salmon_state.stores.redis.entries import damaged, type_of
 from salmon_state.stores.redis.scripts import Script
 
 __all__ = [
@@ -187,8 +187,9 @@ class Server(Forkable):
         if "WRONGTYPE" in str(error):
             for key in keys:
                 kind = self._ask(key, (b"TYPE", key), again=True)
-                if kind not in (b"none", b"string" if is_lease(key) else b"hash"):
+                if kind not in (b"none", type_of(key)):
                     raise damaged(key) from error
+            raise damaged(keys[-1]) from error  # or what belongs to it
 
     def _confirmed(self, replies: list[Any]) -> Any:
         reply, confirmed = replies
@@ -208,6 +209,10 @@ class Server(Forkable):
     def pools(self) -> list[Connections]:
         """Returns the connections to each of the primaries."""
         return [self._only()]
+
+    def by_pool(self, keys: Sequence[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
+        """Returns which of some keys are on which server."""
+        return [(self._only(), list(keys))]
 
     def layout(self) -> object:
         """Returns what changes when keys move to another server."""
@@ -257,6 +262,15 @@ class Server(Forkable):
         replies = exchange(pool, (*commands, *self._confirm))
         self._confirmed([None, replies.pop()])
         return replies
+
+    def each(self, pool: Connections, script: Script, keys: Sequence[bytes]) -> None:
+        """Runs a script that changes something for each of some keys on one server."""
+        commands = [called(script, (key,), ()) for key in keys]
+        for key, reply in zip(keys, self.batch(pool, keys, commands, write=True), strict=True):
+            if not_run(reply):
+                self.change(script, (key,), ())
+            elif isinstance(reply, Exception):
+                raise reply
 
 
 def called(

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from redis.exceptions import ChildDeadlockedError
 
-from salmon_state.errors import (
-    ConfigurationError,
-    ConversationBusy,
-    StorageError,
-    StorageUnavailable,
-    overtaken,
-)
+from salmon_state.backend import UnitOfWork
+from salmon_state.entries import Entry, Kind, Page, Want, Where, Write
+from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state.keys import Sender
 from salmon_state.masking import Mask
-from salmon_state.storage import (
-    Change,
-    Move,
-    Record,
-    Sender,
-    StateStorage,
-    Transition,
-    UnitOfWork,
-)
+from salmon_state.storage import StateStorage
 from salmon_state.stores.redis import opening
 from salmon_state.stores.redis.cluster import Cluster
-from salmon_state.stores.redis.entries import (
-    Keys,
-    damaged,
-    decode_states,
-    decode_value,
-    encode_field,
-    encode_sender,
-    encode_value,
-)
-from salmon_state.stores.redis.leases import Leases, RedisWork
-from salmon_state.stores.redis.scripts import (
-    CHANGE,
-    CHECK,
-    FORGET,
-    LEASE_LOST,
-    OVERTAKEN,
-    SET,
-    WRITE,
-    Lease,
-    Plan,
-)
+from salmon_state.stores.redis.commits import Commits
+from salmon_state.stores.redis.entries import Keys, damaged, decode_value, encode_field
+from salmon_state.stores.redis.leases import RedisLeases, RedisWork
+from salmon_state.stores.redis.pages import Pages
 from salmon_state.stores.redis.servers import UNREACHABLE
-from salmon_state.stores.redis.sweeps import Sweeps
 
 __all__ = ["RedisStorage"]
 
@@ -116,8 +87,6 @@ class RedisStorage(StateStorage):
         StorageUnavailable: Redis cannot be reached now.
     """
 
-    _locks_processes = True
-
     def __init__(
         self,
         url: str | None = None,
@@ -133,19 +102,20 @@ class RedisStorage(StateStorage):
     ) -> None:
         super().__init__(protect=protect)
         options = opening.check_options(ttl, lease, timeout, wait_replicas, wait_timeout)
-        self._ttl = options.ttl
-        self._keys = Keys(prefix)
+        Keys(prefix)  # which refuses what cannot be one, before anything is opened
         self._server, self._url, secrets = opening.open_server(url, client, options)
         self._mask = Mask(secrets)
         self._client = client  # held because redis.Redis disconnects its pool when it is deleted
-        self._clustered = isinstance(self._server, Cluster)
+        clustered = isinstance(self._server, Cluster)
+        self.spans_senders = not clustered
         self._prefix = prefix
-        self._lease = lease
-        self._leases = Leases(self._server, lease)
-        self._sweeps = Sweeps(self._server, self._keys)
+        self._keys = Keys(prefix, clustered=clustered)
+        self._redis_leases = RedisLeases(self._server, self._keys, lease)
+        self._commits = Commits(self._server, self._keys, options.ttl, clustered=clustered)
+        self._pages_of = Pages(self._server, self._keys)
         try:
             opening.check_server(self._server, self._keys)
-            opening.warn_of_losses(self._server, ttl=bool(self._ttl))
+            opening.warn_of_losses(self._server, ttl=bool(options.ttl))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything
             self._refuse(error)
 
@@ -161,115 +131,44 @@ class RedisStorage(StateStorage):
         finally:
             self._close()
 
-    # ---------------------------------------------------------------- hooks: one conversation
+    # ---------------------------------------------------------------- hooks: one sender
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        key, field = self._keys.of(sender), encode_field(module)
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        key, field = self._keys.of(sender, kind), encode_field(name)
         raw = self._server.read(key, (b"HGET", key, field))
-        if raw is None:
-            return None
+        if raw is None or kind is not Kind.STATE:
+            return raw
         value = decode_value(raw)
         if value is None:
             raise damaged(key, field)
         return value[1]
 
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        key = self._keys.of(sender)
-        return decode_states(key, self._server.read(key, (b"HGETALL", key)))
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        return self._redis_leases.load(sender, wants)
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        changes = tuple(changes)
-        if len(changes) != 1 or (self._ttl and changes[0].state is not None):
-            if changes:
-                self._apply(Plan(self._keys).add_changes(changes), again=True)
-            return
-        ((module, sender, state, updated_at),) = changes
-        text, field = encode_sender(sender), encode_field(module)
-        key = self._keys.of_text(text)
-        if state is None:
-            self._server.change(FORGET, (key,), (field,), again=True)
-        else:
-            argv = (text, field, encode_value(state, updated_at))
-            self._server.change(SET, (key,), argv, again=True)
-
-    def _compare_and_set(
-        self, module: str, sender: Sender, expected: str | None, state: str | None
-    ) -> bool:
-        transition = Transition(module, sender, state, self._clock(), True, expected)
-        plan = Plan(self._keys).add_transitions([transition])
-        return self._run(plan, list(plan.operations)) != OVERTAKEN
-
-    def _set_all(self, sender: Sender, state: str | None) -> int:
-        plan = Plan(self._keys).add_moves([Move(sender, state, self._clock())])
-        return self._apply(plan, again=True)
-
-    # ---------------------------------------------------------------- hooks: the unit of work
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        if type(writes) is tuple and len(writes) == 1:
+            (write,) = writes
+            if write.kind is Kind.STATE:
+                return self._commits.one_state(write)
+        return self._commits.make(writes)
 
     def _begin(self) -> UnitOfWork:
-        return RedisWork(self)
+        return RedisWork(self, self._redis_leases, self._commits)
 
-    def _commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
-        self._apply(Plan(self._keys).add_moves(moves).add_transitions(transitions))
+    # ---------------------------------------------------------------- hooks: many senders
 
-    def _apply(self, plan: Plan, leases: Sequence[Lease] = (), *, again: bool = False) -> int:
-        """Does everything that is planned, if the leases are held, and gives them back."""
-        parts: list[tuple[list[bytes], list[Lease]]] = [(list(plan.operations), list(leases))]
-        if self._clustered:
-            own = {lease.key for lease in leases}
-            parts = [([key], []) for key in plan.operations if key not in own]
-            for lease in reversed(leases):  # the first one's sender is whom the mail is from
-                parts.append(([lease.key] if lease.key in plan.operations else [], [lease]))
-            if len(parts) > 1:
-                for keys, held in parts:
-                    self._check(self._run(plan, keys, held, mode=CHECK))
-        return sum(self._check(self._run(plan, *part, again=again)) for part in parts)
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        return self._pages_of.page(kind, where, after)
 
-    def _run(
-        self,
-        plan: Plan,
-        keys: list[bytes],
-        leases: Sequence[Lease] = (),
-        *,
-        mode: bytes = CHANGE,
-        again: bool = False,
-    ) -> int:
-        arguments = plan.arguments(keys, leases, mode=mode, ttl=self._ttl)
-        send = self._server.change if mode == CHANGE else self._server.run
-        reply = send(WRITE, *arguments, again=again)
-        if isinstance(reply, list):
-            raise damaged(*reply)
-        result: int = reply
-        return result
+    def _count(self, kind: Kind) -> int:
+        return self._pages_of.count(kind)
 
-    def _check(self, result: int) -> int:
-        if result == LEASE_LOST:
-            raise ConversationBusy(
-                f"the lease of {self._lease:g} s on a conversation was lost: this process or Redis "
-                "stood still for longer, and another mail of the sender may be in hand"
-            )
-        if result == OVERTAKEN:
-            raise overtaken()
-        return result
-
-    # ---------------------------------------------------------------- hooks: many conversations
-
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        found = self._sweeps.records() if sender is None else self._sweeps.records_of(sender)
-        for record in found:
-            if module in (None, record.module) and state in (None, record.state):
-                yield record
-
-    def _rename(self, module: str, old: str, new: str | None) -> int:
-        return self._sweeps.rename(module, old, new)
-
-    def _purge(self, before: int, module: str | None, state: str | None) -> int:
-        return self._sweeps.purge(before, module, state)
+    def _claim(self, kind: Kind, until: int, limit: int) -> list[Entry]:
+        return self._pages_of.claim(kind, self._clock(), until, limit)
 
     def _wipe(self) -> None:
-        self._sweeps.wipe()
-
-    def _count(self) -> int:
-        return self._sweeps.count()
+        self._pages_of.wipe()
 
     # ---------------------------------------------------------------- hooks: the store itself
 
@@ -277,13 +176,13 @@ class RedisStorage(StateStorage):
         opening.check_server(self._server, self._keys)
 
     def _close(self) -> None:
-        self._leases.close()
+        self._redis_leases.close()
         self._server.close()
 
     def _place(self) -> str:
         return f"{self._url} {self._prefix!a}"
 
-    def _wrap(self, error: Exception) -> StorageError:
+    def _explain(self, error: Exception) -> StorageError:
         if isinstance(error, (*UNREACHABLE, ChildDeadlockedError)):
             return StorageUnavailable(self._mask(f"{type(error).__name__}: {error}"))
-        return super()._wrap(error)
+        return super()._explain(error)

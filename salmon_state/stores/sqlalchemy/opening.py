@@ -11,13 +11,30 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from salmon_state.errors import ConfigurationError
 from salmon_state.masking import check_login, is_secret
 from salmon_state.options import check_query
-from salmon_state.stores.sqlalchemy.databases import database_named
+from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.databases.mariadb import MariaDB
+from salmon_state.stores.sqlalchemy.databases.postgresql import PostgreSQL
+from salmon_state.stores.sqlalchemy.databases.sqlite import SQLite
 
-__all__ = ["check_positive", "check_table", "make_engine", "secrets_of"]
+__all__ = ["check_positive", "check_table", "database_named", "make_engine", "secrets_of"]
 
 _FOREVER = 10**6
 _LONGEST_NAME = 63
 """In bytes; PostgreSQL's limit, and MariaDB has one more."""
+
+
+def database_named(name: str) -> Database:
+    """Returns the database that SQLAlchemy calls by this name.
+
+    Raises:
+        ConfigurationError: It is none of those that a store can use.
+    """
+    for kind in (SQLite, PostgreSQL, MariaDB):
+        if name in kind.names:
+            return kind()
+    raise ConfigurationError(
+        f"no states can be kept in {name!r}: known: sqlite, postgresql, mysql, mariadb"
+    )
 
 
 def make_engine(

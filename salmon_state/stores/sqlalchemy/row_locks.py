@@ -14,10 +14,11 @@ shares who moves all rows of anybody.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
-from salmon_state.stores.sqlalchemy.databases import Database
+from salmon_state.stores.sqlalchemy.databases.base import Database
 
 __all__ = ["RowLocks"]
 
@@ -37,23 +38,23 @@ class RowLocks:
         """The number of the lock of whoever writes the rows of many senders."""
 
     def of(self, digest: bytes) -> int:
-        """Returns the number of the lock of a sender's rows."""
-        return self.of_all ^ _number(digest)
+        """Returns the number of the lock of a sender's rows; any, where none is needed."""
+        return self.of_all ^ _number(digest) if self._alone else 0
 
     def lock_many(self, cursor: Any) -> None:
         """Waits until nobody moves all rows of a sender; then the rows of all may be written."""
         if self._alone:
-            cursor.execute(self._alone, (self.of_all,))
+            cursor.execute(f"SELECT {self._alone % self.of_all}")
 
-    def lock_moving(self, cursor: Any) -> None:
-        """Waits until nobody writes the rows of many senders; comes before any other lock."""
-        if self._shared:
-            cursor.execute(self._shared, (self.of_all,))
+    def lock_senders(self, cursor: Any, digests: Iterable[bytes]) -> None:
+        """Waits until nobody writes a row of some senders; then all of them may be moved.
 
-    def lock_sender(self, cursor: Any, digest: bytes) -> None:
-        """Waits until nobody writes a row of a sender; then all of them may be moved."""
-        if self._alone:
-            cursor.execute(self._alone, (self.of(digest),))
+        Before any other lock, and until nobody writes the rows of many senders either.
+        """
+        locks = [self._alone % self.of(digest) for digest in digests] if self._alone else []
+        if locks:
+            # From left to right, in one round trip.
+            cursor.execute(f"SELECT {', '.join([self._shared % self.of_all, *locks])}")
 
 
 def _number(digest: bytes) -> int:

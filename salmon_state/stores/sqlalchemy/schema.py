@@ -2,58 +2,66 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from salmon_state.errors import ConfigurationError, StorageError
-from salmon_state.keys import Sender, ascii_key, parse_key
-from salmon_state.stores.encoding import decode_state as decode_state
-from salmon_state.stores.encoding import encode_state as encode_state
-from salmon_state.stores.sqlalchemy.databases import Database, database_of
+from salmon_state.errors import ConfigurationError
+from salmon_state.stores.sqlalchemy.databases.base import Database
 
 __all__ = ["SCHEMA_VERSION", "make_metadata"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The version of the tables that this code reads and writes."""
-
-MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.Table], None]] = {}
-"""By version: what turns the tables of that version into those of the next one."""
 
 _NO_TABLE, _NO_ROW = -2, -1
 """What stands for a version when there is none."""
 
-LONGEST_READABLE_KEY = 10_000
-"""In characters; longer ones are compressed, and read one at a time."""
-_COMPRESSED = "zlib+json:"
-_COMPRESSED_ASCII = "zlib:"
-"""What earlier versions wrote: `ascii_key`, compressed."""
-
 _DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_LONG_BYTES = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
-def make_metadata(table: str = "salmon_state", *, schema: str | None = None) -> sa.MetaData:
+def _whole(state: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    return state
+
+
+def _beginning(state: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    return sa.func.substr(state, sa.literal_column("1"), sa.literal_column("100"))
+
+
+STATE_INDEXES: Mapping[str, Callable[[sa.ColumnElement[str]], sa.ColumnElement[str]]] = {
+    "sqlite": _whole,
+    "postgresql": _beginning,  # which has no room for long ones
+}
+"""Of what of a state an index can be; MariaDB's of a part of a column gives no order."""
+
+
+def make_metadata(
+    table: str = "salmon_state", *, schema: str | None = None, indexes: bool = False
+) -> sa.MetaData:
     """Returns the tables of a store as SQLAlchemy metadata, without connecting to anything.
 
     For Alembic: put it into ``target_metadata`` and make the store with ``create=False``.
 
-    A row is found by two SHA-256 digests, so that no collation, length limit or NUL rule of any
-    database has a say in which conversation is which; and because the sender's comes first, the
-    primary key finds all conversations of a sender as well. ``key`` is for people to read:
-    ``repr([module, sender])`` in ASCII, or if that is longer than 10,000 characters its JSON,
-    compressed. ``state``
-    is in ASCII too (see `encode_state`); ``updated_at`` is in microseconds since 1970 UTC.
+    The states have a table of their own, and entries of all other kinds share one. A row is found
+    by two SHA-256 digests, so that no collation, length limit or NUL rule of any database has a
+    say in which conversation is which; and because the sender's comes first, the primary key finds
+    everything of a sender as well. ``key`` is for people to read: ``repr([module, sender])`` in
+    ASCII, of other kinds with the entry's name instead of the module, or if that is longer than
+    10,000 characters its JSON, compressed. ``state`` is in ASCII too (see `encode_state`);
+    ``updated_at`` and ``at`` are in microseconds since 1970 UTC.
+
+    Args:
+        table: The name of the table of the states.
+        schema: The database schema of all tables, if not the default one.
+        indexes: Whether states are found by what they are, and by their time; see
+            `SQLAlchemyStorage`.
     """
     metadata = sa.MetaData(schema=schema)
     # A collation of bytes: nothing in these tables is a natural-language text.
@@ -63,7 +71,7 @@ def make_metadata(table: str = "salmon_state", *, schema: str | None = None) -> 
         for dialect in ("mysql", "mariadb")
         for name, value in bytewise.items()
     }
-    sa.Table(
+    states = sa.Table(
         table,
         metadata,
         sa.Column("sender_digest", _DIGEST, primary_key=True),
@@ -74,6 +82,27 @@ def make_metadata(table: str = "salmon_state", *, schema: str | None = None) -> 
         sqlite_with_rowid=False,
         **options,
     )
+    entries = sa.Table(
+        f"{table}_entries",
+        metadata,
+        sa.Column("sender_digest", _DIGEST, primary_key=True),
+        sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("name_digest", _DIGEST, primary_key=True),
+        sa.Column("key", _LONG_TEXT, nullable=False),
+        sa.Column("value", _LONG_BYTES, nullable=False),
+        sa.Column("at", sa.BigInteger),
+        **options,
+    )
+    column = entries.c
+    due = (column.kind, column.at, column.sender_digest, column.name_digest)
+    sa.Index(f"{table}_due", *due)
+    if indexes:
+        column = states.c
+        place = (column.module_digest, column.sender_digest)
+        sa.Index(f"{table}_by_time", column.updated_at, column.sender_digest, column.module_digest)
+        for dialect, part in STATE_INDEXES.items():
+            by_state = sa.Index(f"{table}_by_state", part(column.state), *place)
+            by_state.ddl_if(dialect).info["dialect"] = dialect
     sa.Table(
         f"{table}_version",
         metadata,
@@ -83,89 +112,23 @@ def make_metadata(table: str = "salmon_state", *, schema: str | None = None) -> 
     return metadata
 
 
-# ---------------------------------------------------------------- from names to columns
-
-
-def sender_digest(sender: Sender) -> bytes:
-    """Returns what all conversations of a sender share in the primary key."""
-    return hashlib.sha256(ascii(sender).encode()).digest()
-
-
-@lru_cache(maxsize=256)
-def _short_module_digest(module: str) -> bytes:
-    return hashlib.sha256(ascii(module).encode()).digest()
-
-
-def module_digest(module: str) -> bytes:
-    """Returns what tells the conversations of a sender apart in the primary key."""
-    if len(module) > 200:  # made by a key generator from what an attacker wrote: not to be kept
-        return _short_module_digest.__wrapped__(module)
-    return _short_module_digest(module)
-
-
-def encode_key(module: str, sender: Sender) -> str:
-    """Returns the text of the ``key`` column.
-
-    5,000,000 characters of NUL are 20 MB in ASCII, and MariaDB accepts no more than 16 MiB in one
-    statement. Compressed, no 5 MB that a mail can bring take more than 10 MiB, random bytes
-    included; at the lowest level, because a higher one makes little of those and takes seconds.
-    """
-    key = ascii_key(module, sender)
-    if len(key) <= LONGEST_READABLE_KEY:
-        return key
-    packed = zlib.compress(_as_json(module, sender).encode("utf-8", "surrogatepass"), 1)
-    return _COMPRESSED + base64.b64encode(packed).decode()
-
-
-def decode_key(text: str) -> tuple[str, Sender]:
-    """Returns the module and the sender; the inverse of `encode_key`.
-
-    Raises:
-        StorageError: `encode_key` writes no such text.
-    """
-    if text.startswith(_COMPRESSED):
-        return _parse_json(_decompress(text, _COMPRESSED))
-    if text.startswith(_COMPRESSED_ASCII):
-        return parse_key(_decompress(text, _COMPRESSED_ASCII))
-    return parse_key(text)
-
-
-def _as_json(module: str, sender: Sender) -> str:
-    return json.dumps([module, sender], ensure_ascii=False)
-
-
-def _parse_json(text: str) -> tuple[str, Sender]:
-    try:
-        module, sender = json.loads(text)
-        if _as_json(module, sender) == text and type(module) is str and _is_sender(sender):
-            return module, sender
-    except (ValueError, TypeError, RecursionError):
-        pass
-    raise StorageError(f"damaged key {text[:200]!r}: expected the JSON of [module, sender]")
-
-
-def _is_sender(value: object) -> bool:
-    return value is None or type(value) is str
-
-
-def _decompress(text: str, prefix: str) -> str:
-    try:
-        packed = base64.b64decode(text[len(prefix) :])
-        return zlib.decompress(packed).decode("utf-8", "surrogatepass")
-    except (ValueError, zlib.error):
-        raise StorageError(f"damaged key {text[:200]!r}: cannot be decompressed") from None
-
-
-def decode_states(rows: Iterable[Any]) -> dict[str, str]:
-    """Returns the states by module from rows of ``key`` and ``state`` of one sender."""
-    return {decode_key(key)[0]: decode_state(state) for key, state in rows}
+def _indexes(table: sa.Table, dialect: sa.Dialect) -> Iterator[sa.Index]:
+    """Yields the indexes that a table has in a database."""
+    for index in table.indexes:
+        if index.info.get("dialect", dialect.name) == dialect.name:
+            yield index
 
 
 # ---------------------------------------------------------------- the tables in the database
 
 
 def prepare_tables(
-    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, *, create: bool
+    connection: sa.Connection,
+    database: Database,
+    metadata: sa.MetaData,
+    table: sa.Table,
+    *,
+    create: bool,
 ) -> None:
     """Makes sure that the tables exist in the version that this code knows.
 
@@ -176,7 +139,6 @@ def prepare_tables(
             the user may not read and write them.
     """
     version_table = metadata.tables[f"{table.key}_version"]
-    database = database_of(connection.dialect)
     with _explained(database, table):
         version = _stored_version(connection, version_table)
     if version == _NO_ROW and not create:
@@ -185,7 +147,7 @@ def prepare_tables(
         if not create:
             raise ConfigurationError(_by_hand(connection, metadata, table, version))
         try:
-            version = _create_or_migrate(connection, metadata, table, version_table)
+            version = _create_or_migrate(connection, database, metadata, table)
         except DBAPIError as error:
             if not database.is_forbidden(error):
                 raise
@@ -195,8 +157,11 @@ def prepare_tables(
             f"the table {table.fullname!r} has version {version}, and this salmon-state knows "
             f"versions up to {SCHEMA_VERSION}: install a newer salmon-state"
         )
+    if create and table.indexes:
+        _create_indexes(connection, database, table)
     with _explained(database, table):
-        database.check_rights(connection, table)
+        for each in (table, metadata.tables[f"{table.key}_entries"]):
+            database.check_rights(connection, each)
 
 
 @contextmanager
@@ -208,7 +173,8 @@ def _explained(database: Database, table: sa.Table) -> Iterator[None]:
             raise
         raise ConfigurationError(
             f"this user must be granted SELECT, INSERT, UPDATE and DELETE on {table.fullname!r} "
-            f"and SELECT on '{table.fullname}_version': {_one_line(error.orig)}"
+            f"and '{table.fullname}_entries', and SELECT on '{table.fullname}_version': "
+            f"{_one_line(error.orig)}"
         ) from error.orig
 
 
@@ -224,38 +190,84 @@ def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int:
 
 
 def _create_or_migrate(
-    connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version_table: sa.Table
+    connection: sa.Connection, database: Database, metadata: sa.MetaData, table: sa.Table
 ) -> int:
-    with database_of(connection.dialect).schema_lock(connection):
+    version_table = metadata.tables[f"{table.key}_version"]
+    with database.schema_lock(connection):
         version = _stored_version(connection, version_table)  # another process may have been here
         if version in (_NO_TABLE, _NO_ROW):
-            metadata.create_all(connection)
+            _run(connection, _creating(metadata.sorted_tables, connection.dialect))
             connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
             return SCHEMA_VERSION
         while version < SCHEMA_VERSION:
-            MIGRATIONS[version](connection, table)
+            _run(connection, MIGRATIONS[version](metadata, table, connection.dialect))
             version += 1
             connection.execute(version_table.update().values(version=version))
         return version
 
 
+def _creating(tables: Iterable[sa.Table], dialect: sa.Dialect) -> Iterator[sa.Executable]:
+    for table in tables:
+        yield CreateTable(table)
+        for index in _indexes(table, dialect):
+            yield CreateIndex(index)
+
+
+def _run(connection: sa.Connection, statements: Iterable[sa.Executable]) -> None:
+    """Runs statements, but for those that create what is there.
+
+    MariaDB commits each of them: whoever was at it before may have been killed between two.
+    """
+    for statement in statements:
+        if isinstance(statement, (CreateTable, CreateIndex)):
+            statement.element.create(connection, checkfirst=True)
+        else:
+            connection.execute(statement)
+
+
+def _add_entries(
+    metadata: sa.MetaData, table: sa.Table, dialect: sa.Dialect
+) -> Iterator[sa.Executable]:
+    """From 1 to 2: a table for the other kinds of entries. Who has version 1 open needs nothing."""
+    return _creating([metadata.tables[f"{table.key}_entries"]], dialect)
+
+
+_Migration = Callable[[sa.MetaData, sa.Table, sa.Dialect], Iterable[sa.Executable]]
+
+MIGRATIONS: Mapping[int, _Migration] = {1: _add_entries}
+"""By version: what turns the tables of that version into those of the next one."""
+
+
+def _create_indexes(connection: sa.Connection, database: Database, table: sa.Table) -> None:
+    known = {
+        index["name"] for index in sa.inspect(connection).get_indexes(table.name, table.schema)
+    }
+    missing = [i for i in _indexes(table, connection.dialect) if i.name not in known]
+    if missing:
+        with database.schema_lock(connection):
+            for index in missing:
+                index.create(connection, checkfirst=True)
+
+
 def _by_hand(
     connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version: int
 ) -> str:
-    if version not in (_NO_TABLE, _NO_ROW):
-        return (
-            f"the table {table.fullname!r} has version {version} and must be brought to "
-            f"{SCHEMA_VERSION}: open the store once with create=True as a user who may alter it"
-        )
-    statements = [
-        str(CreateTable(each).compile(dialect=connection.dialect)).strip() + ";"
-        for each in metadata.sorted_tables
-    ]
-    version_table = connection.dialect.identifier_preparer.format_table(
-        metadata.tables[f"{table.key}_version"]
-    )
-    statements.append(f"INSERT INTO {version_table} VALUES ({SCHEMA_VERSION});")  # noqa: S608
+    """Returns what to tell somebody who may not create tables, with the statements to run."""
+    dialect = connection.dialect
+    versions = dialect.identifier_preparer.format_table(metadata.tables[f"{table.key}_version"])
+    if version in (_NO_TABLE, _NO_ROW):
+        trouble = "is missing and was not created"
+        steps: list[Any] = list(_creating(metadata.sorted_tables, dialect))
+        last = f"INSERT INTO {versions} VALUES ({SCHEMA_VERSION})"  # noqa: S608
+    else:
+        trouble = f"has version {version} and was not brought to {SCHEMA_VERSION}"
+        pending = [MIGRATIONS[each] for each in range(version, SCHEMA_VERSION)]
+        steps = [
+            statement for migrate in pending for statement in migrate(metadata, table, dialect)
+        ]
+        last = f"UPDATE {versions} SET version = {SCHEMA_VERSION}"  # noqa: S608
+    statements = [*(str(step.compile(dialect=dialect)).strip() for step in steps), last]
     return (
-        f"the table {table.fullname!r} is missing and was not created; "
-        "have somebody who may create tables run:\n" + "\n".join(statements)
-    )
+        f"the table {table.fullname!r} {trouble}; open the store once with create=True as a user "
+        "who may do so, or have somebody run:\n" + "".join(f"{each};\n" for each in statements)
+    ).rstrip()

@@ -1,32 +1,34 @@
-"""The statements of a store, built by SQLAlchemy and compiled once."""
+"""The statements about the rows of a table, built by SQLAlchemy and compiled once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.errors import overtaken
+from salmon_state.entries import CHECK, EVERY, Kind, Seen, Where, Write
 from salmon_state.keys import Sender
-from salmon_state.records import Change, Move, Transition
-from salmon_state.stores.sqlalchemy.databases import database_of
-from salmon_state.stores.sqlalchemy.row_locks import RowLocks
-from salmon_state.stores.sqlalchemy.schema import (
+from salmon_state.stores.rows import (
     LONGEST_READABLE_KEY,
     encode_key,
-    encode_state,
-    module_digest,
+    encode_value,
+    name_digest,
     sender_digest,
 )
+from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.row_locks import RowLocks
+from salmon_state.stores.sqlalchemy.schema import STATE_INDEXES
 
-__all__ = ["Statements", "moved_whole"]
+__all__ = ["Parameters", "RowStatements", "Statement", "WriteStatement"]
 
-_Parameters = tuple[Any, ...]
+Parameters = tuple[Any, ...]
 
-_MANY = 100
-"""Of how many senders, at most, a transaction locks the rows one by one."""
+
+_UNSEEN = Seen()
 
 
 class Statement:
@@ -40,274 +42,309 @@ class Statement:
         self._names: list[str] = list(compiled.positiontup or ())
         self._fixed: Mapping[str, Any] = compiled.params
 
-    def bind(self, **values: Any) -> _Parameters:
+    def bind(self, values: Mapping[str, Any]) -> Parameters:
         """Returns the parameters in the statement's order."""
         return tuple(values.get(name, self._fixed[name]) for name in self._names)
 
 
-class Statements:
-    """Everything that a store says to one database about one table.
+_WRITTEN = ("sender", "name", "kind", "key", "value", "at", "rows", "seen_value", "seen_at")
+"""The parameters of a `WriteStatement`, in the order in which `RowStatements.write` gives them."""
+
+
+class WriteStatement:
+    """The text of a statement that makes a write.
+
+    Each mail makes some: its parameters are picked by their places, in a tenth of the time that
+    it takes by their names.
+
+    Attributes:
+        sql: The text.
+        bind: Returns the parameters, from what `RowStatements.write` returns.
+    """
+
+    __slots__ = ("bind", "sql")
+
+    def __init__(self, clause: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled: Any = clause.compile(dialect=dialect)
+        self.sql = str(compiled)
+        first, *others = (_WRITTEN.index(name) for name in compiled.positiontup)
+        self.bind: Callable[[Parameters], Parameters] = (
+            itemgetter(first, *others) if others else itemgetter(slice(first, first + 1))
+        )
+
+
+class RowStatements:
+    """Everything that a store says to one database about the rows of one table.
 
     Compiled once, because compiling costs more than running; given to the driver's cursor as text,
     because SQLAlchemy's own execution costs eight times what SQLite needs to find a row.
 
     Args:
-        table: The table of the states.
+        table: The table of the states, or that of all other kinds.
+        database: Which kind of database it is in.
         dialect: Of the engine that the store was given.
-        space: As for `RowLocks`.
+        locks: The locks of its rows.
     """
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect, space: bytes) -> None:
-        database = database_of(dialect)
-        self._database = database
-        self.locks = RowLocks(database, space)
-        self._positional = _positional(dialect)
-        column = table.c
-        sender, module, state, now, expected = map(
-            _parameter, ("sender", "module", "to_state", "now", "expected")
-        )
-        one = (column.sender_digest == sender, column.module_digest == module)
-        shared = database.sharing(_parameter("rows"))
-        self._locked = shared is not None
-        written = one if shared is None else (*one, shared)
-        moved = {"state": state, "updated_at": now}
-
-        self.get = self._compile(sa.select(column.state).where(*one))
-        self.get_sender = self._compile(
-            sa.select(column.key, column.state).where(column.sender_digest == sender)
-        )
-        self.get_row = self._compile(
-            sa.select(column.key, column.state, column.updated_at).where(*one)
-        )
-        self.set = self._compile(_locking(database.upsert(table), table, shared))
-        self.remove = self._compile(table.delete().where(*written))
-        self.insert_missing = self._compile(_locking(database.insert_missing(table), table, shared))
-        self.set_expected = self._compile(
-            table.update().where(*written, column.state == expected).values(moved)
-        )
-        self.remove_expected = self._compile(
-            table.delete().where(*written, column.state == expected)
-        )
-        self.set_all = self._compile(
-            table.update().where(column.sender_digest == sender).values(moved)
-        )
-        self.remove_all = self._compile(table.delete().where(column.sender_digest == sender))
-        self.count = self._compile(sa.select(sa.func.count()).select_from(table))
-        self.table_name = self._positional.identifier_preparer.format_table(table)
+    def __init__(
+        self, table: sa.Table, database: Database, dialect: sa.Dialect, locks: RowLocks
+    ) -> None:
         self._table = table
+        self._database = database
+        self._locks = locks
+        self._dialect = _positional(dialect)
+        *_, self._name, self._key, self._value, self._at = table.c
+        self._sender = table.c.sender_digest
+        self._one = [self._sender == _parameter("sender"), self._name == _parameter("name")]
+        self._all = self._one[:1]
+        self._kind: list[sa.ColumnElement[bool]] = []
+        if "kind" in table.c:
+            self._kind = [table.c.kind == _parameter("kind")]
+            self._one += self._kind
+            self._all += self._kind
+        self._lock = database.sharing(_parameter("rows"))
+        self.table_name = self._dialect.identifier_preparer.format_table(table)
 
-    def _compile(self, clause: sa.ClauseElement) -> Statement:
-        return Statement(clause, self._positional)
+        row = sa.select(self._sender, self._name, self._key, self._value, self._at)
+        self.get = self.compile(sa.select(self._value).where(*self._one))
+        self.get_row = self.compile(row.where(*self._one))
+        self.get_sender = self.compile(row.where(*self._all))
+        self.count = self.compile(sa.select(sa.func.count()).select_from(table).where(*self._kind))
+        self.upsert = self._writing(database.upsert(self._insert()))
+        self.insert_missing = self._writing(database.insert_missing(self._insert()))
 
-    def row(
-        self,
-        module: str,
-        sender: Sender,
-        state: str | None,
-        now: int | None,
-        lock: int | None = None,
-    ) -> _Parameters:
-        """Returns the parameters of `set`, or without a state of `remove`.
+    def compile(self, clause: sa.ClauseElement) -> Statement:
+        """Returns a statement that may be run often."""
+        return Statement(clause, self._dialect)
+
+    def _writing(self, clause: sa.ClauseElement) -> WriteStatement:
+        return WriteStatement(clause, self._dialect)
+
+    # ---------------------------------------------------------------- what they are told
+
+    def place(self, kind: Kind, sender: Sender, name: str) -> dict[str, Any]:
+        """Returns what finds one row, by the names of the parameters."""
+        return {
+            "sender": sender_digest(sender),
+            "name": name_digest(name),
+            "kind": int(kind),
+        }
+
+    def write(self, write: Write, lock: int | None) -> Parameters:
+        """Returns what it takes to make a write: values for all of `_WRITTEN`.
 
         Args:
-            module: Of the row.
-            sender: Of the row.
-            state: What it becomes.
-            now: In microseconds since 1970, if known.
-            lock: The number of the lock to take, if not that of the sender's rows.
+            write: The write.
+            lock: The number of the lock to take, if it is not that of the sender's rows.
         """
+        kind, sender, name, value, at, expect = write
         digest = sender_digest(sender)
-        locks = (self.locks.of(digest) if lock is None else lock,) if self._locked else ()
-        if state is None:
-            return (digest, module_digest(module), *locks)
-        key = encode_key(module, sender)
-        return (digest, module_digest(module), key, encode_state(state), *locks, now)
-
-    def transition(
-        self, transition: Transition, lock: int | None = None
-    ) -> tuple[str, _Parameters]:
-        """Returns what makes one transition; if it is conditional, it changes 1 row or none."""
-        module, sender, state, now, conditional, seen = transition
-        if not conditional or (seen is None and state is not None):
-            row = self.row(module, sender, state, now, lock)
-            if state is None:
-                return self.remove.sql, row
-            return (self.insert_missing if conditional else self.set).sql, row
-        digest = sender_digest(sender)
-        values = {
-            "sender": digest,
-            "module": module_digest(module),
-            "rows": self.locks.of(digest) if lock is None else lock,
-            "expected": encode_state(seen or ""),
-        }
-        if state is None:
-            return self.remove_expected.sql, self.remove_expected.bind(**values)
-        values |= {"to_state": encode_state(state), "now": now}
-        return self.set_expected.sql, self.set_expected.bind(**values)
-
-    def move(self, move: Move) -> tuple[str, _Parameters]:
-        """Returns what moves all conversations of a sender."""
-        sender, state, now = move
-        digest = sender_digest(sender)
-        if state is None:
-            return self.remove_all.sql, (digest,)
-        values = {"sender": digest, "to_state": encode_state(state), "now": now}
-        return self.set_all.sql, self.set_all.bind(**values)
-
-    def write(
-        self, cursor: Any, moves: Collection[Move], transitions: Collection[Transition]
-    ) -> int:
-        """Makes each sender's moves, then the transitions, within the transaction of a cursor.
-
-        Returns:
-            How many rows were changed last.
-
-        Raises:
-            ConversationBusy: The state that a transition depends on has changed.
-        """
-        steps: list[Move | Transition] = sorted([*moves, *transitions], key=_row_order)
-        senders = {sender_digest(step.sender) for step in steps}
-        lock = None
-        if len(senders) > _MANY:
-            lock = self.locks.of_all
-            self.locks.lock_many(cursor)
-        whole = moved_whole(moves, transitions)
-        if whole and lock is None:
-            self.locks.lock_moving(cursor)
-        # In the order of the key, so that two writers do not wait for each other.
-        for step in steps:
-            digest = sender_digest(step.sender)
-            if digest in whole:
-                whole.remove(digest)
-                self.locks.lock_sender(cursor, digest)
-            if isinstance(step, Move):
-                cursor.execute(*self.move(step))
-                continue
-            cursor.execute(*self.transition(step, lock))
-            if step.conditional and cursor.rowcount != 1:
-                raise overtaken()
-        count: int = cursor.rowcount
-        return count
-
-    def write_many(self, cursor: Any, changes: Iterable[Change]) -> None:
-        """Writes rows as they are told, within the transaction of a cursor."""
-        self.locks.lock_many(cursor)
-        rows: list[_Parameters] = []
-        gone: list[_Parameters] = []
-        for module, sender, state, updated_at in changes:
-            row = self.row(module, sender, state, updated_at, self.locks.of_all)
-            (gone if state is None else rows).append(row)
-        # In the order of the key, as above.
-        if rows:
-            cursor.executemany(self.set.sql, sorted(rows))
-        if gone:
-            cursor.executemany(self.remove.sql, sorted(gone))
-
-    def page(self, *, sender: bool, module: bool, state: bool, first: bool) -> Statement:
-        """Selects the next rows in the order of the primary key, with the given filters.
-
-        Those that do not match come without their state, so that however few do, no statement goes
-        through more rows than a page has. Keys that are long come as ``None``: a page of those of
-        5 MB would be gigabytes.
-        """
-        column = self._table.c
-        # What the primary key finds is no more than asked for.
-        found = self._filters(sender=sender, module=module and sender)
-        matches = sa.and_(sa.true(), *self._filters(module=module and not sender, state=state))
-        short = sa.func.length(column.key) <= LONGEST_READABLE_KEY
-        query = (
-            sa.select(
-                column.sender_digest,
-                column.module_digest,
-                sa.case((matches & short, column.key)),
-                sa.case((matches, column.state)),
-                column.updated_at,
-            )
-            .where(*found)
-            .order_by(column.sender_digest, column.module_digest)
-            .limit(_parameter("size"))
+        made = value is not None and value is not CHECK
+        seen = expect if isinstance(expect, Seen) else _UNSEEN
+        return (
+            digest,
+            None if name is EVERY else name_digest(name),
+            int(kind),
+            None if name is EVERY or seen is not _UNSEEN else encode_key(name, sender),
+            encode_value(kind, value) if made else None,
+            at,
+            self._locks.of(digest) if lock is None else lock,
+            None if seen.value is None else encode_value(kind, seen.value),
+            seen.at,
         )
-        if not first:
-            after = _parameter("after_sender"), _parameter("after_module")
-            query = query.where(self._database.after(self._table.primary_key, after))
-        return self._compile(query)
 
+    def where(self, kind: Kind, where: Where) -> dict[str, Any]:
+        """Returns what finds the rows of a page; see `page`."""
+        values: dict[str, Any] = {"kind": int(kind)}
+        if where.sender is not EVERY:
+            values["sender"] = sender_digest(where.sender)
+        if where.name is not EVERY:
+            values["name"] = name_digest(where.name)
+        if where.value is not None:
+            values["value"] = encode_value(kind, where.value)
+        if where.before is not None:
+            values["before"] = where.before
+        return values
+
+    def position(self, which: str, row: tuple[Any, ...]) -> dict[str, Any]:
+        """Returns what says where a page begins or a batch ends.
+
+        Args:
+            which: ``after`` or ``last``.
+            row: The time of a row and its two digests.
+        """
+        names = (f"{which}_{column.key}" for column in (self._at, self._sender, self._name))
+        return dict(zip(names, row, strict=True))
+
+    # ---------------------------------------------------------------- reading
+
+    def wanted(self, kind: Kind, name: str | None) -> sa.Select[Any]:
+        """Selects what somebody wants to read of a sender, with text and bytes in two columns.
+
+        Args:
+            kind: The kind.
+            name: The parameter with the name's digest; ``None`` for all.
+        """
+        nothing = sa.cast(sa.null(), sa.LargeBinary if kind is Kind.STATE else sa.Text)
+        values = (self._value, nothing) if kind is Kind.STATE else (nothing, self._value)
+        where = [self._sender == _parameter("sender")]
+        where += [self._table.c.kind == sa.literal_column(str(int(kind)))] if self._kind else []
+        where += [] if name is None else [self._name == _parameter(name)]
+        number: sa.ColumnElement[Any] = sa.literal_column(str(int(kind)))
+        columns = (number, self._sender, self._name, self._key, *values, self._at)
+        return sa.select(*columns).where(*where)
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a store has two of these
+    def page(
+        self, *, filters: frozenset[str], by_time: bool, first: bool, by_state: bool = False
+    ) -> Statement:
+        """Selects the next rows in the order of the primary key, or of their time.
+
+        Those that do not match come as such, with their place alone, so that however few do, no
+        statement goes through more rows than a page has. What is long comes as ``None``: a page of
+        keys of 5 MB would be gigabytes.
+
+        Args:
+            filters: Which of the parameters of `where` there are.
+            by_time: The order.
+            first: Whether it is the first page; otherwise it says which row was the last one.
+            by_state: Whether only rows of a state are looked at, in the order of its index.
+        """
+        order = [self._name, self._sender] if by_state else self._order(by_time)
+        found = {"before"} if by_time else {"sender", "name"} if "sender" in filters else set()
+        if by_state:
+            found = {"name"}
+        matches = sa.and_(sa.true(), *self._filtered(filters - found))
+        columns = [
+            sa.case((matches & (sa.func.length(column) <= LONGEST_READABLE_KEY), column))
+            for column in (self._key, self._value)
+        ]
+        matching = sa.case((matches, sa.literal_column("1")))
+        query = sa.select(self._sender, self._name, matching, *columns, self._at)
+        query = query.where(*self._kind, *self._filtered(filters & found))
+        if by_state:
+            part = STATE_INDEXES[self._dialect.name]
+            query = query.where(part(self._value) == part(_parameter("value")))
+        if not first:
+            query = query.where(self._after(order))
+        return self.compile(query.order_by(*order).limit(_parameter("size")))
+
+    @cached_property
     def batch_end(self) -> Statement:
-        """Selects the last sender of the next batch of rows, whether they match or not.
+        """Selects the last row of the next batch, whether its rows match or not.
 
         So that however few match, no statement goes through more rows than a batch has.
         """
-        column = self._table.c
-        batch = (
-            sa.select(column.sender_digest)
-            .where(column.sender_digest > _parameter("after_sender"))
-            .order_by(column.sender_digest)
-            .limit(_parameter("size"))
-            .subquery()
-        )
+        order = self._order(by_time=False)
+        batch = sa.select(*order).where(*self._kind, self._after(order))
+        rows = batch.order_by(*order).limit(_parameter("size")).subquery()
         # Not max(): PostgreSQL before 18 has none for bytea.
-        last = sa.select(batch.c.sender_digest).order_by(batch.c.sender_digest.desc()).limit(1)
-        return self._compile(last)
+        backwards = [rows.c[column.name].desc() for column in order]
+        return self.compile(sa.select(*rows.c).order_by(*backwards).limit(1))
 
-    def change_batch(self, *, module: bool, state: bool, idle: bool, remove: bool) -> Statement:
-        """Moves or removes the rows of a batch that match; they keep their time."""
-        column = self._table.c
-        owned = self._database.owning(sa.literal(self.locks.of_all))
-        where = (
-            *self._filters(module=module, state=state, idle=idle),
-            column.sender_digest > _parameter("after_sender"),
-            column.sender_digest <= _parameter("last_sender"),
-            *([] if owned is None else [owned]),
+    @cached_property
+    def due(self) -> Statement:
+        """Selects those that are due, those first that have been so for longest."""
+        columns = (self._sender, self._name, self._key, self._value)
+        query = sa.select(*columns).where(*self._kind, *self._filtered(frozenset({"before"})))
+        return self.compile(query.order_by(*self._order(by_time=True)).limit(_parameter("size")))
+
+    @cached_property
+    def postpone(self) -> Statement:
+        """Gives a row another time."""
+        return self.compile(
+            self._table.update().where(*self._one).values({self._at.name: _parameter("until")})
         )
+
+    def _after(self, order: list[sa.Column[Any]]) -> sa.ColumnElement[bool]:
+        return self._database.after(order, _bounds(order, "after"))
+
+    def _up_to(self, order: list[sa.Column[Any]]) -> sa.ColumnElement[bool]:
+        return self._database.up_to(order, _bounds(order, "last"))
+
+    def _order(self, by_time: bool) -> list[sa.Column[Any]]:
+        return [self._at, self._sender, self._name] if by_time else [self._sender, self._name]
+
+    def _filtered(self, filters: frozenset[str]) -> list[sa.ColumnElement[bool]]:
+        where: list[sa.ColumnElement[bool]] = []
+        if "sender" in filters:
+            where.append(self._sender == _parameter("sender"))
+        if "name" in filters:
+            where.append(self._name == _parameter("name"))
+        if "value" in filters:
+            where.append(self._value == _parameter("value"))
+        if "before" in filters:
+            where.append(self._at < _parameter("before"))
+        return where
+
+    # ---------------------------------------------------------------- writing
+
+    def _insert(self) -> Insert:
+        """Inserts a row, and wins a lock, if there is one, before it makes it."""
+        columns = {"sender_digest": "sender", "kind": "kind", self._name.name: "name"}
+        columns |= {"key": "key", self._value.name: "value"}
+        values: dict[str, Any] = {
+            column: _parameter(name) for column, name in columns.items() if column in self._table.c
+        }
+        at = sa.bindparam("at", type_=sa.BigInteger)
+        values[self._at.name] = at if self._lock is None else sa.case((self._lock, at))
+        return self._database.insert(self._table).values(values)  # type: ignore[no-any-return]
+
+    @lru_cache(maxsize=32)  # noqa: B019 - a store has two of these
+    def change(self, *, remove: bool, value: bool, at: bool | None) -> WriteStatement:
+        """Changes or removes a row.
+
+        Args:
+            remove: Whether it goes.
+            value: Whether its value must be the expected one.
+            at: Whether its time must be; ``None`` if it must have none.
+        """
+        where = list(self._one)
+        if value:
+            where.append(self._value == _parameter("seen_value"))
+        if at is None:
+            where.append(self._at.is_(None))
+        elif at:
+            where.append(self._at == _parameter("seen_at"))
+        if self._lock is not None:
+            where.append(self._lock)
+        return self._changed(where, remove=remove)
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
+    def change_all(self, *, remove: bool) -> WriteStatement:
+        """Changes or removes all rows of a sender, of one kind if there are several."""
+        return self._changed(self._all, remove=remove)
+
+    def _changed(self, where: list[sa.ColumnElement[bool]], *, remove: bool) -> WriteStatement:
         if remove:
-            return self._compile(self._table.delete().where(*where))
-        to_state = {"state": _parameter("to_state")}
-        return self._compile(self._table.update().where(*where).values(to_state))
+            return self._writing(self._table.delete().where(*where))
+        values = {self._value.name: _parameter("value"), self._at.name: _parameter("at")}
+        return self._writing(self._table.update().where(*where).values(values))
 
-    def _filters(
-        self, *, sender: bool = False, module: bool = False, state: bool = False, idle: bool = False
-    ) -> list[sa.ColumnElement[bool]]:
-        column = self._table.c
-        filters = []
-        if sender:
-            filters.append(column.sender_digest == _parameter("sender"))
-        if module:
-            filters.append(column.module_digest == _parameter("module"))
-        if state:
-            filters.append(column.state == _parameter("in_state"))
-        if idle:
-            filters.append(column.updated_at < _parameter("before"))
-        return filters
+    @lru_cache(maxsize=32)  # noqa: B019 - a store has two of these
+    def change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
+        """Changes or removes the rows of a batch that match; they keep their time.
 
-
-def moved_whole(moves: Collection[Move], transitions: Collection[Transition]) -> set[bytes]:
-    """Returns the digests of the senders of whom no new row may come before the commit.
-
-    Beside those whose rows are all moved, these are the ones of whom a row is removed, if there is
-    one, together with other writes: where there is none, there is nothing to lock.
-    """
-    senders = {sender_digest(move.sender) for move in moves}
-    if len(moves) + len(transitions) > 1:
-        senders.update(
-            sender_digest(transition.sender)
-            for transition in transitions
-            if transition.state is None and not transition.conditional
-        )
-    return senders
+        Args:
+            filters: As for `page`.
+            remove: Whether they go.
+            alone: The number of the lock that nobody else may have meanwhile.
+        """
+        order = self._order(by_time=False)
+        where = [*self._kind, *self._filtered(filters)]
+        where += [self._after(order), self._up_to(order)]
+        owned = self._database.owning(sa.literal(alone, sa.BigInteger))
+        if owned is not None:
+            where.append(owned)
+        if remove:
+            return self.compile(self._table.delete().where(*where))
+        values = {self._value.name: _parameter("to_value")}
+        return self.compile(self._table.update().where(*where).values(values))
 
 
-def _row_order(step: Move | Transition) -> tuple[bytes, bytes]:
-    module = b"" if isinstance(step, Move) else module_digest(step.module)
-    return sender_digest(step.sender), module
-
-
-def _locking(insert: Insert, table: sa.Table, shared: sa.ColumnElement[bool] | None) -> Insert:
-    """Returns an insert that wins a lock, if there is one, before it makes a row."""
-    if shared is None:
-        return insert
-    values: dict[str, Any] = {column.name: _parameter(f"new_{column.name}") for column in table.c}
-    known = sa.bindparam("new_updated_at", type_=sa.BigInteger)
-    return insert.values({**values, "updated_at": sa.case((shared, known))})
+def _bounds(order: list[sa.Column[Any]], which: str) -> list[sa.BindParameter[Any]]:
+    """Returns the parameters that `RowStatements.position` fills in."""
+    return [sa.bindparam(f"{which}_{column.key}", type_=column.type) for column in order]
 
 
 def _positional(dialect: sa.Dialect) -> sa.Dialect:

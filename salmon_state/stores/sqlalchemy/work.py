@@ -2,106 +2,108 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from salmon_state.conversation import ERROR_STATE
+from salmon_state.backend import Backend, UnitOfWork
+from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.errors import ConversationBusy, StorageUnavailable, given_up
 from salmon_state.keys import Sender
-from salmon_state.records import Move, Transition
-from salmon_state.stores.sqlalchemy.lending import Lease
-from salmon_state.stores.sqlalchemy.schema import decode_states, sender_digest
-from salmon_state.stores.sqlalchemy.statements import moved_whole
-from salmon_state.units import UnitOfWork
+from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.pool import Loan, Pool
+from salmon_state.stores.sqlalchemy.reading import Reader
+from salmon_state.stores.sqlalchemy.writing import Writer, moves_all
 
-if TYPE_CHECKING:
-    from salmon_state.stores.sqlalchemy.store import SQLAlchemyStorage
-
-__all__ = ["BEFORE_HANDLERS", "SQLWork"]
+__all__ = ["BEFORE_HANDLERS", "Access", "SQLWork"]
 
 BEFORE_HANDLERS = "salmon_state"
 """The savepoint from which handlers take part."""
 
 
-def _places(store: SQLAlchemyStorage) -> threading.Semaphore:
-    """Returns the places of a store in this process; a forked child has all of them again."""
-    kept: dict[int, threading.Semaphore] = store.__dict__.setdefault("_conversation_places", {})
-    found = kept.get(os.getpid())
-    return found or kept.setdefault(
-        os.getpid(), threading.Semaphore(max(1, store._connections._size - 1))
-    )
+class Access(NamedTuple):
+    """What a store and its conversations reach the database with."""
+
+    database: Database
+    pool: Pool
+    reader: Reader
+    writer: Writer
+    space: bytes
+    """What two stores agree on if they have the same tables, and with them their locks."""
+
+    def moving(self, writes: Sequence[Write]) -> str:
+        """Returns the lock that a transaction needs in which no new rows may come, or nothing."""
+        return sha256(self.space + b"moves").hexdigest()[:60] if moves_all(writes) else ""
 
 
 class SQLWork(UnitOfWork):
     """One connection from the first need of it to the end."""
 
-    _store: SQLAlchemyStorage
-
-    def __init__(self, store: SQLAlchemyStorage) -> None:
+    def __init__(self, store: Backend, access: Access) -> None:
         super().__init__(store)
-        self._lease: Lease | None = None
+        self._access = access
+        self._pool = access.pool
+        self._loan: Loan | None = None
         self._in_transaction = False
         self._lost = False
         self._shared = False  # with a handler
-        self._place: threading.Semaphore | None = None
+        self._savepoints: dict[int, Any] = {}
+        self._places: threading.Semaphore | None = None  # of which one is taken
 
-    def read(self, module: str, sender: Sender) -> str | None:
-        if self._lease is None:
-            return super().read(module, sender)
-        return self.read_sender(sender).get(module)
+    # ---------------------------------------------------------------- reading and writing
 
-    def read_sender(self, sender: Sender) -> Mapping[str, str]:
-        if self._lease is None:
-            return super().read_sender(sender)
-        statement = self._store._statements.get_sender
-        with self._on_lease() as cursor:
-            cursor.execute(statement.sql, (sender_digest(sender),))
-            return decode_states(cursor.fetchall())
+    def find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        if self._loan is None:
+            return super().find(kind, sender, name)
+        return next((entry.value for entry in self.load(sender, ((kind, name),))), None)
 
-    def commit(self, moves: Sequence[Move], transitions: Sequence[Transition]) -> None:
+    def load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        if self._loan is None:
+            return super().load(sender, wants)
+        with self._on_loan():
+            return self._access.reader.load(self._loan.driver, sender, wants)
+
+    def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
         self._check_connection()
-        if self._lease is None:
-            super().commit(moves, transitions)
+        if self._loan is None:
+            super().commit(writes, failed=failed)
             return
-        if not (self._in_transaction or moves or transitions):
+        if not (self._in_transaction or writes):
             return
-        with self._on_lease() as cursor:
-            if not (self._in_transaction or moves) and len(transitions) == 1:
-                self._commit_alone(cursor, transitions)
-                return
-            self._begin(cursor, moving=bool(moved_whole(moves, transitions)))
-            if self._shared and self._was_given_up(cursor):
-                if not any(transition.state == ERROR_STATE for transition in transitions):
-                    raise given_up()
-                self._recover(cursor)
-            self._store._statements.write(cursor, moves, transitions)
-            try:
-                cursor.execute("COMMIT")
-            except self._store._connections.driver_error as error:
-                if self._store._database.is_conflict(error):
-                    raise
-                raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
-            self._in_transaction = False
+        if self._shared:
+            self._settle(failed=failed)
+        with self._on_loan() as cursor:
+            self._write(cursor, writes)
 
-    def _commit_alone(self, cursor: Any, transitions: Sequence[Transition]) -> None:
-        """Makes one change by one statement, which commits itself."""
-        try:
-            self._store._statements.write(cursor, (), transitions)
-        except self._store._connections.driver_error as error:
-            if self._store._connections.is_dead(self._lease, error):
-                raise StorageUnavailable(f"a commit was not confirmed: {error}") from error
-            raise
+    def _settle(self, *, failed: bool) -> None:
+        """Makes sure that what handlers did is committed as well, unless they failed."""
+        with self._on_loan() as cursor:
+            lost = self._was_given_up(cursor)
+            if lost and failed:
+                self._recover(cursor)
+        if lost and not failed:  # the connection is in order
+            raise given_up()
+
+    def _write(self, cursor: Any, writes: Sequence[Write]) -> None:
+        writer = self._access.writer
+        if not self._in_transaction and writer.is_alone(writes):
+            assert self._loan is not None  # noqa: S101 - for the type checker
+            self._pool.alone(self._loan.driver, writer.make_alone, writes[0])
+            return
+        self._begin(cursor, self._access.moving(writes))
+        writer.make(cursor, writes)
+        self._pool.commit(cursor)
+        self._in_transaction = False
 
     def check(self) -> None:
         self._check_connection()
-        if self._lease is not None:
-            with self._on_lease() as cursor:
+        if self._loan is not None:
+            with self._on_loan() as cursor:
                 self._ask(cursor)
 
     def _ask(self, cursor: Any) -> None:
@@ -113,98 +115,100 @@ class SQLWork(UnitOfWork):
         try:
             self._rollback()
             self._unlock()
-            if self._shared and self._lease is not None:
-                self._lease.connection.rollback()  # what SQLAlchemy believes to be open
-        except (self._store._connections.driver_error, SQLAlchemyError):
+            if self._shared and self._loan is not None:
+                self._loan.connection.rollback()  # what SQLAlchemy believes to be open
+        except (self._pool.driver_error, SQLAlchemyError):
             pass  # the connection is broken, which rolls back and frees the locks as well
         finally:
-            if self._lease is not None:
-                if self._lease.connection.invalidated:  # by a handler's statement
-                    self._store._connections.discard(self._lease)
+            if self._loan is not None:
+                if self._loan.connection.invalidated:  # by a handler's statement
+                    self._pool.discard(self._loan)
                 else:
-                    self._store._connections.give_back(self._lease)
-                self._lease = None
-            if self._place is not None:
-                self._place.release()
+                    self._pool.give_back(self._loan)
+                self._loan = None
+            if self._places is not None:
+                self._places.release()
             super().close()
 
     def _rollback(self) -> None:
-        if self._lease is not None and self._in_transaction:
-            with self._on_lease() as cursor:
+        if self._loan is not None and self._in_transaction:
+            with self._on_loan() as cursor:
                 cursor.execute("ROLLBACK")
                 self._in_transaction = False
 
-    def _take_place(self) -> None:
-        """Waits until this conversation may hold a connection.
-
-        All but one may be held by conversations. That one is for what their handlers ask the
-        store beside: if ten workers' conversations held all ten while Salmon runs one handler
-        after the other, the one that runs would wait for a connection, and the others for it.
-
-        Raises:
-            StorageUnavailable: There was no place within the store's timeout.
-        """
-        store = self._store
-        if self._place is None:
-            place = _places(store)
-            if not place.acquire(timeout=store._timeout):
-                raise StorageUnavailable(
-                    f"all connections for conversations were in use for {store._timeout:g} s: "
-                    "make the store with a larger pool_size"
-                )
-            self._place = place
-
     def _unlock(self) -> None:
-        """Frees the locks that neither a transaction's end nor `_releases` frees."""
+        """Frees the locks that neither a transaction's end nor `UnitOfWork.close` frees."""
 
-    def _begin(self, cursor: Any, *, moving: bool = False) -> None:
+    def _begin(self, cursor: Any, moving: str = "") -> None:
         if not self._in_transaction:
-            if moving:
-                store = self._store
-                store._database.begin_moving(cursor, store._moves_lock, store._timeout / 2)
-            cursor.execute(self._store._database.begin)
+            self._pool.begin(cursor, moving)
             self._in_transaction = True
 
+    # ---------------------------------------------------------------- the connection
+
+    def _take_place(self) -> None:
+        self._places = self._pool.take_place()
+
     @contextmanager
-    def _on_lease(self) -> Iterator[Any]:
+    def _on_loan(self) -> Iterator[Any]:
         """Lends a cursor of the connection, which an error closes: nothing can go on on it."""
-        assert self._lease is not None  # noqa: S101 - for the type checker
+        assert self._loan is not None  # noqa: S101 - for the type checker
         try:
-            cursor = self._lease.driver.cursor()
+            cursor = self._loan.driver.cursor()
             yield cursor
         except ConversationBusy:
             # Overtaken: the connection is in order. `close` rolls back, which frees the lock at
             # once; the server notices a closed connection some time later.
             raise
         except BaseException:
-            lease, self._lease = self._lease, None
+            loan, self._loan = self._loan, None
             self._in_transaction = False
             self._lost = True
-            self._store._connections.discard(lease)
+            self._pool.discard(loan)
             raise
         cursor.close()
 
     def _check_connection(self) -> None:
         """Refuses to go on elsewhere when what was locked or written on a connection is lost."""
-        if self._lost or (self._lease is not None and self._lease.connection.invalidated):
+        if self._lost or (self._loan is not None and self._loan.connection.invalidated):
             raise StorageUnavailable("the connection of this conversation broke")
 
-    @property
-    def connection(self) -> Any:
-        """SQLAlchemy's connection; its transaction begins when a handler first asks for it."""
+    # ---------------------------------------------------------------- for handlers
+
+    def connection(self, depth: int) -> Any:
+        """Returns SQLAlchemy's connection; its transaction begins when it is first asked for."""
         self._check_connection()
-        if self._lease is None:
+        if self._loan is None:
             self._take_place()
-            self._lease = self._store._connections.take()
+            self._loan = self._pool.take()
         if not self._shared:
-            self._share(self._lease.connection)
+            self._share(self._loan.connection)
             self._shared = True
-        return self._lease.connection
+        if depth and depth not in self._savepoints:
+            self._savepoints[depth] = self._loan.connection.begin_nested()
+        return self._loan.connection
 
     def _share(self, connection: sa.Connection) -> None:
-        with self._on_lease() as cursor:
+        with self._on_loan() as cursor:
             self._begin(cursor)
             cursor.execute(f"SAVEPOINT {BEFORE_HANDLERS}")
+
+    def leave(self, depth: int, *, undo: bool, failed: bool) -> None:
+        savepoint = self._savepoints.pop(depth, None)
+        if savepoint is None:
+            return
+        given_it_up = self.given_up
+        if undo or given_it_up:
+            savepoint.rollback()
+        else:
+            savepoint.commit()
+        if given_it_up and not undo and not failed:
+            raise given_up()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the database gave the transaction up when a handler's statement failed in it."""
+        return False
 
     def _was_given_up(self, cursor: Any) -> bool:
         """Returns whether the transaction that handlers took part in is not what it was.
@@ -212,8 +216,8 @@ class SQLWork(UnitOfWork):
         A statement that failed may have ended it, as a deadlock does, and a COMMIT or a ROLLBACK
         of a handler has. What is written then would be committed without the handler's rows.
         """
-        return self.failed
+        return self.given_up
 
     def _recover(self, cursor: Any) -> None:
-        """Makes it possible to commit ERROR without what the handler that failed had written."""
-        cursor.execute(self._store._database.begin)
+        """Makes it possible to commit states without what the handler that failed had written."""
+        cursor.execute(self._access.database.begin)

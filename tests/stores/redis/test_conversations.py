@@ -302,7 +302,7 @@ def test_extending_survives_a_server_that_restarts(
         with store.conversation(ANNA):
             store.set(MODULE, ANNA, "A")
             server.kill()
-            wait_until(lambda: "were not extended" in caplog.text, "a third of the lease to end")
+            wait_until(lambda: "was not extended" in caplog.text, "a third of the lease to end")
             server.start()
             lease = lease_of(store._keys.of(ANNA))
             wait_until(lambda: raw.pttl(lease) > 4500, "the lease to be extended after all")
@@ -376,7 +376,7 @@ def test_a_forked_child_has_connections_of_its_own(anywhere: RedisStorage) -> No
         assert next(reader).state == "A"
         assert in_child(child) == 0
         assert store.get(MODULE, ANNA) == "A"
-        assert list(reader) == []
+        assert {record.sender for record in reader} <= {BEN, CLEO}  # which came meanwhile
         assert len(leases(store)) == 1
         store.set("other", ANNA, "A")
     assert store.get("other", ANNA) == "A"
@@ -460,6 +460,7 @@ def test_round_trips(
     work: Callable[[RedisStorage], object],
     commands: list[str],
 ) -> None:
+    store.set(MODULE, ANNA, "A")
     read_mail(store)  # the server knows the scripts afterwards
     store.set(MODULE, ANNA, "START")
     with store.conversation(ANNA):

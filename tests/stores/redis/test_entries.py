@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from salmon_state import ConfigurationError, StorageError, StorageUnavailable
-from salmon_state.storage import Change
+from salmon_state.entries import Kind, Write
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.entries import Keys, decode_value
 from salmon_state.testing.suite import contents, fill, set_clock
@@ -32,7 +32,7 @@ def test_what_is_stored(store: RedisStorage, raw: Any, prefix: str) -> None:
     set_clock(store, 1_700_000_000_123_456)
     store.set(MODULE, SENDER, "POSTING")
     store.set("ü", SENDER, "É \\ x")
-    store._write([Change(MODULE, "é\udcff'\"@x", "OLD", None)])
+    store._commit([Write(Kind.STATE, "é\udcff'\"@x", MODULE, "OLD", None)])
     assert raw.hgetall(key_of(prefix)) == {
         b"sender": b"'anna@example.com'",
         FIELD: b"1700000000123456 POSTING",
@@ -62,7 +62,7 @@ def test_nothing_is_left_of_the_last_state(store: RedisStorage, raw: Any) -> Non
         store.set("one", SENDER, "A")
     with store.conversation(SENDER):
         store.set("one", SENDER, "START")
-    assert not list(raw.scan_iter(match=store._keys.pattern + b"*"))
+    assert not list(raw.scan_iter(match=store._keys.everything))
 
 
 @pytest.mark.parametrize("prefix_", ["", "a{b", "a}", "\udcff", 7, None, b"x"])
@@ -426,17 +426,17 @@ def test_what_changes_between_finding_and_changing(store: RedisStorage) -> None:
     """Somebody sets the state again just before it is renamed or purged: that one stays."""
     fill(store, [(MODULE, SENDER, "OLD")], updated_at=0)
     set_clock(store, 10**9)
-    change = store._sweeps._change
+    commit = store._commit
 
-    def slow(pool: Any, found: Any) -> Any:
-        store._sweeps._change = change  # type: ignore[method-assign]
+    def slow(writes: Iterable[Write]) -> list[int]:
+        store._commit = commit  # type: ignore[method-assign]
         store.set(MODULE, SENDER, "OLD")
-        return change(pool, found)
+        return commit(writes)
 
-    store._sweeps._change = slow  # type: ignore[method-assign]
+    store._commit = slow  # type: ignore[method-assign]
     assert store.purge(older_than=timedelta(seconds=1)) == 0
     assert store.get(MODULE, SENDER) == "OLD"
-    store._sweeps._change = slow  # type: ignore[method-assign]
+    store._commit = slow  # type: ignore[method-assign]
     assert store.rename(MODULE, "OLD", "NEW") == 1
     assert store.get(MODULE, SENDER) == "NEW"
 
@@ -470,4 +470,4 @@ def test_many_large_senders_are_read_a_few_at_a_time(store: RedisStorage) -> Non
 
 
 def test_a_pattern_of_any_prefix() -> None:
-    assert Keys("a*[b]?\\^-c").pattern == rb"a\*\[b\]\?\\\^\-c:{*}"
+    assert Keys("a*[b]?\\^-c").pattern(Kind.STATE) == rb"a\*\[b\]\?\\\^\-c:{*}"

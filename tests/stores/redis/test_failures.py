@@ -303,10 +303,11 @@ def test_whatever_the_server_answers(store: RedisStorage, reply: str) -> None:
 
 
 def test_no_password_in_an_error(store: RedisStorage, caplog: pytest.LogCaptureFixture) -> None:
-    error = store._wrap(redis.ConnectionError(f"AUTH {SECRET}\nfailed"))
-    assert isinstance(error, StorageUnavailable)
-    assert error.detail == "ConnectionError: AUTH *** failed"
-    assert type(store._wrap(ZeroDivisionError())) is StorageError
+    with pytest.raises(StorageUnavailable) as caught:
+        store._raise(redis.ConnectionError(f"AUTH {SECRET}\nfailed"))
+    assert caught.value.detail == "ConnectionError: AUTH *** failed"
+    assert SECRET not in caplog.text
+    assert type(store._explain(ZeroDivisionError())) is StorageError
 
 
 # ---------------------------------------------------------------- replicas that confirm

@@ -11,11 +11,13 @@ from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
     RouterSuite,
     SharedConversationSuite,
+    SharedEntrySuite,
     SharedSuite,
     StoreSuite,
     ThreadSuite,
@@ -59,6 +61,10 @@ class TestRedisForLong(OneServer, ModelSuite, ThreadSuite, DurableSuite, SharedS
     kills_beside_others = 20
 
 
+class TestEntries(OneServer, EntrySuite, SharedEntrySuite):
+    many = 100_000
+
+
 class TestConversations(OneServer, ConversationSuite, SharedConversationSuite):
     conversation_runs = 30
     freed_within = LEASE + 10
@@ -91,6 +97,11 @@ class TestSentinel(
 
 
 @pytest.mark.stress
+class TestSentinelEntries(BehindSentinel, EntrySuite, SharedEntrySuite):
+    pass
+
+
+@pytest.mark.stress
 class TestSentinelConversations(BehindSentinel, ConversationSuite, SharedConversationSuite):
     freed_within = LEASE + 10
     in_turn = False
@@ -111,6 +122,10 @@ class TestClusterWholly(
     InACluster, HostileKeySuite, ModelSuite, RouterSuite, ThreadSuite, DurableSuite, SharedSuite
 ):
     kills = 3
+
+
+class TestClusterEntries(InACluster, EntrySuite, SharedEntrySuite):
+    many = 100_000
 
 
 @pytest.mark.stress

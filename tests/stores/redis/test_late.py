@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from salmon_state import StorageUnavailable
-from salmon_state.storage import Sender
+from salmon_state.keys import Sender
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.deadlines import CLOCKS
 from salmon_state.testing.suite import contents

@@ -36,7 +36,7 @@ def python_with(module: str) -> str | None:
     for candidate in [*found, *map(str, siblings)]:
         if not shutil.which(candidate):
             continue
-        program = f"import {module}, salmon_state.stores.shelve"
+        program = f"import {module}, salmon_state.stores.shelf"
         tried = subprocess.run(
             [candidate, "-c", program], env=environment(), capture_output=True, check=False
         )

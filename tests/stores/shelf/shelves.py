@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from salmon_state import ShelveStorage
+from salmon_state.entries import Kind, Write
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call, python_with
 
@@ -72,3 +73,7 @@ def damage(path: Path) -> None:
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 4096 * 20)
+
+
+def state(module: str, sender: str | None, value: str, at: int | None) -> Write:
+    return Write(Kind.STATE, sender, module, value, at)

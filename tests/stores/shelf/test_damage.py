@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from salmon_state import ShelveStorage, StorageError, StorageUnavailable
-from salmon_state.storage import Change, ascii_key
-from tests.stores.shelf.shelves import MODULE, SENDER, damage, execute, insert
+from salmon_state.keys import ascii_key
+from tests.stores.shelf.shelves import MODULE, SENDER, damage, execute, insert, state
 
 
 class Malicious:
@@ -115,7 +115,7 @@ def test_a_time_that_no_calendar_has(path: Path, store: ShelveStorage) -> None:
 
 def test_pages_overwritten_under_it(path: Path) -> None:
     with ShelveStorage(path) as store:
-        store._write(Change(MODULE, f"{number}@x", "POSTING", 1) for number in range(2000))
+        store._commit(state(MODULE, f"{number}@x", "POSTING", 1) for number in range(2000))
         store._let_go()  # so that the pages are read again
         damage(path)
         with pytest.raises(StorageError, match=r"states.*damaged"):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from salmon_state import ConfigurationError, ShelveStorage, open_storage
-from salmon_state.storage import Change, ascii_key
+from salmon_state.entries import Kind, Where
+from salmon_state.keys import ascii_key
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call, python_with
-from tests.stores.shelf.shelves import MODULE, OLD_STATES, SENDER, insert
+from tests.stores.shelf.shelves import MODULE, OLD_STATES, SENDER, insert, state
 
 
 def test_a_new_shelf_is_that_of_python_3_13(path: Path) -> None:
@@ -23,32 +24,32 @@ def test_a_new_shelf_is_that_of_python_3_13(path: Path) -> None:
         store.set(MODULE, SENDER, "CONFIRMING")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql > '' AND type <> 'index'"
+            "SELECT name, sql FROM sqlite_master WHERE name = 'Dict'"
         ).fetchall() == [
             ("Dict", "CREATE TABLE Dict (key BLOB UNIQUE NOT NULL, value BLOB NOT NULL)")
         ]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         (entry,) = connection.execute("SELECT * FROM Dict").fetchall()
     assert entry[0] == b"['app.handlers', 'anna@example.com']"
-    moment, _, state = pickle.loads(entry[1]).partition(" ")
+    moment, _, name = pickle.loads(entry[1]).partition(" ")
     assert moment.isdigit()
-    assert state == "CONFIRMING"
+    assert name == "CONFIRMING"
 
 
 def test_shelve_of_python_3_13_reads_it(store: ShelveStorage, path: Path) -> None:
     python = python_with("dbm.sqlite3") or pytest.skip("no Python on this machine has dbm.sqlite3")
-    for module, sender, state in OLD_STATES:
-        store.set(module, sender, state)
+    for each in OLD_STATES:
+        store.set(*each)
     found = call(python, old_shelves.shelve_reads, str(path))
     assert {key: value.partition(" ")[2] for key, value in found.items()} == {
-        ascii_key(module, sender): state for module, sender, state in OLD_STATES
+        ascii_key(module, sender): name for module, sender, name in OLD_STATES
     }
 
 
 def test_pinned_format(path: Path, store: ShelveStorage) -> None:
-    store._write([Change(MODULE, "é\0\udcff", "A B\n\udcff", 5), Change(MODULE, None, "C", None)])
+    store._commit([state(MODULE, "é\0\udcff", "A B\n\udcff", 5), state(MODULE, None, "C", None)])
     with store._opened() as shelf:
-        rows = dict(shelf.dict.items())
+        rows = dict(shelf.execute("SELECT key, value FROM Dict").fetchall())
     assert rows == {
         b"['app.handlers', '\\xe9\\x00\\udcff']": pickle.dumps("5 A B\n\udcff", 4),
         b"['app.handlers', None]": pickle.dumps("- C", 4),
@@ -60,17 +61,16 @@ def test_pinned_format(path: Path, store: ShelveStorage) -> None:
 def test_strings_of_every_protocol(
     path: Path, store: ShelveStorage, protocol: int, length: int
 ) -> None:
-    state = "S" + "é" * length
-    insert(path, ascii_key(MODULE, SENDER), pickle.dumps(f"7 {state}", protocol))
-    assert store.get(MODULE, SENDER) == state
+    name = "S" + "é" * length
+    insert(path, ascii_key(MODULE, SENDER), pickle.dumps(f"7 {name}", protocol))
+    assert store.get(MODULE, SENDER) == name
 
 
 def test_large_senders_are_paged(store: ShelveStorage) -> None:
     senders = {f"{number}{'x' * 700_000}@x" for number in range(5)}
     for sender in senders:
         store.set(MODULE, sender, "POSTING")
-    with store._opened() as shelf:
-        assert len(shelf.dict.page()) == 2
+    assert len(store._page(Kind.STATE, Where(), None).entries) == 2
     assert sorted(record.sender or "" for record in store) == sorted(senders)
 
 

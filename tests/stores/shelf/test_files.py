@@ -93,6 +93,6 @@ def test_a_crash_before_the_table_was_made(path: Path) -> None:
     with ShelveStorage(path) as store:
         store.set(MODULE, SENDER, "POSTING")
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE Dict")
+        connection.executescript("DROP TABLE Dict; DROP TABLE Entries")
     with ShelveStorage(path) as store:
         assert len(store) == 0

@@ -11,9 +11,11 @@ from salmon_state import ShelveStorage
 from salmon_state.testing import (
     ContractSuite,
     DurableSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     RouterSuite,
+    SharedEntrySuite,
     SharedSuite,
     ThreadSuite,
     VersionSuite,
@@ -23,11 +25,13 @@ from salmon_state.testing.suite import OpenStore
 
 class TestShelve(
     ContractSuite,
+    EntrySuite,
     HostileKeySuite,
     ModelSuite,
     RouterSuite,
     ThreadSuite,
     DurableSuite,
+    SharedEntrySuite,
     SharedSuite,
 ):
     kills = 10

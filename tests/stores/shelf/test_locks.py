@@ -17,27 +17,27 @@ from pathlib import Path
 import pytest
 
 from salmon_state import ConversationBusy, ShelveStorage, StorageError, StorageUnavailable
-from salmon_state.storage import Change
+from salmon_state.entries import Write
 from salmon_state.testing import processes
 from salmon_state.testing.processes import store_processes
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call
-from tests.stores.shelf.shelves import MODULE, SENDER, contents, execute, insert
+from tests.stores.shelf.shelves import MODULE, SENDER, contents, execute, insert, state
 
 
 def test_a_write_happens_wholly_or_not(store: ShelveStorage) -> None:
-    def changes() -> Iterator[Change]:
-        yield Change(MODULE, SENDER, "POSTING", 1)
+    def writes() -> Iterator[Write]:
+        yield state(MODULE, SENDER, "POSTING", 1)
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        store._write(changes())
+        store._commit(writes())
     assert len(store) == 0
     store.set(MODULE, SENDER, "ASKING")
 
 
 def test_renaming_and_purging_happen_wholly_or_not(path: Path, store: ShelveStorage) -> None:
-    store._write(Change(MODULE, f"{number}@x", "POSTING", 1) for number in range(1200))
+    store._commit(state(MODULE, f"{number}@x", "POSTING", 1) for number in range(1200))
     damaged = f"['{MODULE}', damaged"
     insert(path, damaged, pickle.dumps("5 POSTING"))
     with pytest.raises(StorageError):
@@ -52,7 +52,7 @@ def test_renaming_and_purging_happen_wholly_or_not(path: Path, store: ShelveStor
 
 
 def test_a_slow_reader_keeps_nobody_waiting(path: Path, store: ShelveStorage) -> None:
-    store._write(Change(MODULE, f"{number}@x", "POSTING", 1) for number in range(1200))
+    store._commit(state(MODULE, f"{number}@x", "POSTING", 1) for number in range(1200))
     records = iter(store)
     next(records)
     with ShelveStorage(path) as other:
@@ -104,7 +104,7 @@ def test_a_database_held_too_long(path: Path) -> None:
 
 def test_other_threads_wait_for_a_bounded_time(path: Path) -> None:
     store = ShelveStorage(path, timeout=0.05)
-    with store, ThreadPoolExecutor(1) as another, store._exclusive():
+    with store, ThreadPoolExecutor(1) as another, store._transaction():
         for waiting in (
             another.submit(store.get, MODULE, SENDER),
             another.submit(store.set, MODULE, SENDER, "POSTING"),

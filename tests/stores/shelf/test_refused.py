@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 
 from salmon_state import ConfigurationError, ShelveStorage, StorageUnavailable
-from salmon_state.storage import Change
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call, python_with
-from tests.stores.shelf.shelves import MODULE, SENDER, damage, digests, execute, written_by_salmon
+from tests.stores.shelf.shelves import (
+    MODULE,
+    SENDER,
+    damage,
+    digests,
+    execute,
+    state,
+    written_by_salmon,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,7 @@ def damaged_database(path: Path) -> None:
 
 def damaged_page(path: Path) -> None:
     with ShelveStorage(path) as store:
-        store._write(Change(MODULE, f"{number}@x", "POSTING", 1) for number in range(2000))
+        store._commit(state(MODULE, f"{number}@x", "POSTING", 1) for number in range(2000))
     damage(path)
 
 

@@ -13,13 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from salmon_state import ShelveStorage, StateStorage
-from salmon_state.storage import Change, Sender, ascii_key
-from salmon_state.stores.shelf_file import _INDEXED
+from salmon_state.entries import EVERY, Kind, Write
+from salmon_state.keys import Sender, ascii_key
+from salmon_state.stores.shelf.tables import _INDEXED
 from salmon_state.testing import HOSTILE_KEYS
 from salmon_state.testing.suite import contents
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call, python_with
-from tests.stores.shelf.shelves import MODULE, SENDER, execute
+from tests.stores.shelf.shelves import MODULE, SENDER, execute, state
 
 ANNA, BEN = SENDER, "ben@example.com"
 
@@ -33,11 +34,11 @@ senders = st.none() | texts
 
 def of_sender(store: ShelveStorage, sender: Sender) -> dict[str, str]:
     """Returns what a conversation of a sender begins with."""
-    return dict(store._read_sender(sender))
+    return {e.name: str(e.value) for e in store._load(sender, [(Kind.STATE, EVERY)])}
 
 
 def by_scanning(store: ShelveStorage, sender: Sender) -> dict[str, str]:
-    return {m: state for (m, s), state in contents(store).items() if s == sender}
+    return {m: name for (m, s), name in contents(store).items() if s == sender}
 
 
 # ---------------------------------------------------------------- whatever is in the keys
@@ -67,13 +68,13 @@ def test_what_is_found_is_what_is_there(
 ) -> None:
     path = tmp_path_factory.mktemp("shelf") / "states"
     with ShelveStorage(path) as store:
-        store._write(Change(*key, f"S{number}", 1) for number, key in enumerate(keys))
+        store._commit(state(*key, f"S{number}", 1) for number, key in enumerate(keys))
         for sender in {sender for _, sender in keys} | {"", None, "b"}:
             assert of_sender(store, sender) == by_scanning(store, sender)
 
 
 def test_hostile_keys(store: ShelveStorage) -> None:
-    store._write(Change(*key, f"S{number}", 1) for number, key in enumerate(HOSTILE_KEYS))
+    store._commit(state(*key, f"S{number}", 1) for number, key in enumerate(HOSTILE_KEYS))
     for sender in {sender for _, sender in HOSTILE_KEYS}:
         assert of_sender(store, sender) == by_scanning(store, sender)
 
@@ -142,10 +143,13 @@ def test_salmon_goes_back_to_a_shelf_with_it(path: Path) -> None:
 
 def test_a_shelf_of_an_earlier_version_gets_it(path: Path) -> None:
     with ShelveStorage(path) as store:
-        store._write(Change(MODULE, f"{number}@x", f"S{number}", 1) for number in range(300))
+        store._commit(state(MODULE, f"{number}@x", f"S{number}", 1) for number in range(300))
     execute(path, "DROP INDEX Senders")
+    execute(path, "DROP TABLE Entries")
     with ShelveStorage(path) as store:
         assert of_sender(store, "77@x") == {MODULE: "S77"}
+        mark = Write(Kind.HANDLED, "77@x", "id", b"", 1)
+        assert store._commit([mark, mark._replace(name="other")]) == [1, 1]
     with closing(sqlite3.connect(path)) as connection:
         assert ("Senders",) in connection.execute("SELECT name FROM sqlite_master").fetchall()
     check_index(path)
@@ -187,12 +191,12 @@ def test_it_reads_no_more_of_a_larger_shelf(path: Path, store: ShelveStorage, na
             return 0
 
         with store._opened() as shelf:
-            shelf.dict._connection.set_progress_handler(count, 10)
+            shelf._connection.set_progress_handler(count, 10)
         CALLS[name](store)
         return counted
 
     store.set("few", BEN, "POSTING")
-    store._write(Change(MODULE, f"{number}@x", "POSTING", 1) for number in range(600))
+    store._commit(state(MODULE, f"{number}@x", "POSTING", 1) for number in range(600))
     few = steps()
-    store._write(Change(MODULE, f"{number}@x", "POSTING", 1) for number in range(600, 9000))
+    store._commit(state(MODULE, f"{number}@x", "POSTING", 1) for number in range(600, 9000))
     assert steps() <= few + 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert
 
+from salmon_state.backend import UnitOfWork
 from salmon_state.stores.locks import FileLocks
 
 __all__ = ["Database"]
@@ -18,6 +19,8 @@ __all__ = ["Database"]
 class Database:
     """One kind of database; the methods' defaults are what most of them share."""
 
+    work: ClassVar[Callable[..., UnitOfWork]] = UnitOfWork
+    """What its conversations work with; made of a store and its `Access`."""
     names: ClassVar[tuple[str, ...]] = ()
     """The names of SQLAlchemy's dialects."""
     drivers: ClassVar[tuple[str, ...]] = ()
@@ -27,13 +30,19 @@ class Database:
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
     lock_alone: ClassVar[str] = ""
-    """What waits for a lock with a number, and keeps it to the transaction's end; if need be."""
+    """What to select to win a lock with a number, kept to the transaction's end; if need be."""
     lock_shared: ClassVar[str] = ""
     """The same, for a lock that others may have as well if they share it."""
+    for_share: ClassVar[str] = " FOR SHARE"
+    """Makes a SELECT lock the rows that it finds against changes."""
+    holds_rows_only: ClassVar[bool] = False
+    """Whether nothing keeps others from making a row that is not there."""
     inheritable: ClassVar[bool] = True
     """Whether a forked child may have its parent's connections, as long as it leaves them alone."""
     remote: ClassVar[bool] = True
     """Whether a connection can break in mid-statement, so that nobody knows whether it happened."""
+    one_writer: ClassVar[bool] = False
+    """Whether nobody else writes while one statement does, so that it may move all of a sender."""
     has_locks: ClassVar[bool] = True
     """Whether it has locks by name, on which conversations can be built."""
 
@@ -76,6 +85,15 @@ class Database:
         cursor.close()
         return row
 
+    @staticmethod
+    def fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """Returns all rows of a query."""
+        cursor = driver.cursor()
+        cursor.execute(sql, parameters)
+        rows: list[Any] = cursor.fetchall()
+        cursor.close()
+        return rows
+
     def begin_moving(self, cursor: Any, lock: str, timeout: float) -> None:
         """Makes the transaction that is begun next lock rows that do not exist yet, if it must.
 
@@ -91,6 +109,18 @@ class Database:
     def end_moving(self, cursor: Any, lock: str) -> None:
         """Gives that lock back after the transaction."""
 
+    def check_writers(self, connection: sa.Connection) -> None:
+        """Raises `ConfigurationError` if other servers write the same rows."""
+
+    @staticmethod
+    def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
+        """Runs a statement that commits itself, and returns how many rows it changed."""
+        cursor = driver.cursor()
+        cursor.execute(sql, parameters)
+        count: int = cursor.rowcount
+        cursor.close()
+        return count
+
     def sharing(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool] | None:
         """Returns a condition that is true, and says so when it has won a lock it may share.
 
@@ -102,28 +132,44 @@ class Database:
         """The same for a lock that nobody else may have."""
         return None
 
-    def upsert(self, table: sa.Table) -> Insert:
-        """Returns the statement that inserts a row or replaces its state and time."""
-        insert = self.insert(table)
-        changed = {name: insert.excluded[name] for name in ("state", "updated_at")}
+    def upsert(self, insert: Any) -> Insert:
+        """Returns what inserts a row or replaces its value and time, which come last."""
+        table: sa.Table = insert.table
+        changed = {column.name: insert.excluded[column.name] for column in list(table.c)[-2:]}
         upsert: Insert = insert.on_conflict_do_update(
             index_elements=table.primary_key, set_=changed
         )
         return upsert
 
-    def insert_missing(self, table: sa.Table) -> Insert:
-        """Returns the statement that inserts a row unless there is one."""
-        statement: Insert = self.insert(table).on_conflict_do_nothing(
-            index_elements=table.primary_key
-        )
+    def insert_missing(self, insert: Any) -> Insert:
+        """Returns what inserts a row unless there is one, or fails: see `is_duplicate`."""
+        statement: Insert = insert.on_conflict_do_nothing(index_elements=insert.table.primary_key)
         return statement
 
-    def after(self, key: Iterable[Any], last: tuple[Any, Any]) -> sa.ColumnElement[bool]:
-        """Returns the condition for the rows whose key, of two columns, comes after another one.
+    def after(
+        self, key: Sequence[sa.Column[Any]], last: Sequence[sa.BindParameter[Any]]
+    ) -> sa.ColumnElement[bool]:
+        """Returns the condition for the rows whose key comes after another one.
 
         With it the database goes straight to the first of them.
         """
         return sa.tuple_(*key) > sa.tuple_(*last)
+
+    def up_to(
+        self, key: Sequence[sa.Column[Any]], last: Sequence[sa.BindParameter[Any]]
+    ) -> sa.ColumnElement[bool]:
+        """Returns the condition for the rows whose key is another one or comes before it."""
+        return sa.tuple_(*key) <= sa.tuple_(*last)
+
+    def skip_locked(self, dialect: sa.Dialect) -> str | None:
+        """Returns what makes a SELECT lock its rows, but for those that somebody has locked.
+
+        ``None`` if this version of the server knows nothing like it.
+        """
+        return " FOR UPDATE SKIP LOCKED"
+
+    def check_size(self, driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Raises `StorageError` if the server does not take a statement that is so long."""
 
     def truncate(self, table: str) -> tuple[str, ...]:
         """Returns the statements that empty a table at once, or none if DELETE is as fast.
@@ -136,6 +182,10 @@ class Database:
     def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
         """Returns the locks of conversations where the database has none of its own."""
         return None
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        """Returns whether `insert_missing` found a row."""
+        return False
 
     def is_conflict(self, error: BaseException) -> bool:
         """Returns whether the database chose this transaction to fail so that another may go on."""
@@ -153,9 +203,6 @@ class Database:
         """
         return False
 
-    def check_writers(self, connection: sa.Connection) -> None:
-        """Raises `ConfigurationError` if other servers write the same rows."""
-
     def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
         """Raises the driver's error if the user may not read and write; changes nothing.
 
@@ -163,7 +210,7 @@ class Database:
         """
         nothing = sa.select(*table.c).where(sa.false())
         for statement in (
-            self.upsert(table).from_select([column.name for column in table.c], nothing),
+            self.upsert(self.insert(table)).from_select([c.name for c in table.c], nothing),
             table.delete().where(sa.false()),
         ):
             connection.execute(statement)
@@ -175,6 +222,10 @@ class Database:
     def advice(self, error: BaseException) -> str:
         """Returns what to do about an error whose own text does not say it, or nothing."""
         return ""
+
+    def examine(self, driver: Any) -> list[str]:
+        """Returns what the database finds wrong with its own files, one sentence each."""
+        return []
 
     def is_damaged(self, error: BaseException) -> bool:
         """Returns whether the database itself is damaged, so that trying again cannot help."""

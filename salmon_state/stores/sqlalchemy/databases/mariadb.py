@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,21 +14,127 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.errors import ConfigurationError, StorageUnavailable
+from salmon_state.backend import Backend
+from salmon_state.entries import Entry, Want, Write
+from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable, busy
+from salmon_state.keys import Sender
+from salmon_state.stores.rows import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, Access, SQLWork
 
 __all__ = ["MariaDB"]
+
+
+_NO_SUCH_SAVEPOINT = 1305
+_TAKEN_BY_ALL = 500_000
+"""A statement with so many characters and bytes is no longer than any server allows."""
+_ATTEMPTS = 5
+"""How often a commit is tried again that the database ends in favour of another."""
+
+
+class MariaDBWork(SQLWork):
+    """A named lock of the server, the snapshot, then a transaction for the writes.
+
+    The lock belongs to the connection: it ends with it, which the server closes when the client
+    dies; and it needs one that stays the same, which a transaction pooler in between does not
+    give. It needs 2 round trips to begin and 1 to end; to write, 1 for one state, and for several
+    as many and 2 more.
+    """
+
+    def __init__(self, store: Backend, access: Access) -> None:
+        super().__init__(store, access)
+        self._names: list[str] = []
+
+    def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
+        self._check_connection()
+        name = self._name(sender_digest(sender)) if sender else None
+        if self._loan is None:
+            self._take_place()
+            self._loan, entries = self._pool.hold(self._open, name, sender, timeout, wants)
+        else:
+            with self._on_loan():
+                entries = self._open(self._loan.driver, name, sender, timeout, wants)
+        if entries is None:
+            raise busy(timeout)
+        if name is not None:
+            self._names.append(name)
+        return entries
+
+    def _name(self, what: bytes) -> str:
+        # At most 64 characters, and one name space for all databases of the server.
+        return hashlib.sha256(self._access.space + what).hexdigest()[:60]
+
+    def _open(
+        self, driver: Any, name: str | None, sender: Sender, timeout: float, wants: Sequence[Want]
+    ) -> list[Entry] | None:
+        if name is not None:
+            cursor = driver.cursor()
+            won = self._win(cursor, name, timeout)
+            cursor.close()
+            if not won:
+                return None
+        return self._access.reader.load(driver, sender, wants)
+
+    def _win(self, cursor: Any, name: str, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while True:
+            # In portions, each well within the time after which the driver takes the server for
+            # dead.
+            wait = max(0.0, min(deadline - time.monotonic(), self._pool.timeout / 2))
+            cursor.execute("SELECT GET_LOCK(%s, %s)", (name, wait))
+            if cursor.fetchone()[0] == 1:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+
+    def _write(self, cursor: Any, writes: Sequence[Write]) -> None:
+        for _ in range(_ATTEMPTS):
+            try:
+                super()._write(cursor, writes)
+                return
+            except self._pool.driver_error as error:
+                # The sender's lock is the connection's and stays; what handlers did does not.
+                if self._shared or not self._access.database.is_conflict(error):
+                    raise
+                cursor.execute("ROLLBACK")
+                self._in_transaction = False
+        super()._write(cursor, writes)
+
+    def _begin(self, cursor: Any, moving: str = "") -> None:
+        if moving and not self._in_transaction:
+            self._names.append(moving)
+        super()._begin(cursor, moving)
+
+    def _was_given_up(self, cursor: Any) -> bool:
+        try:
+            cursor.execute(f"RELEASE SAVEPOINT {BEFORE_HANDLERS}")
+        except self._pool.driver_error as error:
+            if error.args[:1] != (_NO_SUCH_SAVEPOINT,):
+                raise
+            return True
+        return False
+
+    def _unlock(self) -> None:
+        if self._names and self._loan is not None:
+            with self._on_loan() as cursor:
+                for name in self._names:
+                    cursor.execute("DO RELEASE_LOCK(%s)", (name,))
 
 
 class MariaDB(Database):
     """A MariaDB or MySQL server, by PyMySQL or mysqlclient."""
 
+    work = MariaDBWork
     names = ("mysql", "mariadb")
     drivers = ("pymysql", "mysqldb")
     extra = "mysql"
     begin = "START TRANSACTION"
+    insert = staticmethod(mysql.insert)
+    holds_rows_only = True
+    for_share = " FOR UPDATE"  # to share them and then to change one would deadlock with a third
 
     # Error numbers: https://mariadb.com/kb/en/mariadb-error-code-reference/
+    _DUPLICATE = 1062
     _CONFLICTS = (1205, 1213, 1020)
     _FORBIDDEN = (1142, 1143, 1227, 1044)
     _READ_ONLY = (1290, 1792)
@@ -68,13 +176,52 @@ class MariaDB(Database):
         cursor.close()
         return connection
 
-    def upsert(self, table: sa.Table) -> Insert:
-        insert = mysql.insert(table)
-        changed = {name: insert.inserted[name] for name in ("state", "updated_at")}
-        return insert.on_duplicate_key_update(changed)
+    def upsert(self, insert: Any) -> Insert:
+        changed = {
+            column.name: insert.inserted[column.name] for column in list(insert.table.c)[-2:]
+        }
+        upsert: Insert = insert.on_duplicate_key_update(changed)
+        return upsert
 
-    def insert_missing(self, table: sa.Table) -> Insert:
-        return mysql.insert(table).prefix_with("IGNORE")
+    def insert_missing(self, insert: Any) -> Insert:
+        plain: Insert = insert  # IGNORE would ignore other errors as well
+        return plain
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        return _error_number(error) == self._DUPLICATE
+
+    def skip_locked(self, dialect: Any) -> str | None:
+        since = (10, 6) if dialect.is_mariadb else (8, 0, 1)
+        return super().skip_locked(dialect) if dialect.server_version_info >= since else None
+
+    def check_size(self, driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for row in rows:
+            if sum(len(each) for each in row if isinstance(each, (str, bytes))) < _TAKEN_BY_ALL:
+                continue
+            cursor = driver.cursor()
+            size = len(cursor.mogrify(sql, row))
+            cursor.execute("SELECT @@max_allowed_packet")
+            limit = int(cursor.fetchone()[0])
+            cursor.close()
+            if size >= limit:  # the server would only close the connection
+                raise StorageError(
+                    f"an entry that takes a statement of {size:,} bytes was not written: set "
+                    f"max_allowed_packet of the database server, which is {limit:,}, above that"
+                )
+
+    def check_writers(self, connection: sa.Connection) -> None:
+        # The locks of conversations are those of one server: on two, one sender's mails overlap.
+        names = "'wsrep_on', 'wsrep_provider', 'group_replication_single_primary_mode'"
+        rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
+        found = {str(name).lower(): str(value) for name, value in rows}
+        galera = found.get("wsrep_on") == "ON" and found.get("wsrep_provider", "none") != "none"
+        if galera or found.get("group_replication_single_primary_mode") == "OFF":
+            kind = "a Galera cluster" if galera else "a MySQL group with several primaries"
+            raise ConfigurationError(
+                f"the server is a node of {kind}, and every node of it may write: the lock of a "
+                "conversation would be one node's own. Use a database with one writable server, "
+                "with replicas as you like"
+            )
 
     def begin_moving(self, cursor: Any, lock: str, timeout: float) -> None:
         # Whoever waits for a row already keeps others from making one before it, and two that have
@@ -87,10 +234,22 @@ class MariaDB(Database):
     def end_moving(self, cursor: Any, lock: str) -> None:
         cursor.execute("DO RELEASE_LOCK(%s)", (lock,))
 
-    def after(self, key: Iterable[Any], last: tuple[Any, Any]) -> sa.ColumnElement[bool]:
+    def after(
+        self, key: Sequence[sa.Column[Any]], last: Sequence[sa.BindParameter[Any]]
+    ) -> sa.ColumnElement[bool]:
         # For (a, b) > (x, y) it reads the whole table.
-        (a, b), (x, y) = key, last
-        return sa.or_(a > x, sa.and_(a == x, b > y))
+        (column, *key), (bound, *last) = key, last
+        if not key:
+            return column > bound
+        return sa.or_(column > bound, sa.and_(column == bound, self.after(key, last)))
+
+    def up_to(
+        self, key: Sequence[sa.Column[Any]], last: Sequence[sa.BindParameter[Any]]
+    ) -> sa.ColumnElement[bool]:
+        (column, *key), (bound, *last) = key, last
+        if not key:
+            return column <= bound
+        return sa.or_(column < bound, sa.and_(column == bound, self.up_to(key, last)))
 
     def truncate(self, table: str) -> tuple[str, ...]:
         return (
@@ -112,20 +271,6 @@ class MariaDB(Database):
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _error_number(error) in self._REFUSED
-
-    def check_writers(self, connection: sa.Connection) -> None:
-        # The locks of conversations are those of one server: on two, one sender's mails overlap.
-        names = "'wsrep_on', 'wsrep_provider', 'group_replication_single_primary_mode'"
-        rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
-        found = {str(name).lower(): str(value) for name, value in rows}
-        galera = found.get("wsrep_on") == "ON" and found.get("wsrep_provider", "none") != "none"
-        if galera or found.get("group_replication_single_primary_mode") == "OFF":
-            kind = "a Galera cluster" if galera else "a MySQL group with several primaries"
-            raise ConfigurationError(
-                f"the server is a node of {kind}, and every node of it may write: the lock of a "
-                "conversation would be one node's own. Use a database with one writable server, "
-                "with replicas as you like"
-            )
 
     @contextmanager
     def schema_lock(self, connection: sa.Connection) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,25 +11,151 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
+from salmon_state.entries import Entry, Want
+from salmon_state.errors import busy
+from salmon_state.keys import Sender
+from salmon_state.stores.rows import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.statements import Parameters
+from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
 __all__ = ["PostgreSQL"]
+
+
+_TRY = "pg_try_advisory_xact_lock"
+_IN_TRANSACTION = 2  # PQTRANS_INTRANS
+_IN_FAILED_TRANSACTION = 3  # PQTRANS_INERROR; its COMMIT would quietly roll back
+
+# SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class PostgreSQLWork(SQLWork):
+    """One transaction: an advisory lock, the snapshot, the commit.
+
+    The lock belongs to the transaction, so a pooler may give every transaction another server
+    connection; and it ends with the connection, which the server closes when the client dies. It
+    needs 1 round trip to begin (2 if it must wait), 1 to end, and 1 for each changed state.
+    """
+
+    def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
+        self._check_connection()
+        read = self._inlined(*self._access.reader.wanted(sender, wants))
+        number = self._number(sender) if sender else None
+        if self._loan is None:
+            self._take_place()
+            self._loan, results = self._pool.hold(self._open, number, read, timeout)
+            self._in_transaction = bool(results)
+        else:
+            with self._on_loan() as cursor:
+                results = self._say(cursor, [*_lock(_TRY, number), read])
+        if not _won(results):
+            raise busy(timeout)
+        return self._access.reader.entries(results[-1], wants)
+
+    def _number(self, sender: Sender) -> int:
+        """Returns the number of a sender's lock."""
+        name = hashlib.sha256(self._access.space + sender_digest(sender)).digest()
+        return int.from_bytes(name[:8], "big", signed=True)
+
+    def _inlined(self, sql: str, parameters: Parameters) -> str:
+        """Returns a statement with its parameters, which are nothing from outside but digests."""
+        return sql % tuple(f"decode('{digest.hex()}', 'hex')" for digest in parameters)
+
+    @property
+    def given_up(self) -> bool:
+        if self._loan is None or not self._shared:
+            return False
+        return self._status() != _IN_TRANSACTION
+
+    def _status(self) -> int:
+        assert self._loan is not None  # noqa: S101 - for the type checker
+        status: int = self._loan.driver.info.transaction_status
+        return status
+
+    def _ask(self, cursor: Any) -> None:
+        if self._status() != _IN_FAILED_TRANSACTION:  # which the server has just told us
+            super()._ask(cursor)
+
+    def _recover(self, cursor: Any) -> None:
+        if self._status() == _IN_FAILED_TRANSACTION:
+            cursor.execute(f"ROLLBACK TO SAVEPOINT {BEFORE_HANDLERS}")  # the lock stays
+        else:
+            super()._recover(cursor)
+
+    def _open(self, driver: Any, number: int | None, read: str, timeout: float) -> list[list[Any]]:
+        """Begins the transaction; returns the results, or none if the lock was not won.
+
+        Waiting needs a limit, and to set one takes half as long as all the rest together: at first
+        the lock is only tried.
+        """
+        cursor = driver.cursor()
+        # The read is a statement of its own: one that waited saw the rows before it waited.
+        results = self._say(cursor, [self._access.database.begin, *_lock(_TRY, number), read])
+        if timeout and not _won(results):
+            results = self._wait(
+                driver, cursor, [*_lock("pg_advisory_xact_lock", number), read], timeout
+            )
+        if not _won(results):
+            cursor.execute("ROLLBACK")
+            return []
+        return results
+
+    def _wait(self, driver: Any, cursor: Any, parts: list[str], timeout: float) -> list[list[Any]]:
+        limit = f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}"
+        bounded = hasattr(driver, "statement_timeout")
+        if bounded:
+            driver.statement_timeout = self._pool.timeout + timeout
+        try:
+            return self._say(cursor, [limit, *parts])
+        except self._pool.driver_error as error:
+            if _sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                raise
+            return []
+        finally:
+            if bounded:
+                driver.statement_timeout = self._pool.timeout
+
+    def _say(self, cursor: Any, parts: list[str]) -> list[list[Any]]:
+        """Returns the rows of every part that has some; in one round trip if the driver can."""
+        results: list[list[Any]] = []
+        if self._pool.driver == "psycopg":
+            cursor.execute("; ".join(parts), prepare=False)
+            more = True
+            while more:
+                if cursor.rownumber is not None:  # quicker than to describe the columns
+                    results.append(cursor.fetchall())
+                more = cursor.nextset()
+        else:
+            for part in parts:
+                cursor.execute(part)
+                if cursor.description:
+                    results.append(cursor.fetchall())
+        return results
+
+
+def _lock(how: str, number: int | None) -> list[str]:
+    return [] if number is None else [f"SELECT {how}({number})"]
+
+
+def _won(results: list[list[Any]]) -> bool:
+    """Returns whether the lock that was tried was won, if one was."""
+    return bool(results) and results[0] != [(False,)]
 
 
 class PostgreSQL(Database):
     """A PostgreSQL server, by psycopg 3; in an application's own engine also by psycopg2."""
 
     names = ("postgresql",)
+    work = PostgreSQLWork
     drivers = ("psycopg",)  # psycopg2 waits for a silent server without end
     extra = "postgresql"
     insert = staticmethod(postgresql.insert)
     # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-    lock_alone = "SELECT pg_advisory_xact_lock(%s)"
-    lock_shared = "SELECT pg_advisory_xact_lock_shared(%s)"
+    lock_alone = "pg_advisory_xact_lock(%d)"
+    lock_shared = "pg_advisory_xact_lock_shared(%d)"
 
-    # SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
-    _LOCK_NOT_AVAILABLE = "55P03"
     _CONFLICTS = ("40001", "40P01", _LOCK_NOT_AVAILABLE)
     _FORBIDDEN = ("42501",)
     _READ_ONLY = "25006"
@@ -84,10 +211,6 @@ class PostgreSQL(Database):
 
     def is_conflict(self, error: BaseException) -> bool:
         return _sqlstate(error) in self._CONFLICTS
-
-    def is_lock_timeout(self, error: BaseException) -> bool:
-        """Returns whether a lock was not won within ``lock_timeout``."""
-        return _sqlstate(error) == self._LOCK_NOT_AVAILABLE
 
     def is_forbidden(self, error: DBAPIError) -> bool:
         return _sqlstate(error.orig) in self._FORBIDDEN

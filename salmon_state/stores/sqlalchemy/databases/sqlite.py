@@ -23,21 +23,63 @@ from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
     CannotOpenNow,
     FileReplaced,
     PatientConnection,
+    execute,
+    fetch_all,
     fetch_one,
 )
+from salmon_state.stores.sqlalchemy.work import SQLWork
 
 __all__ = ["SQLite"]
+
+_EACH_STATEMENT = "before_cursor_execute"
+
+
+class SQLiteWork(SQLWork):
+    """The lock is one of the operating system, on a file beside the database.
+
+    A transaction of SQLite's would keep everybody else from writing while a handler runs. It is
+    begun at the end, or by the first statement of a handler that is no SELECT: reading, before a
+    mail is sent on to a thousand others, takes nothing from anybody.
+    """
+
+    def _share(self, connection: sa.Connection) -> None:
+        sa.event.listen(connection, _EACH_STATEMENT, self._before_statement)
+
+    def close(self) -> None:
+        if self._shared and self._loan is not None:
+            sa.event.remove(self._loan.connection, _EACH_STATEMENT, self._before_statement)
+        super().close()
+
+    def _before_statement(
+        self, connection: sa.Connection, cursor: Any, statement: str, *_: object
+    ) -> None:
+        if self._in_transaction or statement[:7].upper() == "SELECT ":
+            return
+        try:
+            cursor.execute(self._access.database.begin)
+        except self._pool.driver_error as error:
+            self._store._raise(error)
+        self._in_transaction = True
+
+    @property
+    def given_up(self) -> bool:
+        return (
+            self._loan is not None and self._in_transaction and not self._loan.driver.in_transaction
+        )
 
 
 class SQLite(Database):
     """A file, shared by the processes of one machine."""
 
     names = ("sqlite",)
+    work = SQLiteWork
     drivers = ("pysqlite",)
     begin = "BEGIN IMMEDIATE"  # a transaction that only then wants to write may find it cannot
     inheritable = False
     remote = False
+    for_share = ""  # whoever has begun to write is alone
     has_locks = False
+    one_writer = True
 
     def prepare_url(self, url: sa.URL) -> sa.URL:
         """Resolves the path, once, and creates the file for its owner only."""
@@ -103,6 +145,11 @@ class SQLite(Database):
 
     insert = staticmethod(sqlite.insert)
     fetch_one = staticmethod(fetch_one)
+    fetch_all = staticmethod(fetch_all)
+    execute = staticmethod(execute)
+
+    def skip_locked(self, dialect: sa.Dialect) -> str:
+        return ""  # whoever has begun to write is alone
 
     def check_rights(self, connection: sa.Connection, table: sa.Table) -> None:
         """Does nothing: the rights are those of the file, which `prepare_url` has checked."""
@@ -122,6 +169,10 @@ class SQLite(Database):
             return False
         found = re.search(f"{CANNOT_OPEN}|unknown database", str(error))
         return bool(found) or self.is_damaged(error)
+
+    def examine(self, driver: Any) -> list[str]:
+        found = driver.execute("PRAGMA integrity_check").fetchall()
+        return [f"SQLite: {text}" for (text,) in found if text != "ok"]
 
     def is_damaged(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.DatabaseError) and bool(

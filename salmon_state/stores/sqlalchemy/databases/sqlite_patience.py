@@ -22,7 +22,14 @@ from typing import Any
 
 from salmon_state.stores.queues import READERS, WRITERS, FileQueue
 
-__all__ = ["CannotOpenNow", "FileReplaced", "PatientConnection", "fetch_one"]
+__all__ = [
+    "CannotOpenNow",
+    "FileReplaced",
+    "PatientConnection",
+    "execute",
+    "fetch_all",
+    "fetch_one",
+]
 
 CANNOT_OPEN = "unable to open database file"
 """What SQLite says for every reason."""
@@ -84,10 +91,7 @@ class _PatientCursor(sqlite3.Cursor):
         try:
             return self._wait(sql, parameters)
         except sqlite3.OperationalError as error:
-            if CANNOT_OPEN not in str(error):
-                raise
-            # The database is open; it is the files beside it.
-            raise CannotOpenNow(f"{error}: {NO_DESCRIPTORS}") from error
+            raise _explained(error) from error
 
     def _wait(self, sql: str, parameters: Any) -> _PatientCursor:
         reading = sql.startswith("SELECT")
@@ -126,6 +130,41 @@ def fetch_one(driver: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
         if not _is_busy(error):
             raise
     return driver.cursor().execute(sql, parameters).fetchone()
+
+
+def fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+    """Returns all rows of a query, as quickly."""
+    if time.monotonic() > getattr(driver, "look_after", math.inf):
+        driver.check_file()
+    rows: list[Any]
+    try:
+        rows = driver.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if not _is_busy(error):
+            raise
+        rows = driver.cursor().execute(sql, parameters).fetchall()
+    return rows
+
+
+def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
+    """Runs a statement that commits itself, and returns how many rows it changed."""
+    if isinstance(driver, PatientConnection) and driver._queue.is_empty(WRITERS):
+        driver.check_file()
+        try:
+            return driver.execute(sql, parameters).rowcount
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise _explained(error) from error
+    count: int = driver.cursor().execute(sql, parameters).rowcount
+    return count
+
+
+def _explained(error: sqlite3.OperationalError) -> sqlite3.OperationalError:
+    """Returns what is to be raised for an error."""
+    if CANNOT_OPEN not in str(error):
+        return error
+    # The database is open; it is the files beside it.
+    return CannotOpenNow(f"{error}: {NO_DESCRIPTORS}")
 
 
 def _identify(path: str) -> object:

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
-from salmon_state.forks import Forkable, ForkWatch
-from salmon_state.options import options_of
-from salmon_state.registry import path_of
-from salmon_state.storage import (
-    Change,
-    Record,
-    Sender,
-    StateStorage,
-    ascii_key,
-    from_microseconds,
-    parse_key,
-    to_microseconds,
+from salmon_state.backend import Lock
+from salmon_state.entries import (
+    ANYTHING,
+    CHECK,
+    EVERY,
+    Entry,
+    Kind,
+    Page,
+    Value,
+    Want,
+    Where,
+    Write,
+    holds,
 )
+from salmon_state.errors import ConfigurationError, Overtaken, StorageError, StorageUnavailable
+from salmon_state.forks import Forkable, ForkWatch
+from salmon_state.keys import Sender
+from salmon_state.options import options_of, path_of
+from salmon_state.storage import StateStorage
 from salmon_state.stores.files import OWNER_ONLY, create_private_file, resolve_path
 from salmon_state.stores.locks import FileLocks
 from salmon_state.stores.queues import WRITERS, FileQueue
-from salmon_state.stores.shelf_conversion import damaged, prepare_shelf
-from salmon_state.stores.shelf_file import ShelfFile, StringShelf, unpickle_string
+from salmon_state.stores.shelf.conversion import prepare_shelf
+from salmon_state.stores.shelf.tables import Shelf, Table
 
 __all__ = ["ShelveStorage"]
 
-_VALUE = re.compile(r"(-|-?[0-9]{1,18}) (.+)", flags=re.DOTALL)
 _LONGEST_TIMEOUT = 86_400.0
 
 
@@ -49,7 +52,8 @@ class ShelveStorage(StateStorage, Forkable):
     this Python cannot read, or that has a damaged entry, is refused and left as it was.
 
     The file is what ``shelve.open`` of Python 3.13 makes (``dbm.sqlite3``), on every Python. It has
-    an index of senders as well, which SQLite itself keeps up to date, whoever writes. What a method
+    an index of senders as well, which SQLite itself keeps up to date, whoever writes, and a second
+    table for what is no state, which `shelve` and earlier versions do not look at. What a method
     wrote when it returns survives SIGKILL and power loss; a write cut short has not happened. All
     files (``<path>``, ``-wal``, ``-shm``, ``.lock``, ``.conversations``) are their owner's only;
     existing ones that are open to every user of the machine are made so, with a warning.
@@ -74,8 +78,6 @@ class ShelveStorage(StateStorage, Forkable):
         StorageUnavailable: The shelf is locked or cannot be read now.
     """
 
-    _locks_processes = True
-
     def __init__(
         self, path: str | os.PathLike[str], *, protect: bool = False, timeout: float = 5.0
     ) -> None:
@@ -89,7 +91,7 @@ class ShelveStorage(StateStorage, Forkable):
         self._using = threading.RLock()
         self._writing = FileLock(self._lock_path, mode=OWNER_ONLY)
         self._writers = FileQueue(self._lock_path)
-        self._shelf: StringShelf | None = None
+        self._shelf: Shelf | None = None
         _watch.add(self)
         try:
             self._prepare()
@@ -110,19 +112,15 @@ class ShelveStorage(StateStorage, Forkable):
                 with self._locked(self._timeout):
                     prepare_shelf(self._path, self._timeout)
                     self._identity = _identity(self._path)
-                    self._shelf = self._open()
+                    self._shelf = Shelf(self._path, self._timeout)
             except (OSError, sqlite3.Error, UnicodeError, MemoryError) as error:
-                wrapped = self._wrap(error)
+                wrapped = self._explain(error)
                 if isinstance(wrapped, StorageUnavailable):
                     raise wrapped from error
                 raise ConfigurationError(str(wrapped)) from error
 
-    def _open(self) -> StringShelf:
-        return StringShelf(ShelfFile(self._path, self._timeout))
-
-    @contextmanager
-    def _opened(self) -> Iterator[StringShelf]:
-        """Lends the shelf to one thread.
+    def _open(self) -> Shelf:
+        """Keeps other threads off until `_using` is released, and returns the file.
 
         It takes no lock between processes: each statement of SQLite reads one committed state, and
         in WAL mode a writer does not keep it waiting.
@@ -131,7 +129,7 @@ class ShelveStorage(StateStorage, Forkable):
             raise StorageUnavailable(f"{self._path}: other threads used it for {self._timeout:g} s")
         try:
             if self._closed:
-                self._refuse_closed()
+                self._check_open()
             # SQLite would go on with a file that no longer has a name, and its states would be
             # lost when the process ends.
             if _identity(self._path) != self._identity:
@@ -140,21 +138,30 @@ class ShelveStorage(StateStorage, Forkable):
                     "put it back, or start the process anew to go on with what is there now"
                 )
             if self._shelf is None:
-                self._shelf = self._open()
-            yield self._shelf
+                self._shelf = Shelf(self._path, self._timeout)
+            return self._shelf
+        except BaseException:
+            self._using.release()
+            raise
+
+    @contextmanager
+    def _opened(self) -> Iterator[Shelf]:
+        shelf = self._open()
+        try:
+            yield shelf
         finally:
             self._using.release()
 
     @contextmanager
-    def _exclusive(self) -> Iterator[StringShelf]:
+    def _transaction(self) -> Iterator[Shelf]:
         deadline = time.monotonic() + self._timeout
         with self._opened() as shelf:
-            if shelf.dict.in_transaction:
+            if shelf.in_transaction:
                 yield shelf
                 return
             remaining = max(0.0, deadline - time.monotonic())
             # The transaction alone would do between stores; the lock also keeps a conversion off.
-            with self._locked(remaining), shelf.dict.transaction():
+            with self._locked(remaining), shelf.transaction():
                 yield shelf
 
     def _locked(self, timeout: float) -> AbstractContextManager[object]:
@@ -178,100 +185,67 @@ class ShelveStorage(StateStorage, Forkable):
 
     # ---------------------------------------------------------------- hooks
 
-    def _read(self, module: str, sender: Sender) -> str | None:
-        key = ascii_key(module, sender)
-        with self._opened() as shelf:
-            try:
-                return _parse(shelf[key])[0]
-            except KeyError:
-                return None
-            except ValueError as error:
-                raise damaged(self._path, key, error) from None
-
-    def _read_sender(self, sender: Sender) -> Mapping[str, str]:
-        records = (self._record(key, value) for key, value in self._rows_of(sender))
-        return {record.module: record.state for record in records if record.sender == sender}
-
-    def _rows_of(self, sender: Sender) -> list[tuple[bytes, bytes]]:
-        with self._opened() as shelf:
-            return shelf.dict.rows_of(sender)
-
-    def _write(self, changes: Iterable[Change]) -> None:
-        with self._exclusive() as shelf:
-            for module, sender, state, updated_at in changes:
-                key = ascii_key(module, sender)
-                if state is not None:
-                    shelf[key] = f"{'-' if updated_at is None else updated_at} {state}"
-                else:
-                    with suppress(KeyError):
-                        del shelf[key]
-
-    def _scan(self, module: str | None, sender: str | None, state: str | None) -> Iterator[Record]:
-        for key, value in self._rows(module) if sender is None else self._rows_of(sender):
-            record = self._record(key, value)
-            if (
-                module in (None, record.module)
-                and sender in (None, record.sender)
-                and state in (None, record.state)
-            ):
-                yield record
-
-    def _rows(self, module: str | None) -> Iterator[tuple[bytes, bytes]]:
-        """Yields the entries of a module, or all: in the order of the keys, a page at a time."""
-        start = None if module is None else f"[{module!a}, ".encode("ascii")
-        after = start
-        while True:
-            with self._opened() as shelf:  # not while the consumer works on the records
-                rows = shelf.dict.page(after)
-            if not rows:
-                return
-            for key, value in rows:
-                if start is not None and not key.startswith(start):
-                    return
-                yield key, value
-            after = rows[-1][0]
-
-    def _record(self, key: bytes, value: bytes) -> Record:
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        shelf = self._open()
         try:
-            module, sender = parse_key(str(key, "ascii"))
-            state, updated_at = _parse(unpickle_string(value))
-            return Record(module, sender, state, from_microseconds(updated_at))
-        except (StorageError, ValueError, TypeError, OverflowError) as error:
-            raise damaged(self._path, key, error) from None
+            return shelf.table(kind).value(kind, sender, name)
+        finally:
+            self._using.release()
 
-    def _lock(self, sender: Sender, timeout: float) -> Callable[[], None]:
-        return self._senders.acquire(sender, timeout)
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        with self._opened() as shelf:
+            if len(wants) == 1:
+                return _wanted(shelf, sender, *wants[0])
+            with shelf.transaction("BEGIN"):  # all of one moment
+                return [entry for want in wants for entry in _wanted(shelf, sender, *want)]
+
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        with self._opened() as shelf:
+            return shelf.table(kind).page(kind, where, after)
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        with self._transaction() as shelf:
+            return [self._make(shelf.table(write.kind), write) for write in writes]
+
+    def _make(self, table: Table, write: Write) -> int:
+        kind, sender, name, value, at, expect = write
+        if name is EVERY:
+            entries = (e for page in self._pages(kind, Where(sender=sender)) for e in page.entries)
+            return sum(self._make(table, Write(*entry[:3], value, at)) for entry in entries)
+        if expect is not ANYTHING and not holds(expect, table.find(kind, sender, name)):
+            raise Overtaken
+        if value is CHECK:
+            return 0
+        if value is None:
+            return table.remove(kind, sender, name)
+        table.put(Entry(kind, sender, name, value, at))
+        return 1
+
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        if kind is not Kind.STATE:  # what expires may do so in steps
+            return super()._sweep(kind, where, value)
+        with self._transaction():
+            return super()._sweep(kind, where, value)
 
     def _wipe(self) -> None:
-        with self._exclusive() as shelf:
-            shelf.dict.clear()
+        with self._transaction() as shelf:
+            shelf.states.clear()
+            shelf.entries.clear()
 
-    def _rename(self, module: str, old: str, new: str | None) -> int:
-        renamed = 0
-        with self._exclusive():
-            for record in self._scan(module, None, old):
-                updated_at = to_microseconds(record.updated_at)
-                self._write((Change(module, record.sender, new, updated_at),))
-                renamed += 1
-        return renamed
-
-    def _purge(self, before: int, module: str | None, state: str | None) -> int:
-        purged = 0
-        with self._exclusive():
-            for record in self._scan(module, None, state):
-                updated_at = to_microseconds(record.updated_at)
-                if updated_at is not None and updated_at < before:
-                    self._write((Change(record.module, record.sender, None, None),))
-                    purged += 1
-        return purged
-
-    def _count(self) -> int:
+    def _count(self, kind: Kind) -> int:
         with self._opened() as shelf:
-            return len(shelf)
+            return shelf.table(kind).count(kind)
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return Lock(self._senders.acquire(sender, timeout))
 
     def _ping(self) -> None:
+        self._page(Kind.STATE, Where(sender=None), None)
+
+    def _examine(self) -> Iterable[str]:
         with self._opened() as shelf:
-            shelf.dict.page()
+            found = shelf.execute("PRAGMA integrity_check").fetchall()
+        return [f"SQLite: {text}" for (text,) in found if text != "ok"]
 
     def _close(self) -> None:
         with self._using:
@@ -305,7 +279,7 @@ class ShelveStorage(StateStorage, Forkable):
     def _place(self) -> str:
         return str(self._path)
 
-    def _wrap(self, error: Exception) -> StorageError:
+    def _explain(self, error: Exception) -> StorageError:
         garbled = isinstance(error, UnicodeError) or "not decode to UTF-8" in str(error)
         if isinstance(error, sqlite3.OperationalError) and not garbled:
             return StorageUnavailable(f"{self._path}: {error}")
@@ -313,7 +287,14 @@ class ShelveStorage(StateStorage, Forkable):
             return StorageError(
                 f"the shelf {self._path} (dbm.sqlite3) is damaged: {error}; restore a copy of it"
             )
-        return super()._wrap(error)
+        return super()._explain(error)
+
+
+def _wanted(shelf: Shelf, sender: Sender, kind: Kind, name: Any) -> list[Entry]:
+    if name is EVERY:
+        return shelf.table(kind).load(kind, sender)
+    entry = shelf.table(kind).find(kind, sender, name)
+    return [] if entry is None else [entry]
 
 
 _watch = ForkWatch()
@@ -335,11 +316,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _parse(text: str) -> tuple[str, int | None]:
-    """Returns the state and its time in a value; see `ShelveStorage._write`."""
-    match = _VALUE.fullmatch(text)
-    if match is None:
-        raise ValueError("its value is not '<microseconds since 1970, or -> <state>'")
-    return match[2], None if match[1] == "-" else int(match[1])

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salmon_state.records import from_microseconds, to_microseconds
+from salmon_state.entries import from_microseconds, to_microseconds
 
 
 @given(st.datetimes(datetime(1970, 1, 1), timezones=st.just(timezone.utc)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mailbox
 import os
+import sys
 import threading
 import time
 import weakref
@@ -15,16 +16,20 @@ from salmon.queue import Queue
 from salmon.routing import RoutingBase
 from salmon.server import SMTPError
 
-from salmon_state.conversation import current_conversation
+from salmon_state.conversation import Conversation, current_conversation
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.log import log
 from salmon_state.storage import StateStorage
+from salmon_state.stores.foreign import adapted
 
 __all__ = ["attach", "detach"]
 
 _DEEPEST = 100
 """Parts within parts: with 300, Python's generator has no stack left to write the mail with."""
+
+_ERROR = "ERROR"
+"""What Salmon sets when a handler raises."""
 
 
 def attach(
@@ -107,7 +112,7 @@ class Delivery(Forkable):
         # Salmon resolves a queue's path when it opens the queue: a handler may os.chdir later.
         self._directory = os.getcwd()
         # By identity, because stores that are none of ours compare and hash as they like.
-        self._known: dict[int, tuple[Callable[[], Any], _Guest | None]] = {}
+        self._known: dict[int, tuple[Callable[[], Any], StateStorage | None]] = {}
         self._renew_locks()
         _watch.add(self)
 
@@ -139,7 +144,10 @@ class Delivery(Forkable):
             raise SMTPError(554, "5.6.0 This mail has too many parts within parts")
         outermost = current_conversation() is None
         try:
-            with self._store().conversation(message.From, timeout=self.lock_timeout):
+            with self._store().conversation(
+                message.From, timeout=self.lock_timeout
+            ) as conversation:
+                conversation.before_set = _watch_for_error
                 self._deliver(message)
         except SMTPError as error:
             if outermost and 400 <= int(error.code) < 500 and self._put_back(message, error):
@@ -164,19 +172,18 @@ class Delivery(Forkable):
                 known = self._meet(found)
         return known[1] or found
 
-    def _meet(self, found: Any) -> tuple[Callable[[], Any], _Guest | None]:
+    def _meet(self, found: Any) -> tuple[Callable[[], Any], StateStorage | None]:
         """Returns what is known about the router's store; once, it is told what it cannot do."""
         known = self._known.get(id(found))
         if known is not None and known[0]() is found:  # another thread was first
             return known
-        guest = None if isinstance(found, StateStorage) else _Guest(found)
+        store = adapted(found)
         try:
             reference: Callable[[], Any] = weakref.ref(found)
         except TypeError:
             reference = partial(_same, found)
-        self._known[id(found)] = reference, guest
-        store = guest or found
-        if not store._locks_processes:
+        self._known[id(found)] = reference, None if store is found else store
+        if not store.locks_processes:
             log().warning(
                 "%r keeps mails of one sender apart between the threads of this process only", store
             )
@@ -220,15 +227,20 @@ def _same(value: Any) -> Any:
     return value
 
 
-class _Guest(StateStorage):
-    """A store that is none of ours, so that its conversations have at least a lock."""
+def _watch_for_error(conversation: Conversation, state: str | None) -> None:
+    """Looks at what Salmon sets because a handler raised.
 
-    def __init__(self, store: Any) -> None:
-        super().__init__()
-        self._store_name = type(store).__name__
-
-    def __repr__(self) -> str:
-        return f"<{self._store_name}>"
+    Raises:
+        StorageUnavailable: A `StorageError`: Salmon would answer 250, but the store's failure is
+            no reason to lose a mail. Or whatever else, and nothing can be committed any more:
+            Salmon would keep a copy of a mail that comes again.
+    """
+    error = sys.exc_info()[1]
+    if state != _ERROR or error is None:
+        return
+    if isinstance(error, StorageError):
+        raise StorageUnavailable(f"a handler was stopped: {error}")
+    conversation.fail()
 
 
 _watch = ForkWatch()

@@ -15,26 +15,23 @@ from pathlib import Path
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.errors import ConfigurationError, StorageError
+from salmon_state.entries import Entry, Kind
+from salmon_state.errors import ConfigurationError
+from salmon_state.keys import Sender
 from salmon_state.log import log
-from salmon_state.storage import Sender, ascii_key
 from salmon_state.stores.files import OWNER_ONLY, create_private_file, make_private
-from salmon_state.stores.shelf_file import (
-    ShelfFile,
-    database_tables,
-    is_database,
-    pickle_string,
-    unpickle_string,
-)
-from salmon_state.stores.shelf_flavours import (
+from salmon_state.stores.shelf.file import database_tables, is_database
+from salmon_state.stores.shelf.flavours import (
     OldShelf,
     beside,
     find_old_shelves,
     names_of,
     read_old_shelf,
 )
+from salmon_state.stores.shelf.pickled import unpickle_string
+from salmon_state.stores.shelf.tables import Shelf, damaged
 
-__all__ = ["damaged", "prepare_shelf"]
+__all__ = ["prepare_shelf"]
 
 
 _OF_SQLITE = ("-wal", "-shm", "-journal")
@@ -42,7 +39,7 @@ _OLD_SUFFIXES = ("", ".dat", ".dir", ".bak", ".pag", ".db")
 
 
 def prepare_shelf(path: Path, timeout: float) -> None:
-    """Sees to it that there is a shelf in the format of `ShelfFile`, with all the old states.
+    """Sees to it that there is a shelf in the format of `Shelf`, with all the old states.
 
     The caller holds the lock between processes.
 
@@ -73,11 +70,6 @@ def prepare_shelf(path: Path, timeout: float) -> None:
         _prepare_database(path, timeout)
 
 
-def damaged(path: Path, key: object, reason: object) -> StorageError:
-    """Returns the error for an entry that nobody can have written properly."""
-    return StorageError(f"damaged entry in the shelf {str(path)!r}, key {_short(key)}: {reason}")
-
-
 def _prepare_database(path: Path, timeout: float) -> None:
     tables = database_tables(path, timeout)
     if tables and "Dict" not in tables:
@@ -85,8 +77,8 @@ def _prepare_database(path: Path, timeout: float) -> None:
             f"{str(path)!r} is an SQLite database but no shelf; "
             "open it as sqlite:///..., or give another path"
         )
-    with closing(ShelfFile(path, timeout)) as new:
-        new.create()
+    with closing(Shelf(path, timeout)) as new:
+        new.states.create()
         for suffix in ("", *_OF_SQLITE):
             make_private(beside(path, suffix))
         _finish_moves(path, new)
@@ -94,7 +86,7 @@ def _prepare_database(path: Path, timeout: float) -> None:
             raise _ambiguous(path, [str(path), *map(names_of, old)])
         if _legacy_rows(new):
             _convert_in_place(path, new)
-        new.index_senders()  # afterwards: the backup of a conversion is what Salmon left
+        new.complete()  # afterwards: the backup of a conversion is what Salmon left
 
 
 # ---------------------------------------------------------------- conversion
@@ -111,12 +103,14 @@ def _convert(path: Path, old: OldShelf, timeout: float) -> None:
     try:
         _discard(temporary)
         create_private_file(temporary)
-        with closing(ShelfFile(temporary, timeout, journal="DELETE")) as new, new.transaction():
-            new.create()
+        with closing(Shelf(temporary, timeout, journal="DELETE")) as new, new.transaction():
+            new.states.create()
             _adopt(path, read_old_shelf(path, old), new)
-            new.index_senders()
-            new.plan_moves(moves)
-            converted = len(new)
+            new.complete()
+            new.execute("CREATE TABLE Moves (old BLOB, new BLOB)")
+            for move in moves.items():
+                new.execute("INSERT INTO Moves VALUES (?, ?)", move)
+            converted = new.states.count(Kind.STATE)
         for suffix in _OF_SQLITE:  # left of another database, they would spoil this one
             beside(path, suffix).unlink(missing_ok=True)
         if path in old.files:
@@ -127,12 +121,12 @@ def _convert(path: Path, old: OldShelf, timeout: float) -> None:
         _sync(path.parent)
     finally:
         _discard(temporary)
-    with closing(ShelfFile(path, timeout)) as new:
+    with closing(Shelf(path, timeout)) as new:
         _finish_moves(path, new)
     _report(path, old.flavour, converted, backup)
 
 
-def _convert_in_place(path: Path, new: ShelfFile) -> None:
+def _convert_in_place(path: Path, new: Shelf) -> None:
     temporary = beside(path, ".salmon-new")
     backup = _free_backup(path)
     converted = 0
@@ -145,7 +139,7 @@ def _convert_in_place(path: Path, new: ShelfFile) -> None:
             while rows := _legacy_rows(new):
                 converted += _adopt(path, rows, new)
                 for key, _ in rows:
-                    del new[key]
+                    new.execute("DELETE FROM Dict WHERE key = ?", (key,))
             os.rename(temporary, backup)
             _sync(path.parent)
     finally:
@@ -153,19 +147,20 @@ def _convert_in_place(path: Path, new: ShelfFile) -> None:
     _report(path, "dbm.sqlite3", converted, backup)
 
 
-def _finish_moves(path: Path, new: ShelfFile) -> None:
-    moves = new.planned_moves()
-    for old, backup in moves.items():
+def _finish_moves(path: Path, new: Shelf) -> None:
+    """Moves the files of a converted shelf out of the way, as the conversion noted."""
+    if not new.execute("SELECT 1 FROM sqlite_master WHERE name = 'Moves'").fetchone():
+        return
+    for old, backup in new.execute("SELECT old, new FROM Moves").fetchall():
         file = path.with_name(os.fsdecode(old))
         if file.exists():
             os.chmod(file, OWNER_ONLY)
             os.rename(file, path.with_name(os.fsdecode(backup)))
-    if moves:
-        _sync(path.parent)
-    new.forget_moves()
+    _sync(path.parent)
+    new.execute("DROP TABLE Moves")
 
 
-def _adopt(path: Path, entries: Iterable[tuple[bytes, bytes]], new: ShelfFile) -> int:
+def _adopt(path: Path, entries: Iterable[tuple[bytes, bytes]], new: Shelf) -> int:
     adopted = 0
     for key, value in entries:
         try:
@@ -177,12 +172,12 @@ def _adopt(path: Path, entries: Iterable[tuple[bytes, bytes]], new: ShelfFile) -
             raise damaged(
                 path, key, f"{error}; remove the entry with Python's shelve, or restore a copy"
             ) from None
-        target = ascii_key(module, sender).encode("ascii")
         # Two spellings of one key, by Pythons with different Unicode tables: what counts is the
         # one that Salmon on this Python would find.
         usual = repr([module.encode("ascii"), sender]).encode() == key
-        if state != ROUTE_FIRST_STATE and (usual or target not in new):
-            new[target] = pickle_string(f"- {state}")
+        entry = Entry(Kind.STATE, sender, module, state, None)
+        if state != ROUTE_FIRST_STATE and (usual or not new.states.find(*entry[:3])):
+            new.states.put(entry)
             adopted += 1
     return adopted
 
@@ -194,9 +189,9 @@ def _parse_legacy(key: bytes) -> tuple[str, Sender]:
     return module.decode("ascii"), sender
 
 
-def _legacy_rows(new: ShelfFile) -> list[tuple[bytes, bytes]]:
+def _legacy_rows(new: Shelf) -> list[tuple[bytes, bytes]]:
     # The index answers at once: what we write begins with [' or [" and sorts before.
-    rows = new.page(after=b"[b")
+    rows, _ = new.page("SELECT key, value FROM Dict WHERE key > X'5B62' ORDER BY key", ())
     return list(takewhile(lambda row: row[0][:3] in (b"[b'", b'[b"'), rows))
 
 
@@ -240,8 +235,3 @@ def _report(path: Path, flavour: str, converted: int, backup: Path) -> None:
         converted,
         backup,
     )
-
-
-def _short(key: object) -> str:
-    text = ascii(key)
-    return text if len(text) <= 120 else text[:117] + "..."

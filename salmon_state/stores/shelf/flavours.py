@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.stores.files import may_pass
-from salmon_state.stores.shelf_file import is_database
+from salmon_state.stores.shelf.file import is_database
 
 __all__ = ["OldShelf", "beside", "find_old_shelves", "names_of", "read_old_shelf"]
 

@@ -1,0 +1,155 @@
+"""Draft: what a conversation means to write, in layers; pure, without any lock or I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from salmon_state.entries import (
+    ABSENT,
+    ANYTHING,
+    CHECK,
+    EVERY,
+    Condition,
+    Kind,
+    Place,
+    Write,
+    in_order,
+)
+from salmon_state.keys import Sender
+
+__all__ = ["Draft"]
+
+
+class Draft:
+    """Writes that wait for a commit, over those of the layers beneath.
+
+    What was added last about an entry is what will be written. The expectation about it is the
+    one that it was first added with, because that is about the store; whatever came later went by
+    the draft itself.
+
+    Args:
+        beneath: The draft of the conversation that this one is nested in.
+    """
+
+    def __init__(self, beneath: Draft | None = None) -> None:
+        self._beneath = beneath
+        self._writes: dict[Place, Write] = {}
+        self._moves: dict[tuple[Kind, Sender], Write] = {}  # those of EVERY
+        self._checks: dict[Place, Condition] = {}
+        self._reads: set[Place] = set()
+
+    def _layers(self) -> Iterator[Draft]:
+        """Yields this draft and those beneath, from the top down."""
+        layer: Draft | None = self
+        while layer is not None:
+            yield layer
+            layer = layer._beneath
+
+    # ---------------------------------------------------------------- looking
+
+    def find(self, place: Place) -> Write | None:
+        """Returns what is meant to be written about one entry, by its name."""
+        layer: Draft | None = self
+        while layer is not None:
+            if place in layer._writes:
+                return layer._writes[place]
+            layer = layer._beneath
+        return None
+
+    def find_move(self, kind: Kind, sender: Sender) -> Write | None:
+        """Returns what is meant to become of all entries of a sender that were not written."""
+        layer: Draft | None = self
+        while layer is not None:
+            if layer._moves and (kind, sender) in layer._moves:
+                return layer._moves[kind, sender]
+            layer = layer._beneath
+        return None
+
+    def names(self, kind: Kind, sender: Sender) -> set[str]:
+        """Returns the names of a sender's entries about which something is meant to be written."""
+        return {
+            name
+            for layer in self._layers()
+            for of_kind, whose, name in layer._writes
+            if of_kind is kind and whose == sender
+        }
+
+    # ---------------------------------------------------------------- adding
+
+    def read(self, place: Place) -> None:
+        """Notes that something was decided by an entry; see `writes`."""
+        self._reads.add(place)
+
+    def add(self, write: Write) -> None:
+        """Adds a write: of one entry, or of `EVERY` entry of a sender."""
+        if write.name is EVERY:
+            self._move(write)
+            return
+        place = (write.kind, write.sender, write.name)
+        earlier = self.find(place)
+        if earlier is not None:
+            write = write._replace(expect=earlier.expect)
+        elif self.find_move(write.kind, write.sender) is not None:  # which is made before
+            write = write._replace(expect=ANYTHING)
+        self._writes[place] = write
+
+    def _move(self, write: Write) -> None:
+        kind, sender = write.kind, write.sender
+        for name in self.names(kind, sender):
+            place = (kind, sender, name)
+            written = self.find(place)
+            if written is None:
+                continue
+            if written.expect is not ANYTHING:  # which still counts, before all are moved
+                self._checks.setdefault(place, written.expect)
+                written = written._replace(expect=ANYTHING)
+            if written.value is not None:
+                written = written._replace(value=write.value, at=write.at)
+            self._writes[place] = written
+        earlier = self.find_move(kind, sender)
+        if earlier is None or earlier.value is not None:  # what was removed is not moved again
+            self._moves[kind, sender] = write
+
+    # ---------------------------------------------------------------- ending
+
+    def merge(self) -> None:
+        """Hands everything to the draft beneath: the nested conversation has ended well."""
+        assert self._beneath is not None  # noqa: S101 - for the type checker
+        for move in self._moves.values():
+            self._beneath._move(move)
+        self._beneath._writes.update(self._writes)
+        self._beneath._reads |= self._reads
+        for place, condition in self._checks.items():
+            self._beneath._checks.setdefault(place, condition)
+
+    def clear(self) -> None:
+        """Forgets everything, in the layers beneath as well."""
+        for layer in self._layers():
+            layer._writes.clear()
+            layer._moves.clear()
+            layer._checks.clear()
+            layer._reads.clear()
+
+    def writes(self, expectation: Callable[[Place], Condition]) -> list[Write]:
+        """Returns the writes that make the bottom draft true, in the order to make them.
+
+        Nothing at all if nothing is written; otherwise also a `CHECK` of each entry that was only
+        read: who read one and wrote another went by both.
+
+        Args:
+            expectation: What must still hold of an entry that was read.
+        """
+        writes = [
+            write
+            for write in self._writes.values()
+            if not (write.value is None and write.expect is ABSENT)
+        ]
+        if not writes and not self._moves:
+            return []
+        checks = dict(self._checks)
+        for place in self._reads:
+            if place not in self._writes:
+                checks.setdefault(place, expectation(place))
+        writes += self._moves.values()
+        writes += [Write(*place, CHECK, None, condition) for place, condition in checks.items()]
+        return in_order(writes) if len(writes) > 1 else writes
