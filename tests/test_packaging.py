@@ -59,7 +59,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"sdist": sdist, "wheel": wheel}
 
 
-@pytest.mark.parametrize("kind", ["sdist", "wheel"])
+@pytest.mark.parametrize("kind", [pytest.param("sdist", marks=pytest.mark.stress), "wheel"])
 def test_installs_into_an_empty_environment(
     distributions: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.stores.sqlalchemy_places import HANG, RIGHTS, Place
 
 pytestmark = pytest.mark.slow
 
-ROWS = 100_000
+ROWS = 40_000
 CHUNK = 20_000
 MEMORY = 24 * 2**20
 """In bytes; all records at once would take more than this even in the smaller test."""

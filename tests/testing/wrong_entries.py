@@ -217,6 +217,13 @@ class CollectsWrites(TableStorage):
         )
 
 
+class FindsStatesOnly(MemoryStorage):
+    """What it lists of other kinds, it does not find."""
+
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        return super()._find(kind, sender, name) if kind is Kind.STATE else None
+
+
 class WipesStates(MemoryStorage):
     """Knows of no other kinds."""
 

@@ -162,6 +162,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (entries.SweepsTouch, EntrySuite, "test_a_sweep_of_other_kinds"),
     (entries.ClaimsNothing, EntrySuite, "test_claims"),
     (entries.DueByKey, EntrySuite, "test_claims"),
+    (entries.FindsStatesOnly, EntrySuite, "test_a_check_of_what_is_whole"),
     (entries.WipesStates, EntrySuite, "test_a_wipe_removes_every_kind"),
 )
 

@@ -62,6 +62,11 @@ class TestRedisForLong(OneServer, ModelSuite, ThreadSuite, DurableSuite, SharedS
 
 
 class TestEntries(OneServer, EntrySuite, SharedEntrySuite):
+    """What is staged and what is put in place show with twenty thousand as well."""
+
+
+@pytest.mark.stress
+class TestEntriesForLong(OneServer, EntrySuite):
     many = 100_000
 
 
@@ -125,6 +130,11 @@ class TestClusterWholly(
 
 
 class TestClusterEntries(InACluster, EntrySuite, SharedEntrySuite):
+    pass
+
+
+@pytest.mark.stress
+class TestClusterEntriesForLong(InACluster, EntrySuite):
     many = 100_000
 
 
