@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,18 @@ from salmon.server import SMTPError
 
 from salmon_state.backend import Backend, UnitOfWork
 from salmon_state.draft import Draft
-from salmon_state.entries import ABSENT, ANYTHING, EVERY, Condition, Kind, Place, Seen, Want, Write
+from salmon_state.entries import (
+    ABSENT,
+    ANYTHING,
+    EVERY,
+    Condition,
+    Entry,
+    Kind,
+    Place,
+    Seen,
+    Want,
+    Write,
+)
 from salmon_state.errors import StorageError
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender
@@ -22,7 +33,10 @@ __all__ = ["Active", "Conversation", "current_conversation"]
 _LONGEST_WAIT = 1_000_000.0
 """In seconds; what is longer, a thread's lock or a database would refuse."""
 
-_WANTS: tuple[Want, ...] = ((Kind.STATE, EVERY),)
+_STATES: tuple[Want, ...] = ((Kind.STATE, EVERY),)
+
+_TO_SEND = (Kind.OUTGOING, Kind.BODY)
+"""What a handler that failed does not leave behind."""
 
 
 class Active(threading.local):
@@ -73,11 +87,19 @@ class Conversation:
 
     before_set: Callable[[Conversation, str | None], None] | None = None
 
-    def __init__(self, store: Backend, active: Active, sender: Sender, timeout: float) -> None:
+    def __init__(
+        self,
+        store: Backend,
+        active: Active,
+        sender: Sender,
+        timeout: float,
+        wants: Sequence[tuple[Kind, str]] = (),
+    ) -> None:
         self.sender = sender
         self._store = store
         self._active = active
         self._timeout = min(timeout, _LONGEST_WAIT)
+        self._wants = wants
         self._outer: Conversation | None = None
         self._before: Conversation | None = None
         self._entered = False
@@ -97,23 +119,35 @@ class Conversation:
             self._depth, self._draft = 0, Draft()
             self._unit: UnitOfWork = self._store._begin()
             self._snapshots: dict[Sender, Mapping[str, str]] = {}
+            self._found: dict[Place, Any] = {}
         else:  # trying without waiting: two that wait for each other would wait for ever
             self._depth, self._draft = outer._depth + 1, Draft(outer._draft)
-            self._unit, self._snapshots, self._timeout = outer._unit, outer._snapshots, 0
+            self._unit, self._timeout = outer._unit, 0
+            self._snapshots, self._found = outer._snapshots, outer._found
         if self.sender not in self._snapshots:
             try:
-                entries = self._unit.enter(self.sender, self._timeout, _WANTS)
+                entries = self._unit.enter(self.sender, self._timeout, (*_STATES, *self._wants))
             except BaseException as error:
                 if outer is None:
                     self._close()
                 if isinstance(error, Exception):
                     self._store._raise(error)
                 raise
-            self._snapshots[self.sender] = {entry.name: str(entry.value) for entry in entries}
+            self._remember(entries)
         self._entered = True
         self._before, _innermost.conversation = _innermost.conversation, self
         self._active.conversation = self
         return self
+
+    def _remember(self, entries: list[Entry]) -> None:
+        states: dict[str, str] = {}
+        self._found.update(((kind, self.sender, name), None) for kind, name in self._wants)
+        for entry in entries:
+            if entry.kind is Kind.STATE:
+                states[entry.name] = str(entry.value)
+            else:
+                self._found[entry[:3]] = entry.value
+        self._snapshots[self.sender] = states
 
     def __exit__(
         self,
@@ -127,6 +161,8 @@ class Conversation:
         self._active.conversation = self._outer
         undo = error is not None and _will_come_again(error)
         self._failed = self._failed or error is not None
+        if self._failed:
+            self._draft.drop(_TO_SEND)
         if self._outer is not None:
             self._leave_layer(self._outer, undo=undo)
             return
@@ -210,7 +246,7 @@ class Conversation:
         names = self._draft.names(Kind.STATE, sender)
         snapshot = self._snapshots.get(sender)
         if snapshot is None:
-            names |= {entry.name for entry in self._unit.load(sender, _WANTS)}
+            names |= {entry.name for entry in self._unit.load(sender, _STATES)}
         else:
             names |= {*snapshot}
         modules = [module for module in names if self.get(module, sender) is not None]
@@ -230,6 +266,46 @@ class Conversation:
         self._draft.clear()
         for sender in self._snapshots:
             self._snapshots[sender] = {}
+        for place in self._found:
+            self._found[place] = None
+
+    # ---------------------------------------------------------------- what is no state
+
+    def add(self, write: Write) -> None:
+        """Writes an entry of whatever kind and sender together with the states, or not at all.
+
+        Of several about one entry the last one counts, with the expectation of the first. If the
+        handler fails, what it wanted to send (`Kind.OUTGOING` and `Kind.BODY`) is dropped.
+
+        Args:
+            write: What to write; no `CHECK`.
+
+        Raises:
+            NotImplementedError: The store keeps states only.
+        """
+        self._check_hooks(f"keep a {write.kind.name}")
+        self._draft.add(write)
+
+    def find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        """Returns the value of one entry as this conversation sees it; ``None`` if there is none.
+
+        Read when the conversation began if it was asked for then, otherwise now.
+
+        Raises:
+            NotImplementedError: The store keeps states only.
+            StorageError: It is damaged, or cannot be read now.
+        """
+        self._check_hooks(f"keep a {kind.name}")
+        place = (kind, sender, name)
+        written = self._draft.find(place)
+        if written is not None:
+            return written.value
+        if place in self._found:
+            return self._found[place]
+        try:
+            return self._unit.find(*place)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._store._raise(error)
 
     # ---------------------------------------------------------------- for handlers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from salmon_state.entries import (
     ABSENT,
@@ -121,6 +121,11 @@ class Draft:
         self._beneath._reads |= self._reads
         for place, condition in self._checks.items():
             self._beneath._checks.setdefault(place, condition)
+
+    def drop(self, kinds: Container[Kind]) -> None:
+        """Forgets what this draft itself, without those beneath, would write of some kinds."""
+        for place in [place for place in self._writes if place[0] in kinds]:
+            del self._writes[place]
 
     def clear(self) -> None:
         """Forgets everything, in the layers beneath as well."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -238,11 +238,23 @@ class StateStorage(Backend, routing.StateStorage):
         is free again: where an operating system or a database holds it, as soon as that notices
         the death of the process.
         """
+        return self._converse(sender, timeout)
+
+    def _converse(
+        self, sender: Sender, timeout: float, wants: Sequence[tuple[Kind, str]] = ()
+    ) -> Conversation:
+        """Returns a `conversation` that also reads some of the sender's entries when it begins.
+
+        Args:
+            sender: As for `conversation`.
+            timeout: As for `conversation`.
+            wants: What its `Conversation.find` will be asked for, besides states.
+        """
         sender = plain_sender(sender)
         check_timeout(timeout)
         if "_active" not in self.__dict__:  # not in __init__, which stores may leave out
             self.__dict__.setdefault("_active", Active())
-        return Conversation(self, self._active, sender, timeout)
+        return Conversation(self, self._active, sender, timeout, wants)
 
     # ---------------------------------------------------------------- many conversations
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # The servers, once for the whole run and not once for each folder.
 pytest_plugins = ["tests.services", "tests.redis_services"]
+
+# The servers that the tests start inherit it, and are stopped by it: nohup would have it ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes depends on what else the machine does. Examples that failed once are
 # not kept in the checkout: a failure prints how to repeat it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 from salmon.server import SMTPError
@@ -17,7 +18,7 @@ from salmon_state import (
     current_conversation,
 )
 from salmon_state.backend import Lock, UnitOfWork
-from salmon_state.entries import Entry, Want
+from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.keys import Sender
 from salmon_state.testing.conversations import ConversationSuite
 from salmon_state.testing.endings import elsewhere, left_with, refused
@@ -73,6 +74,8 @@ def test_a_store_with_get_set_and_clear_says_what_it_cannot() -> None:
         lambda: store.compare_and_set("app", ANNA, "START", "ONE"),
         lambda: store.compare_and_set("app", BEN, "START", "ONE"),
         lambda: list(store.records()),
+        lambda: store.conversation(ANNA).add(Write(Kind.HANDLED, ANNA, "mail", b"", 0)),
+        lambda: store.conversation(ANNA).find(Kind.HANDLED, ANNA, "mail"),
     ]
     for call in calls:
         with pytest.raises(NotImplementedError, match="DocumentedStorage cannot"):
@@ -106,6 +109,34 @@ def test_what_an_inner_conversation_removed_is_not_moved_by_it() -> None:
             assert store.set_all(BEN, "TWO") == 0
             assert store.get("app", BEN) == "START"
     assert contents(store) == {}
+
+
+# ---------------------------------------------------------------- what is no state
+
+
+def test_what_a_handler_that_failed_wanted_to_send_is_dropped() -> None:
+    store = MemoryStorage()
+    outgoing = [Write(kind, ANNA, "mail", b"hello", 0) for kind in (Kind.OUTGOING, Kind.BODY)]
+    mark = Write(Kind.HANDLED, ANNA, "mail", b"", 0)
+    with store.conversation(ANNA) as outer:
+        outer.add(outgoing[0])
+        with suppress(ValueError), store.conversation(ANNA) as inner:
+            inner.add(outgoing[1])
+            inner.add(mark)
+            raise ValueError("a handler broke")
+        assert outer.find(Kind.OUTGOING, ANNA, "mail") == b"hello"
+        assert outer.find(Kind.BODY, ANNA, "mail") is None
+        outer.fail()
+    assert [store._count(kind) for kind in (Kind.OUTGOING, Kind.BODY, Kind.HANDLED)] == [0, 0, 1]
+
+
+def test_a_cleared_store_has_no_marks_either() -> None:
+    store = MemoryStorage()
+    store._commit([Write(Kind.HANDLED, ANNA, "mail", b"", 0)])
+    with store._converse(ANNA, 0, [(Kind.HANDLED, "mail")]) as conversation:
+        assert conversation.find(Kind.HANDLED, ANNA, "mail") == b""
+        store.clear()
+        assert conversation.find(Kind.HANDLED, ANNA, "mail") is None
 
 
 # ---------------------------------------------------------------- more than one store

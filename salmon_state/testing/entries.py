@@ -26,6 +26,7 @@ from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing import processes
+from salmon_state.testing.endings import elsewhere, refused
 from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, OTHER, SENDER
 from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, write
@@ -299,6 +300,40 @@ class EntrySuite(StoreSuite):
         with pytest.raises(ValueError, match="no more"):
             store._commit(writes())
         assert everything(store, Kind.OUTGOING) == []
+
+    # ---------------------------------------------------------------- with the states
+
+    def test_a_conversation_writes_all_kinds_together(self, store: StateStorage) -> None:
+        """They are there when the states are, and seen by nobody before."""
+        write(store, [Write(Kind.HANDLED, SENDER, "known", b"", NOON)])
+        wanted = [(Kind.HANDLED, "known"), (Kind.HANDLED, "new")]
+        conversation = store._converse(SENDER, 2.0, wanted)
+        new = Write(Kind.HANDLED, SENDER, "new", b"mark", NOON, ABSENT)
+        with conversation:
+            assert [conversation.find(kind, SENDER, name) for kind, name in wanted] == [b"", None]
+            store.set("app", SENDER, "ONE")
+            conversation.add(new)
+            conversation.add(Write(Kind.BODY, SENDER, "body", b"mail", NOON))
+            conversation.add(Write(Kind.HANDLED, SENDER, "known", None))
+            assert conversation.find(Kind.HANDLED, SENDER, "known") is None
+            assert conversation.find(Kind.HANDLED, SENDER, "new") == b"mark"
+            assert elsewhere(everything, store, Kind.BODY) == []
+        assert everything(store, Kind.HANDLED) == [
+            Entry(Kind.HANDLED, SENDER, "new", b"mark", NOON)
+        ]
+        assert [entry.value for entry in everything(store, Kind.BODY)] == [b"mail"]
+
+    def test_a_conversation_whose_mark_is_there_by_now(self, store: StateStorage) -> None:
+        """It is overtaken, and leaves nothing."""
+        mark = Write(Kind.HANDLED, None, "mail", b"", NOON, ABSENT)  # whom no lock keeps apart
+        with refused(store, None):
+            store.set("app", None, "ONE")
+            conversation = store._active.conversation
+            assert conversation is not None
+            assert conversation.find(Kind.HANDLED, None, "mail") is None
+            conversation.add(mark)
+            elsewhere(write, store, [mark])
+        assert list(store.records()) == []
 
     # ---------------------------------------------------------------- pages
 
