@@ -300,12 +300,12 @@ class Conversation:
         written = self._draft.find(place)
         if written is not None:
             return written.value
-        if place in self._found:
-            return self._found[place]
         try:
-            return self._unit.find(*place)
+            found = self._found[place] if place in self._found else self._unit.find(*place)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
+        moved = self._draft.find_move(kind, sender)
+        return found if found is None or moved is None else moved.value
 
     # ---------------------------------------------------------------- for handlers
 

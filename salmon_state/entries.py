@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, MutableMapping
 from datetime import datetime, timedelta, timezone
 from enum import Enum, IntEnum
@@ -27,6 +28,7 @@ __all__ = [
     "Want",
     "Where",
     "Write",
+    "as_plain",
     "change",
     "from_microseconds",
     "holds",
@@ -237,3 +239,23 @@ def from_microseconds(moment: int | None) -> datetime | None:
 def to_microseconds(moment: datetime | None) -> int | None:
     """Returns an aware datetime as it is stored; the inverse of `from_microseconds`."""
     return None if moment is None else (moment - _EPOCH) // MICROSECOND
+
+
+def as_plain(entry: Entry) -> dict[str, Any]:
+    """Returns an entry as JSON can write it; see `salmon_state.StateStorage.export`."""
+    kind, sender, name, value, at = entry
+    text, encoding = value, "text"
+    if isinstance(value, bytes):
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text, encoding = b64encode(value).decode(), "base64"
+    moment = from_microseconds(at)
+    return {
+        "kind": kind.name,
+        "sender": sender,
+        "name": name,
+        "value": text,
+        "encoding": encoding,
+        "at": None if moment is None else moment.isoformat(),
+    }

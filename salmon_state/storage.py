@@ -29,6 +29,7 @@ from salmon_state.entries import (
     Seen,
     Where,
     Write,
+    as_plain,
     from_microseconds,
 )
 from salmon_state.errors import Overtaken, StorageError, StorageUnavailable
@@ -393,6 +394,67 @@ class StateStorage(Backend, routing.StateStorage):
         )
         return self._call(self._sweep, Kind.STATE, where, None)
 
+    # ---------------------------------------------------------------- one person
+
+    def export(self, sender: Sender) -> Iterator[dict[str, Any]]:
+        """Iterates over everything that is kept about somebody, of every kind.
+
+        >>> from salmon_state import MemoryStorage
+        >>> store = MemoryStorage()
+        >>> store.set("app.handlers", "anna@example.com", "POSTING")
+        >>> [(entry["kind"], entry["name"], entry["value"]) for entry in store.export(
+        ...     "anna@example.com")]
+        [('STATE', 'app.handlers', 'POSTING')]
+
+        Yields:
+            What `json.dumps` takes: ``kind``, ``sender``, ``name``, ``at`` (ISO 8601, UTC, or
+            ``None``), ``value`` and ``encoding``, which is ``"base64"`` for a value that is no
+            UTF-8 and ``"text"`` for any other.
+
+        Raises:
+            TypeError: A bad `sender`.
+            StorageUnavailable: The store cannot be read now; also while iterating.
+            StorageError: An entry is damaged; also while iterating.
+        """
+        sender = plain_sender(sender)
+        self._check_open()
+        return self._export(sender)
+
+    def _export(self, sender: Sender) -> Iterator[dict[str, Any]]:
+        try:
+            for kind in Kind:
+                for page in self._pages(kind, Where(sender=sender)):
+                    yield from map(as_plain, page.entries)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
+
+    def erase(self, sender: Sender, *, timeout: float = 2.0) -> int:
+        """Removes everything that is kept about somebody, of every kind, in one commit.
+
+        It waits for a mail of the sender that is in hand, and is part of a `conversation` that
+        this thread is in. A mail that comes again later is taken for a new one.
+
+        Args:
+            sender: The sender exactly as Salmon gives it.
+            timeout: How long to wait for the sender's lock, in seconds.
+
+        Returns:
+            How many entries there were.
+
+        Raises:
+            TypeError, ValueError: A bad `sender` or a negative `timeout`.
+            ConversationBusy: The lock was not won in time.
+            StorageUnavailable: As for `set`; nothing is removed.
+        """
+        with self.conversation(sender, timeout=timeout) as conversation:
+            found = sum(1 for entry in self.export(sender) if entry["kind"] != Kind.LEASE.name)
+            for kind in Kind:
+                if kind is not Kind.LEASE:  # that of this very conversation, perhaps
+                    conversation.add(Write(kind, sender, EVERY, None))
+        return found
+
+    # ---------------------------------------------------------------- the store itself
+
     def clear(self) -> None:
         """Removes everything; meant for tests.
 
@@ -409,8 +471,6 @@ class StateStorage(Backend, routing.StateStorage):
         self._call(self._entry_leases.restore)
         if self._active.conversation is not None:
             self._active.conversation.forget()
-
-    # ---------------------------------------------------------------- the store itself
 
     def ping(self) -> None:
         """Returns if the store can be reached and read.

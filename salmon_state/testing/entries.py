@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from salmon_state.entries import (
     Write,
     in_order,
 )
-from salmon_state.errors import Overtaken
+from salmon_state.errors import ConversationBusy, Overtaken
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing import processes
@@ -334,6 +335,31 @@ class EntrySuite(StoreSuite):
             conversation.add(mark)
             elsewhere(write, store, [mark])
         assert list(store.records()) == []
+
+    def test_everything_about_a_person(self, store: StateStorage) -> None:
+        """It can be listed, and removed in one commit; what is somebody else's stays."""
+        kinds = [kind for kind in Kind if kind is not Kind.LEASE]
+        for sender in (SENDER, OTHER):
+            values: list[Any] = ["ONE" if kind is Kind.STATE else b"\xff" for kind in kinds]
+            written = zip(kinds, values, strict=True)
+            write(store, [Write(kind, sender, "name", value, NOON) for kind, value in written])
+        listed = list(store.export(SENDER))
+        assert [(entry["kind"], entry["sender"], entry["name"]) for entry in listed] == [
+            (kind.name, SENDER, "name") for kind in kinds
+        ]
+        assert {(entry["value"], entry["encoding"]) for entry in listed} == {
+            *(("ONE", "text"), ("/w==", "base64"))
+        }
+        with store.conversation(SENDER):
+            with pytest.raises(ConversationBusy):
+                elsewhere(lambda: store.erase(SENDER, timeout=0))
+            with suppress(ConversationBusy), store.conversation(SENDER):
+                assert store.erase(SENDER) == len(kinds)
+                raise ConversationBusy("it comes again")
+        assert list(store.export(SENDER)) == listed
+        assert store.erase(SENDER) == len(kinds)
+        assert list(store.export(SENDER)) == []
+        assert len(list(store.export(OTHER))) == len(kinds)
 
     # ---------------------------------------------------------------- pages
 

@@ -28,6 +28,8 @@ CALLS: dict[str, Callable[[StateStorage], object]] = {
     "set_all": lambda store: store.set_all(SENDER, "BANNED"),
     "rename": lambda store: store.rename(MODULE, "POSTING", "BANNED"),
     "purge": lambda store: store.purge(older_than=timedelta(0)),
+    "export": lambda store: list(store.export(SENDER)),
+    "erase": lambda store: store.erase(SENDER),
     "clear": lambda store: store.clear(),
     "ping": lambda store: store.ping(),
     "check": lambda store: list(store.check()),
