@@ -30,6 +30,7 @@ from tests.redis_services import RedisServer
 # first is in every application of tests/end_to_end/test_generated_application.py.
 PYTHON = {
     "README.md": 2,
+    "docs/command.md": 0,
     "docs/configuration.md": 4,
     "docs/performance.md": 0,
     "docs/redis.md": 1,
@@ -100,7 +101,7 @@ def test_what_there_is_to_install_and_to_make() -> None:
     console = "".join(blocks("README.md", "console"))
     project = (CHECKOUT / "pyproject.toml").read_text()
     extras = re.findall(r"salmon-state\[(\w+)\]", console)
-    assert len(extras) == 3
+    assert len(extras) == 4
     for extra in extras:
         assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE)
     targets = re.findall(r"^\$ make (\w+)", console, flags=re.MULTILINE)

@@ -23,6 +23,11 @@ try:
     open_storage("postgresql+psycopg://localhost/states")
 except salmon_state.ConfigurationError as error:
     assert "salmon-state[postgresql]" in str(error), error
+try:
+    import salmon_state.__main__
+    salmon_state.__main__.run()
+except SystemExit as error:
+    assert "salmon-state[cli]" in str(error), error
 assert not {"config", "examples", "tests", "benchmarks"} & {
     path.name for path in __import__("pathlib").Path(salmon_state.__file__).parents[1].iterdir()
 }

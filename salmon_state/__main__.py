@@ -1,0 +1,18 @@
+"""The command ``salmon-state``, and ``python -m salmon_state``."""
+
+import sys
+
+
+def run() -> None:
+    """Runs the command, or says what it needs."""
+    try:
+        from salmon_state.operate.cli import main
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich"):
+            raise
+        sys.exit(f"salmon-state needs {error.name}: install salmon-state[cli], or click and rich")
+    main()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,78 @@
+"""What is given before a command's name: the store, and for whom to print."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from salmon_state.registry import open_storage
+from salmon_state.storage import StateStorage
+
+__all__ = ["Given", "confirm"]
+
+
+class Given:
+    """The options before the command; the store is opened when a command needs it.
+
+    Attributes:
+        url: That of the store; ``None`` for the application's own.
+        to_json: Whether a program reads what is printed.
+    """
+
+    def __init__(self, url: str | None, *, to_json: bool) -> None:
+        self.url = url
+        self.to_json = to_json
+        self._store: StateStorage | None = None
+
+    @property
+    def store(self) -> StateStorage:
+        """The store, open until the command ends.
+
+        Raises:
+            click.UsageError: Nothing says which one.
+            StorageError: It cannot be opened.
+        """
+        if self._store is None:
+            self._store = open_storage(self.url or _configured())
+        return self._store
+
+    def close(self) -> None:
+        """Closes the store if a command needed it."""
+        if self._store is not None:
+            self._store.close()
+
+
+def _configured() -> str:
+    """Returns the URL in the settings of the application in the working directory."""
+    sys.path.insert(0, "")
+    try:
+        settings = importlib.import_module("config.settings")
+    except ModuleNotFoundError as error:
+        if error.name not in ("config", "config.settings"):
+            raise
+        settings = None
+    finally:
+        sys.path.remove("")
+    url = getattr(settings, "state_url", None)
+    if not isinstance(url, str):
+        raise click.UsageError(
+            "which store? Give --store URL, set SALMON_STATE_URL, or run this where "
+            "config/settings.py has a state_url"
+        )
+    return url
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks before what cannot be undone.
+
+    Raises:
+        click.Abort: The answer is no.
+        click.UsageError: Nobody is there to answer.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody is there to ask: say --yes")
+    click.confirm(question, abort=True, err=True)

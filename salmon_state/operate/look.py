@@ -1,0 +1,119 @@
+"""What there is: list, count, show, export."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+
+import click
+
+from salmon_state.errors import ConversationBusy
+from salmon_state.operate.given import Given
+from salmon_state.operate.output import Row, duration, print_rows, progress, shown
+from salmon_state.storage import Record, StateStorage
+
+__all__ = ["COMMANDS"]
+
+
+@click.command("list")
+@click.option("--module", help="Only conversations with this handler module.")
+@click.option("--sender", help="Only those of this sender.")
+@click.option("--state", help="Only those in this state.")
+@click.option("--idle", metavar="AGE", help="Only those not set for so long: 90d, 36h, 10m.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many.")
+@click.pass_obj
+def list_(
+    given: Given,
+    module: str | None,
+    sender: str | None,
+    state: str | None,
+    idle: str | None,
+    limit: int | None,
+) -> None:
+    """List conversations: who is in which state, and since when.
+
+    In no particular order, and without reading the store into memory. Conversations in their
+    first state have no entry.
+    """
+    records = given.store.records(module=module, sender=sender, state=state)
+    if idle is not None:
+        records = _idle(records, datetime.now(timezone.utc) - timedelta(seconds=duration(idle)))
+    rows = map(_row, islice(records, limit))
+    count = print_rows(rows, ("sender", "module", "state", "since"), to_json=given.to_json)
+    if not given.to_json:
+        click.echo(f"conversations: {count:,}", err=True)
+
+
+def _idle(records: Iterator[Record], since: datetime) -> Iterator[Record]:
+    for record in records:
+        if record.updated_at is not None and record.updated_at < since:
+            yield record
+
+
+def _row(record: Record) -> Row:
+    return {
+        "sender": record.sender,
+        "module": record.module,
+        "state": record.state,
+        "since": record.updated_at,
+    }
+
+
+@click.command()
+@click.option("--module", help="Only conversations with this handler module.")
+@click.pass_obj
+def count(given: Given, module: str | None) -> None:
+    """Count conversations by module and state."""
+    counts: Counter[tuple[str, str]] = Counter()
+    total = None if module is not None else len(given.store)
+    with progress("conversations", total) as advance:
+        for record in given.store.records(module=module):
+            counts[record.module, record.state] += 1
+            advance()
+    rows = (
+        {"module": of, "state": state, "count": number}
+        for (of, state), number in sorted(counts.items())
+    )
+    print_rows(rows, ("count", "module", "state"), to_json=given.to_json)
+
+
+@click.command()
+@click.argument("sender")
+@click.pass_obj
+def show(given: Given, sender: str) -> None:
+    """Show everything that is kept about SENDER, and whether a mail of theirs is in hand.
+
+    Exit status 1 if nothing is kept.
+    """
+    rows = given.store.export(sender)
+    found = print_rows(rows, ("kind", "name", "value", "at"), to_json=given.to_json)
+    if not given.to_json:
+        click.echo(
+            f"{shown(sender)}: entries: {found:,}; {_in_hand(given.store, sender)}", err=True
+        )
+    if not found:
+        raise SystemExit(1)
+
+
+def _in_hand(store: StateStorage, sender: str) -> str:
+    try:
+        with store.conversation(sender, timeout=0):
+            return "no mail is in hand"
+    except ConversationBusy:
+        return "a mail is being handled now, or somebody holds the lock"
+
+
+@click.command()
+@click.argument("sender")
+@click.pass_obj
+def export(given: Given, sender: str) -> None:
+    """Print everything that is kept about SENDER as JSON, one object a line.
+
+    What is no text is in base64, and its entry says so.
+    """
+    print_rows(given.store.export(sender), (), to_json=True)
+
+
+COMMANDS = (list_, count, show, export)

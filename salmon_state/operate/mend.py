@@ -1,0 +1,191 @@
+"""What changes a store: set, set-all, rename, purge, erase, clear, lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import click
+
+from salmon_state.operate.given import Given, confirm
+from salmon_state.operate.output import as_json, duration, shown
+
+__all__ = ["COMMANDS"]
+
+_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; say what would be.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds to wait while a mail of the sender is in hand.",
+)
+
+
+def _say(given: Given, sentence: str, **row: Any) -> None:
+    """Prints what was done, or would be."""
+    click.echo(as_json(row) if given.to_json else sentence)
+
+
+@click.command("set")
+@click.argument("module")
+@click.argument("sender")
+@click.argument("state")
+@click.option("--expect", metavar="STATE", help="Only if this is the state now.")
+@_timeout
+@_dry_run
+@click.pass_obj
+def set_(
+    given: Given,
+    module: str,
+    sender: str,
+    state: str,
+    expect: str | None,
+    timeout: float,
+    dry_run: bool,
+) -> None:
+    """Put the conversation of SENDER with the handlers of MODULE into STATE.
+
+    It waits for a mail of the sender that is in hand. START removes the entry. Exit status 1 if
+    the state was not the expected one.
+    """
+    store = given.store
+    with store.conversation(sender, timeout=timeout):
+        before = store.get(module, sender)
+        happens = expect in (None, before)
+        if happens and not dry_run:
+            store.set(module, sender, state)
+    who = f"{shown(sender)} in {shown(module)}"
+    did = f"would go from {before} to {state}" if dry_run else f"{before} → {state}"
+    if not happens:
+        did = f"is in {shown(before)}, not {shown(expect)}: left alone"
+    _say(given, f"{who}: {did}", before=before, after=state if happens else before)
+    if not happens:
+        raise SystemExit(1)
+
+
+@click.command("set-all")
+@click.argument("sender")
+@click.argument("state")
+@_timeout
+@_dry_run
+@click.pass_obj
+def set_all(given: Given, sender: str, state: str, timeout: float, dry_run: bool) -> None:
+    """Put every conversation that SENDER has, with whatever module, into STATE."""
+    store = given.store
+    with store.conversation(sender, timeout=timeout):
+        if dry_run:
+            moved = sum(1 for _ in store.records(sender=sender))
+        else:
+            moved = store.set_all(sender, state)
+    did = "to move" if dry_run else "moved"
+    _say(given, f"conversations of {shown(sender)} {did}: {moved:,}", moved=moved)
+
+
+@click.command()
+@click.argument("module")
+@click.argument("old")
+@click.argument("new")
+@_dry_run
+@click.pass_obj
+def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None:
+    """Move all conversations of MODULE in state OLD to state NEW: a handler got a new name.
+
+    Stopped in the middle, some are moved: run it again.
+    """
+    if dry_run:
+        moved = sum(1 for _ in given.store.records(module=module, state=old))
+    else:
+        moved = given.store.rename(module, old, new)
+    did = "to move" if dry_run else "moved"
+    _say(given, f"conversations {did} from {shown(old)} to {shown(new)}: {moved:,}", moved=moved)
+
+
+@click.command()
+@click.option("--older-than", required=True, metavar="AGE", help="Idle for so long: 90d, 36h, 10m.")
+@click.option("--module", help="Only conversations with this handler module.")
+@click.option("--state", help="Only those in this state.")
+@_dry_run
+@_yes
+@click.pass_obj
+def purge(
+    given: Given, older_than: str, module: str | None, state: str | None, dry_run: bool, yes: bool
+) -> None:
+    """Remove conversations that have been idle for long.
+
+    Their senders begin anew with their next mail. Those without a known time stay.
+    """
+    idle = timedelta(seconds=duration(older_than))
+    if not dry_run:
+        confirm(f"Remove all conversations that have been idle for {older_than}?", yes=yes)
+        removed = given.store.purge(older_than=idle, module=module, state=state)
+        _say(given, f"conversations removed: {removed:,}", removed=removed)
+        return
+    since = datetime.now(timezone.utc) - idle
+    found = given.store.records(module=module, state=state)
+    removed = sum(1 for each in found if each.updated_at is not None and each.updated_at < since)
+    _say(given, f"conversations to remove: {removed:,}", removed=removed)
+
+
+@click.command()
+@click.argument("sender")
+@_timeout
+@_dry_run
+@_yes
+@click.pass_obj
+def erase(given: Given, sender: str, timeout: float, dry_run: bool, yes: bool) -> None:
+    """Remove everything that is kept about SENDER: states, marks, mails to be sent.
+
+    `export` shows what that is.
+    """
+    if dry_run:
+        removed = sum(1 for _ in given.store.export(sender))
+        _say(given, f"entries of {shown(sender)} to remove: {removed:,}", removed=removed)
+        return
+    confirm(f"Remove everything about {shown(sender)}?", yes=yes)
+    removed = given.store.erase(sender, timeout=timeout)
+    _say(given, f"entries of {shown(sender)} removed: {removed:,}", removed=removed)
+
+
+@click.command()
+@_yes
+@click.pass_obj
+def clear(given: Given, yes: bool) -> None:
+    """Remove everything of everybody. Refused by a store that is protected."""
+    confirm(f"Remove EVERYTHING in {given.store!r}?", yes=yes)
+    given.store.clear()
+    _say(given, f"{given.store!r} is empty", cleared=True)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("sender")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@_timeout
+@click.pass_obj
+def lock(given: Given, sender: str, command: tuple[str, ...], timeout: float) -> None:
+    """Hold the conversation of SENDER while COMMAND runs, or until Enter is pressed.
+
+    No mail of the sender is handled meanwhile: the sending servers hear 451 and come again. The
+    exit status is the command's.
+    """
+    wait: Callable[[], int] = _wait_for_enter
+    if command:
+        wait = lambda: subprocess.run(command, check=False).returncode  # noqa: E731, S603
+    with given.store.conversation(sender, timeout=timeout):
+        click.echo(f"{shown(sender)} is held", err=True)
+        status = wait()
+    click.echo(f"{shown(sender)} is free again", err=True)
+    raise SystemExit(status)
+
+
+def _wait_for_enter() -> int:
+    click.echo("Press Enter to let go.", err=True)
+    sys.stdin.readline()
+    return 0
+
+
+COMMANDS = (set_, set_all, rename, purge, erase, clear, lock)

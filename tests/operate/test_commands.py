@@ -1,0 +1,279 @@
+"""The commands, as they are typed, over every store that lasts."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click import UsageError
+from click.testing import CliRunner, Result
+
+from salmon_state import ConversationBusy, StateStorage, open_storage
+from salmon_state.entries import Kind, Write
+from salmon_state.operate.cli import cli
+from salmon_state.testing.endings import elsewhere
+
+APP, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(params=["shelve", "sqlite", "postgresql", "mariadb", "redis_server"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    files = {
+        "shelve": f"shelve:///{tmp_path}/states",
+        "sqlite": f"sqlite:///{tmp_path}/states.db",
+    }
+    kind = str(request.param)
+    return files.get(kind) or str(request.getfixturevalue(kind).fresh_database())
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[StateStorage]:
+    with open_storage(url) as store:
+        store.set(APP, ANNA, "POSTING")
+        store.set("app.bounces", ANNA, "WATCHING")
+        store.set(APP, BEN, "CONFIRMING")
+        yield store
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/states.db"
+
+
+def typed(url: str, *arguments: str, answer: str | None = None) -> Result:
+    """What a command prints and exits with."""
+    given = ["--store", url, *arguments]
+    return CliRunner().invoke(cli, given, answer, standalone_mode=False)
+
+
+def rows(url: str, *arguments: str) -> list[dict[str, Any]]:
+    result = typed(url, "--json", *arguments)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The same as a process of its own."""
+    command = [sys.executable, "-m", "salmon_state", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
+# ---------------------------------------------------------------- every store
+
+
+@pytest.mark.slow
+def test_looking(url: str, store: StateStorage) -> None:
+    assert {(row["sender"], row["state"]) for row in rows(url, "list", "--module", APP)} == {
+        *((ANNA, "POSTING"), (BEN, "CONFIRMING")),
+    }
+    assert [row["sender"] for row in rows(url, "list", "--state", "CONFIRMING")] == [BEN]
+    assert rows(url, "list", "--idle", "1h") == []
+    assert len(rows(url, "list", "-n", "2")) == 2
+    assert rows(url, "count") == [
+        {"module": "app.bounces", "state": "WATCHING", "count": 1},
+        {"module": APP, "state": "CONFIRMING", "count": 1},
+        {"module": APP, "state": "POSTING", "count": 1},
+    ]
+
+
+@pytest.mark.slow
+def test_everything_about_a_person(url: str, store: StateStorage) -> None:
+    store._commit([Write(Kind.HANDLED, ANNA, "mail", b"\xff", 1)])
+    store._commit([Write(Kind.BODY, ANNA, "body", "é".encode(), 1)])
+    shown = rows(url, "export", ANNA)
+    assert {(row["kind"], row["name"], row["value"], row["encoding"]) for row in shown} == {
+        ("STATE", APP, "POSTING", "text"),
+        ("STATE", "app.bounces", "WATCHING", "text"),
+        ("HANDLED", "mail", "/w==", "base64"),
+        ("BODY", "body", "é", "text"),
+    }
+    assert typed(url, "erase", ANNA, "--dry-run").stdout == f"entries of {ANNA} to remove: 4\n"
+    assert rows(url, "export", ANNA) == shown
+    assert rows(url, "erase", ANNA, "--yes") == [{"removed": 4}]
+    assert rows(url, "export", ANNA) == []
+    assert [record.sender for record in store.records()] == [BEN]
+
+
+@pytest.mark.slow
+def test_changing(url: str, store: StateStorage) -> None:
+    assert rows(url, "set", APP, ANNA, "START", "--dry-run") == [
+        {"before": "POSTING", "after": "START"}
+    ]
+    assert rows(url, "set", APP, ANNA, "CONFIRMING", "--expect", "POSTING") == [
+        {"before": "POSTING", "after": "CONFIRMING"}
+    ]
+    assert rows(url, "rename", APP, "CONFIRMING", "ASKED", "--dry-run") == [{"moved": 2}]
+    assert rows(url, "rename", APP, "CONFIRMING", "ASKED") == [{"moved": 2}]
+    assert rows(url, "set-all", ANNA, "SUSPENDED", "--dry-run") == [{"moved": 2}]
+    assert rows(url, "set-all", ANNA, "SUSPENDED") == [{"moved": 2}]
+    assert {(record.sender, record.state) for record in store.records()} == {
+        *((ANNA, "SUSPENDED"), (BEN, "ASKED"))
+    }
+    assert rows(url, "purge", "--older-than", "1d", "--yes") == [{"removed": 0}]
+    assert rows(url, "purge", "--older-than", "0s", "--dry-run") == [{"removed": 3}]
+    assert rows(url, "purge", "--older-than", "0s", "--state", "ASKED", "--yes") == [{"removed": 1}]
+    assert typed(url, "clear", "--yes").exit_code == 0
+    assert len(store) == 0
+
+
+@pytest.mark.slow
+def test_a_mail_in_hand_is_waited_for(url: str, store: StateStorage) -> None:
+    with store.conversation(ANNA):
+        for command in (["set", APP, ANNA, "X"], ["set-all", ANNA, "X"], ["erase", ANNA, "--yes"]):
+            done = elsewhere(typed, url, *command, "--timeout", "0")
+            assert isinstance(done.exception, ConversationBusy)
+        assert "handled now" in elsewhere(typed, url, "show", ANNA).stderr
+    assert {record.state for record in store.records(sender=ANNA)} == {"POSTING", "WATCHING"}
+
+
+@pytest.mark.slow
+def test_copying(url: str, store: StateStorage, tmp_path: Path) -> None:
+    store._commit([Write(Kind.OUTGOING, None, "mail", b"\0" * 100_000, 5)])
+    copied = f"sqlite:///{tmp_path}/copied.db"
+    assert rows(url, "copy", url, copied, "--dry-run") == [
+        {"entries": 4, "before": 0, "equal": None}
+    ]
+    assert rows(url, "copy", url, copied) == [{"entries": 4, "before": 0, "equal": True}]
+    with open_storage(copied) as target:
+        assert [*target.records()] == [*target.records()]
+        assert {*target.records()} == {*store.records()}
+        target.set(APP, "only@there", "POSTING")
+    again = typed(url, "--json", "copy", url, copied, "--yes")
+    assert json.loads(again.stdout) == {"entries": 4, "before": 5, "equal": False}
+    store.set(APP, "only@there", "POSTING")
+    assert rows(url, "copy", copied, url, "--yes")[0]["equal"]  # back again, with its time
+
+
+# ---------------------------------------------------------------- one store
+
+
+def test_what_came_out_of_a_mail_does_nothing_to_the_screen(file: str) -> None:
+    hostile = "a\x1b[2J\u202e\u05d0\r\n" + "x" * 5_000_000 + "@x"
+    with open_storage(file) as store:
+        store.set(APP, hostile, "POSTING")
+    for command in ("list", "show"):
+        arguments = [] if command == "list" else [hostile[:9]]
+        printed = typed(file, command, *arguments).output
+        assert "\x1b" not in printed
+        assert "\u202e" not in printed
+        assert len(printed) < 1000
+    assert rows(file, "list")[0]["sender"] == hostile
+
+
+def test_nobody_to_ask(file: str) -> None:
+    with open_storage(file) as store:
+        store.set(APP, ANNA, "POSTING")
+    for command in (["clear"], ["erase", ANNA], ["purge", "--older-than", "0s"]):
+        refused = typed(file, *command)
+        assert isinstance(refused.exception, UsageError)
+        assert "--yes" in str(refused.exception)
+    assert len(rows(file, "list")) == 1
+
+
+def test_a_terminal(file: str) -> None:
+    with open_storage(file) as store:
+        store.set(APP, "a" * 100 + "@example.com", "POSTING")
+    for width, lines in ((60, range(5, 12)), (200, range(3, 4))):
+        printed = on_terminal("--store", file, "list", COLUMNS=str(width))
+        printed = re.sub("\x1b\\[[0-9;]*m", "", printed)
+        assert "SENDER" in printed
+        assert "POSTING" in printed
+        assert max(map(len, printed.splitlines())) <= width
+        assert len(printed.splitlines()) in lines
+
+
+def on_terminal(*arguments: str, **environment: str) -> str:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "salmon_state", *arguments]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | environment
+    ):
+        os.close(theirs)
+        printed = b""
+        try:
+            while chunk := os.read(ours, 1000):
+                printed += chunk
+        except OSError:  # the other end is closed
+            pass
+    os.close(ours)
+    return printed.decode()
+
+
+def test_a_reader_who_has_seen_enough(file: str) -> None:
+    with open_storage(file) as store:
+        store._commit([Write(Kind.STATE, f"{n:05}@x", APP, "POSTING", n) for n in range(20_000)])
+    command = f"{sys.executable} -m salmon_state --store {file} list | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "part"),
+    [
+        (["--store", "sqlit:///x", "list"], 1, "did you mean sqlite"),
+        (["--store", "redis://:geheim@127.0.0.1:1/0", "list"], 3, "not now"),
+        (["list"], 2, "--store URL"),
+        (["--store", "memory://", "show", "nobody@x"], 1, "entries: 0"),
+        (["--store", "memory://", "purge", "--older-than", "1y", "--yes"], 2, "such as 90d"),
+        (["--store", "memory://", "set", APP, ANNA, "X", "--expect", "Y"], 1, "left alone"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_goes_wrong(arguments: list[str], status: int, part: str, tmp_path: Path) -> None:
+    done = process(*arguments, cwd=tmp_path)
+    printed = done.stdout + done.stderr
+    assert (done.returncode, part in printed) == (status, True), printed
+    assert "geheim" not in printed
+    assert "Traceback" not in printed
+
+
+def test_the_applications_own_store(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/settings.py").write_text('state_url = "sqlite:///states.db"\n')
+    assert process("set", APP, ANNA, "POSTING", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "states.db").exists()
+
+
+def test_a_state_that_nobody_handles(file: str, tmp_path: Path) -> None:
+    (tmp_path / "handlers.py").write_text("def POSTING(message): ...\n")
+    with open_storage(file) as store:
+        for sender, state in ((ANNA, "POSTING"), (BEN, "GONE"), ("carl@x", "ERROR")):
+            store.set("handlers", sender, state)
+    done = process("--store", file, "--json", "doctor", "--handlers", "handlers", cwd=tmp_path)
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert ["ERROR" in findings[0]["advice"], "GONE" in findings[1]["finding"]] == [True, True]
+    with open_storage(file) as store:
+        store.purge(older_than=timedelta(0))
+    well = process("--store", file, "doctor", "--handlers", "handlers", "--deep", cwd=tmp_path)
+    assert (well.returncode, well.stdout) == (0, "")
+
+
+def test_holding_a_conversation(file: str) -> None:
+    inside = f"{sys.executable} -m salmon_state --store {file} set {APP} {ANNA} X --timeout 0"
+    done = process("--store", file, "lock", ANNA, "--", "sh", "-c", inside)
+    assert done.returncode == 3
+    assert done.stderr.index("is held") < done.stderr.index("not now") < done.stderr.index("free")
+    command = [sys.executable, "-m", "salmon_state", "--store", file, "lock", ANNA]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
+        assert holder.stderr is not None
+        assert b"is held" in holder.stderr.readline()
+        holder.send_signal(signal.SIGINT)
+        assert holder.wait(60) == 1
+    with open_storage(file) as store:
+        elsewhere(store.set, APP, ANNA, "FREE")
