@@ -16,6 +16,7 @@ from salmon_state.entries import (
     ABSENT,
     ANYTHING,
     EVERY,
+    STATE,
     Condition,
     Entry,
     Kind,
@@ -33,7 +34,7 @@ __all__ = ["Active", "Conversation", "current_conversation"]
 _LONGEST_WAIT = 1_000_000.0
 """In seconds; what is longer, a thread's lock or a database would refuse."""
 
-_STATES: tuple[Want, ...] = ((Kind.STATE, EVERY),)
+_STATES: tuple[Want, ...] = ((STATE, EVERY),)
 
 _TO_SEND = (Kind.OUTGOING, Kind.BODY)
 """What a handler that failed does not leave behind."""
@@ -143,7 +144,7 @@ class Conversation:
         states: dict[str, str] = {}
         self._found.update(((kind, self.sender, name), None) for kind, name in self._wants)
         for entry in entries:
-            if entry.kind is Kind.STATE:
+            if entry.kind is STATE:
                 states[entry.name] = str(entry.value)
             else:
                 self._found[entry[:3]] = entry.value
@@ -208,7 +209,7 @@ class Conversation:
 
     def get(self, module: str, sender: Sender) -> str | None:
         """Returns the state as this conversation sees it; ``None`` without an entry."""
-        place = (Kind.STATE, sender, module)
+        place = (STATE, sender, module)
         written = self._draft.find(place)
         if written is not None:
             return _text(written.value)
@@ -219,15 +220,15 @@ class Conversation:
             state = snapshot.get(module)
             if sender:
                 self._draft.read(place)
-        moved = self._draft.find_move(Kind.STATE, sender)
+        moved = self._draft.find_move(STATE, sender)
         return state if state is None or moved is None else _text(moved.value)
 
     def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
         """Sets a state, or removes the entry, at the end of the outermost conversation."""
         if self.before_set is not None:
             self.before_set(self, state)
-        expect = self._expectation((Kind.STATE, sender, module))
-        self._draft.add(Write(Kind.STATE, sender, module, state, now, expect))
+        expect = self._expectation((STATE, sender, module))
+        self._draft.add(Write(STATE, sender, module, state, now, expect))
 
     def compare_and_set(
         self, module: str, sender: Sender, expected: str | None, state: str | None, now: int
@@ -237,13 +238,13 @@ class Conversation:
         if self.get(module, sender) != expected:
             return False
         expect: Condition = ABSENT if expected is None else Seen(value=expected)
-        self._draft.add(Write(Kind.STATE, sender, module, state, now, expect))
+        self._draft.add(Write(STATE, sender, module, state, now, expect))
         return True
 
     def set_all(self, sender: Sender, state: str | None, now: int) -> int:
         """Moves every conversation of a sender that exists; returns how many there are now."""
         self._check_hooks("set_all")
-        names = self._draft.names(Kind.STATE, sender)
+        names = self._draft.names(STATE, sender)
         snapshot = self._snapshots.get(sender)
         if snapshot is None:
             names |= {entry.name for entry in self._unit.load(sender, _STATES)}
@@ -251,7 +252,7 @@ class Conversation:
             names |= {*snapshot}
         modules = [module for module in names if self.get(module, sender) is not None]
         if snapshot is None:  # those that come to exist until the commit, too
-            self._draft.add(Write(Kind.STATE, sender, EVERY, state, now))
+            self._draft.add(Write(STATE, sender, EVERY, state, now))
         else:
             for module in modules:
                 self.set(module, sender, state, now)

@@ -23,6 +23,7 @@ from salmon_state.entries import (
     ABSENT,
     EVERY,
     MICROSECOND,
+    STATE,
     Condition,
     Entry,
     Kind,
@@ -83,6 +84,9 @@ class StateStorage(Backend, routing.StateStorage):
 
     def __init__(self, *, protect: bool = False) -> None:
         self._protect = protect
+        # Those of the class would do, but are looked for in all its bases by each `get`.
+        self._closed = False
+        self._active = Active()
 
     # ---------------------------------------------------------------- one conversation
 
@@ -117,7 +121,7 @@ class StateStorage(Backend, routing.StateStorage):
         state: str | None
         try:
             if conversation is None:
-                state = self._find(Kind.STATE, sender, module)
+                state = self._find(STATE, sender, module)
             else:
                 state = conversation.get(module, sender)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
@@ -152,7 +156,7 @@ class StateStorage(Backend, routing.StateStorage):
             conversation.set(module, sender, stored, self._clock())
             return
         try:
-            self._commit((Write(Kind.STATE, sender, module, stored, self._clock()),))
+            self._commit((Write(STATE, sender, module, stored, self._clock()),))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
 
@@ -186,10 +190,10 @@ class StateStorage(Backend, routing.StateStorage):
 
     def _try(self, module: str, sender: Sender, before: str | None, after: str | None) -> bool:
         if before is None and after is None:
-            return self._find(Kind.STATE, sender, module) is None
-        expect: Condition = ABSENT if before is None else Seen(value=before)
+            return self._find(STATE, sender, module) is None
+        expect: Condition = ABSENT if before is None else Seen(before)
         try:
-            self._commit((Write(Kind.STATE, sender, module, after, self._clock(), expect),))
+            self._commit((Write(STATE, sender, module, after, self._clock(), expect),))
         except Overtaken:
             return False
         return True
@@ -253,7 +257,7 @@ class StateStorage(Backend, routing.StateStorage):
         """
         sender = plain_sender(sender)
         check_timeout(timeout)
-        if "_active" not in self.__dict__:  # not in __init__, which stores may leave out
+        if self._active is StateStorage._active:  # of a store that leaves `__init__` out
             self.__dict__.setdefault("_active", Active())
         return Conversation(self, self._active, sender, timeout, wants)
 
@@ -293,11 +297,11 @@ class StateStorage(Backend, routing.StateStorage):
         )
 
     def _records(self, where: Where) -> Iterator[Record]:
+        state: Any
         try:
-            for page in self._pages(Kind.STATE, where):
-                for entry in page.entries:
-                    updated_at = from_microseconds(entry.at)
-                    yield Record(entry.name, entry.sender, str(entry.value), updated_at)
+            for page in self._pages(STATE, where):
+                for _, sender, module, state, at in page.entries:
+                    yield Record(module, sender, state, from_microseconds(at))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
 
@@ -307,7 +311,7 @@ class StateStorage(Backend, routing.StateStorage):
 
     def __len__(self) -> int:
         """The number of conversations that are not in their first state."""
-        return self._call(self._count, Kind.STATE)
+        return self._call(self._count, STATE)
 
     def __bool__(self) -> bool:
         """Always true: an empty store is still a store."""
@@ -329,7 +333,7 @@ class StateStorage(Backend, routing.StateStorage):
         stored = None if state == ROUTE_FIRST_STATE else state
         conversation = self._active.conversation
         if conversation is None:
-            write = Write(Kind.STATE, sender, EVERY, stored, self._clock())
+            write = Write(STATE, sender, EVERY, stored, self._clock())
             return self._call(self._commit, (write,))[0]
         return self._call(conversation.set_all, sender, stored, self._clock())
 
@@ -362,7 +366,7 @@ class StateStorage(Backend, routing.StateStorage):
         if old == new:
             return sum(1 for _ in self.records(module=module, state=old))
         stored = None if new == ROUTE_FIRST_STATE else new
-        return self._call(self._sweep, Kind.STATE, Where(name=module, value=old), stored)
+        return self._call(self._sweep, STATE, Where(name=module, value=old), stored)
 
     def purge(
         self, *, older_than: timedelta, module: str | None = None, state: str | None = None
@@ -392,7 +396,7 @@ class StateStorage(Backend, routing.StateStorage):
             value=state,
             before=self._clock() - older_than // MICROSECOND,
         )
-        return self._call(self._sweep, Kind.STATE, where, None)
+        return self._call(self._sweep, STATE, where, None)
 
     # ---------------------------------------------------------------- one person
 

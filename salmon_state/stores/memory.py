@@ -48,7 +48,7 @@ class _Cell:
 
 
 class _Table:
-    """The entries of one kind."""
+    """The entries of one kind, in the orders in which they are gone through."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -57,39 +57,49 @@ class _Table:
         # when it is tidied up it is replaced, so that whoever goes through it goes on undisturbed.
         self.cells: list[_Cell] = []
         self.live = 0
-        self.due: list[tuple[int, bool, str, str]] = []  # of a kind that is due: sorted
+        self.is_due = kind.due
+        self.due: list[tuple[int, bool, str, str]] = []  # sorted
 
     def find(self, sender: Sender, name: str) -> _Cell | None:
         """Returns what is there under a name."""
         cells = self.senders.get(sender)
         return None if cells is None else cells.get(name)
 
-    def put(self, sender: Sender, name: str, value: Value, at: int | None) -> None:
-        """Writes one entry."""
+    def write(self, sender: Sender, name: str, value: Any, at: int | None) -> int:
+        """Writes one entry, or removes it; returns how many entries that changed."""
         cells = self.senders.get(sender)
-        if cells is None:
-            cells = self.senders[sender] = {}
-        cell = cells.get(name)
+        cell = None if cells is None else cells.get(name)
+        if value is None:
+            return 0 if cell is None else self._remove(cell)
+        if value is CHECK:
+            return 0
         if cell is None:
-            cell = cells[name] = _Cell(sender, name)
-            self.cells.append(cell)
-            self.live += 1
-        elif self.kind.due:
+            cell = self._add(sender, name)
+        elif self.is_due:
             self._forget_due(cell)
         cell.value, cell.at = value, at
-        if self.kind.due:
+        if self.is_due:
             bisect.insort(self.due, _due(cell))
+        return 1
 
-    def remove(self, sender: Sender, name: str) -> int:
-        """Removes one entry; returns whether there was one."""
-        cells = self.senders.get(sender, {})
-        cell = cells.pop(name, None)
-        if cell is None:
-            return 0
-        if not cells:
-            del self.senders[sender]
-        if self.kind.due:
+    def _add(self, sender: Sender, name: str) -> _Cell:
+        cell = _Cell(sender, name)
+        cells = self.senders.get(sender)
+        if cells is None:
+            self.senders[sender] = {name: cell}
+        else:
+            cells[name] = cell
+        self.cells.append(cell)
+        self.live += 1
+        return cell
+
+    def _remove(self, cell: _Cell) -> int:
+        if self.is_due:
             self._forget_due(cell)
+        cells = self.senders[cell.sender]
+        del cells[cell.name]
+        if not cells:
+            del self.senders[cell.sender]
         cell.value = None
         self.live -= 1
         if len(self.cells) > 2 * self.live + _PAGE:
@@ -109,16 +119,19 @@ class _Table:
 
     def entries(self, cells: Iterable[_Cell], where: Where) -> list[Entry]:
         """Returns those that are still there and match."""
-        found = (
+        found = [
             Entry(self.kind, cell.sender, cell.name, cell.value, cell.at)
             for cell in cells
             if cell.value is not None
-        )
-        return [entry for entry in found if where.matches(entry)]
+        ]
+        return found if where == _ALL else [entry for entry in found if where.matches(entry)]
 
 
 def _due(cell: _Cell) -> tuple[int, bool, str, str]:
     return cell.at or 0, cell.sender is not None, cell.sender or "", cell.name
+
+
+_ALL = Where()
 
 
 class MemoryStorage(StateStorage, Forkable):
@@ -200,25 +213,20 @@ class MemoryStorage(StateStorage, Forkable):
     def _commit(self, writes: Iterable[Write]) -> list[int]:
         writes = tuple(writes)  # which may fail, and then nothing has happened
         with self._writing:
+            if len(writes) == 1:
+                kind, sender, name, value, at, expect = writes[0]
+                if expect is ANYTHING and name is not EVERY:  # a `set`, which needs no more
+                    return [self._tables[kind].write(sender, name, value, at)]
             for kind, sender, name, _, _, expect in writes:
-                if expect is ANYTHING or name is EVERY:
-                    continue
-                if not holds(expect, self._tables[kind].find(sender, name)):
+                if name is not EVERY and not holds(expect, self._tables[kind].find(sender, name)):
                     raise Overtaken
             return [self._write(write) for write in writes]
 
     def _write(self, write: Write) -> int:
         kind, sender, name, value, at, _ = write
         table = self._tables[kind]
-        if value is CHECK:
-            return 0
-        if name is EVERY:
-            names = list(table.senders.get(sender, ()))
-            return sum(self._write(write._replace(name=each)) for each in names)
-        if value is None:
-            return table.remove(sender, name)
-        table.put(sender, name, value, at)
-        return 1
+        names = list(table.senders.get(sender, ())) if name is EVERY else [name]
+        return sum(table.write(sender, each, value, at) for each in names)
 
     def _wipe(self) -> None:
         with self._writing:
