@@ -122,16 +122,10 @@ class Cluster(Server):
         return sorted([*part[:2], *part[2][:3]] for part in reply)
 
     def batch(
-        self,
-        pool: Connections,
-        keys: Sequence[bytes],
-        commands: Sequence[Command],
-        *,
-        write: bool = False,
+        self, pool: Connections, keys: Sequence[bytes], commands: Sequence[Command]
     ) -> list[Any]:
-        replies = super().batch(pool, keys, commands, write=write)
+        replies = super().batch(pool, keys, commands)
         for number, reply in enumerate(replies):
             if isinstance(reply, (AskError, TryAgainError)):  # a MovedError is an AskError
-                send = self.write if write else self.read
-                replies[number] = send(keys[number], commands[number])
+                replies[number] = self.read(keys[number], commands[number])
         return replies

@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Kind, Seen, Write
 from salmon_state.errors import ConversationBusy, Overtaken, StorageUnavailable
 from salmon_state.keys import Sender
+from salmon_state.leases import Lease
 from salmon_state.stores.encoding import encode_state
-from salmon_state.stores.redis.due import EXPAND
 from salmon_state.stores.redis.entries import (
     Keys,
     damaged,
@@ -19,7 +19,7 @@ from salmon_state.stores.redis.entries import (
     encode_sender,
     encode_time,
     encode_value,
-    tail_of,
+    lease_of,
 )
 from salmon_state.stores.redis.scripts import (
     DROP,
@@ -33,7 +33,7 @@ from salmon_state.stores.redis.scripts import (
 )
 from salmon_state.stores.redis.servers import UNREACHABLE, Server
 
-__all__ = ["Commits", "Held"]
+__all__ = ["Commits"]
 
 _MANY = 1000
 """How many writes go into one script; what is more is staged."""
@@ -43,38 +43,60 @@ _STAGED_MILLISECONDS = b"600000"
 """How long what was staged waits for its commit."""
 
 
-class Held(NamedTuple):
-    """A lease that a commit proves and gives back."""
+class _Group:
+    """The writes about one hash, and what of them waits on the server already.
 
-    sender: Sender
-    key: bytes
-    token: bytes
+    What was staged is a hash of its own, which becomes a part of this one at the commit.
+    """
 
+    def __init__(self, keys: Keys, kind: Kind, sender: Sender) -> None:
+        self.key = keys.of(sender, kind)
+        self.text = encode_sender(sender)
+        self.due = b"state" if kind is Kind.STATE else b""
+        if kind.due:
+            self.due = keys.due(self.key, kind)
+        self.writes: list[tuple[int, list[bytes]]] = []  # each with its number in the commit
+        self.staged = self.act = b""
+        self.first = self.entries = 0
 
-class _Staged(NamedTuple):
-    """Entries of one hash that are on the server already, and become a part of it at the commit."""
+    def can_wait(self, write: Sequence[bytes]) -> bool:
+        """Returns whether a write makes an entry of its own, whatever became of all before."""
+        return self.due != b"state" and write[0] != b"" and write[1] in (b"w*", b"w-")
 
-    hash: bytes
-    due: bytes
-    absent: bool
-    entries: int
-    first: int
-
-    def and_more(self, writes: Sequence[Write]) -> _Staged:
-        """Returns the same with further entries."""
-        first = min([self.first, *(write.at or 0 for write in writes)])
-        return self._replace(entries=self.entries + len(writes), first=first)
+    def arguments(self) -> list[bytes]:
+        """Returns the part of the ARGV of `WRITE` that is about this."""
+        argv = [self.text, self.due, b"%d" % (len(self.writes) + bool(self.staged))]
+        for _, write in self.writes:
+            argv += write
+        if self.staged:
+            argv += [self.staged, self.act, b"%d" % self.first, b"%d" % self.entries]
+        return argv
 
 
 class _Part:
-    """What is written in one step: the writes themselves, and what was staged."""
+    """What is written in one step."""
 
     def __init__(self) -> None:
-        self.writes: list[tuple[int, Write]] = []
-        self.staged: dict[tuple[Kind, Sender, bool], _Staged] = {}
-        self.size = 0
+        # What waits is either new, or whatever was there before: this is told for all of it.
+        self.groups: dict[tuple[Kind, Sender, bool], _Group] = {}
+        self.count = self.size = 0
         self.limit = _MANY
         self.again = True  # whether it may happen twice
+
+    def add(self, keys: Keys, number: int, write: Write) -> bool:
+        """Adds a write; returns whether something must be staged before the next one."""
+        kind, sender, _, value, _, expect = write
+        name = kind, sender, expect is ABSENT
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = _Group(keys, kind, sender)
+        group.writes.append((number, _encode(write)))
+        self.count += 1
+        if isinstance(value, bytes):
+            self.size += len(value)
+        if expect is not ANYTHING:
+            self.again = False
+        return self.count >= self.limit or self.size > _LARGE
 
 
 class Commits:
@@ -96,8 +118,7 @@ class Commits:
     def one_state(self, write: Write) -> list[int]:
         """Makes one write about states: the shortest way there is."""
         _, sender, name, value, at, expect = write
-        text = encode_sender(sender)
-        key = self._keys.of_text(text)
+        key, text = self._keys.of(sender), encode_sender(sender)
         anyhow = expect is ANYTHING
         if anyhow and name is not EVERY:
             if value is None:
@@ -106,10 +127,10 @@ class Commits:
                 argv = (text, encode_field(name), encode_value(value, at))
                 self._server.change(SET, (key,), argv, again=True)
                 return [1]
-        rest = (b"0", b"1", b"0", b"change", self._ttl, text, b"", b"1", *_encode(write))
+        rest = (b"change", self._ttl, b"0", text, b"state", b"1", *_encode(write))
         return _counts(self._server.change(WRITE, (key,), rest, again=anyhow))
 
-    def make(self, writes: Iterable[Write], leases: Sequence[Held] = ()) -> list[int]:
+    def make(self, writes: Iterable[Write], leases: Sequence[Lease] = ()) -> list[int]:
         """Makes all writes if the leases are held, and gives these back.
 
         In a cluster each sender's are a step of their own: all are checked before any is made,
@@ -120,154 +141,98 @@ class Commits:
         """
         parts: dict[Sender, _Part] = {}
         try:
-            counts = self._gather(writes, parts)
+            counts = [1] * self._gather(writes, parts)  # what is staged counts so
             steps = self._steps(parts, leases)
             if len(steps) > 1:
                 for part, held in steps:
                     self._run(part, held, b"check")
             for part, held in steps:
-                replies = self._run(part, held, b"change")
-                for (number, _), count in zip(part.writes, replies, strict=False):
-                    counts[number] = count
+                replies = iter(self._run(part, held, b"change"))
+                for group in part.groups.values():
+                    for number, _ in group.writes:
+                        counts[number] = next(replies)
+                    if group.staged:
+                        next(replies)
         except BaseException:
             self._drop_staged(parts.values())
             raise
-        for part in parts.values():
-            if part.staged:
-                self._expand(part)
         return counts
 
-    def _gather(self, writes: Iterable[Write], parts: dict[Sender, _Part]) -> list[int]:
-        """Puts writes into the parts of a commit; returns what each counts if it is staged."""
-        counts: list[int] = []
+    def _gather(self, writes: Iterable[Write], parts: dict[Sender, _Part]) -> int:
+        """Puts writes into the parts of a commit; returns how many there are."""
+        count = 0
         for write in writes:
             whose = write.sender if self._clustered else None
             part = parts.get(whose)
             if part is None:
                 part = parts[whose] = _Part()
-            part.writes.append((len(counts), write))
-            if isinstance(write.value, bytes):
-                part.size += len(write.value)
-            if write.expect is not ANYTHING:
-                part.again = False
-            counts.append(1)
-            if len(part.writes) >= part.limit or part.size > _LARGE:
+            if part.add(self._keys, count, write):
                 self._stage(part)
-        return counts
+            count += 1
+        return count
 
     def _steps(
-        self, parts: dict[Sender, _Part], leases: Sequence[Held]
-    ) -> list[tuple[_Part, Sequence[Held]]]:
+        self, parts: dict[Sender, _Part], leases: Sequence[Lease]
+    ) -> list[tuple[_Part, Sequence[Lease]]]:
         if not self._clustered:
             return [(part, leases) for part in parts.values()]
         own = {lease.sender for lease in leases}
-        steps: list[tuple[_Part, Sequence[Held]]] = [
+        steps: list[tuple[_Part, Sequence[Lease]]] = [
             (part, ()) for sender, part in parts.items() if sender not in own
         ]
         # The first one's sender is whom the mail is from.
         steps += [(parts.get(lease.sender, _Part()), (lease,)) for lease in reversed(leases)]
         return steps
 
-    # ---------------------------------------------------------------- one step
-
-    def _run(self, part: _Part, leases: Sequence[Held], mode: bytes) -> list[int]:
-        keys, argv = self._arguments(part, leases, mode)
+    def _run(self, part: _Part, leases: Sequence[Lease], mode: bytes) -> list[int]:
+        keys = [lease_of(self._keys.of(lease.sender)) for lease in leases]
+        argv = [mode, self._ttl, b"%d" % len(leases), *[lease.token for lease in leases]]
+        again = part.again and not leases
+        for group in part.groups.values():
+            keys.append(group.key)
+            argv += group.arguments()
+            again = again and not group.staged
         send = self._server.change if mode == b"change" else self._server.run
-        again = part.again and not (leases or part.staged)
         return _counts(send(WRITE, keys, argv, again=again))
-
-    def _arguments(
-        self, part: _Part, leases: Sequence[Held], mode: bytes
-    ) -> tuple[list[bytes], list[bytes]]:
-        """Returns KEYS and ARGV of `WRITE`."""
-        hashes: dict[tuple[Kind, Sender], bytes] = {}
-        dues: dict[bytes, bytes] = {}
-        keys: list[bytes] = []
-        about: list[bytes] = []
-
-        def hash_of(kind: Kind, sender: Sender) -> bytes:
-            number = hashes.get((kind, sender))
-            if number is None:
-                number = hashes[kind, sender] = b"%d" % (len(hashes) + 1)
-                text = encode_sender(sender)
-                keys.append(self._keys.of_text(text, kind))
-                due = b"" if kind is Kind.STATE else b"0"
-                if kind.due:
-                    due = dues.setdefault(self._keys.due(keys[-1], kind), b"%d" % (len(dues) + 1))
-                about.extend((text, due))
-            return number
-
-        argv: list[bytes] = []
-        for _, write in part.writes:
-            argv.append(hash_of(write.kind, write.sender))
-            argv += _encode(write)
-        staged: list[bytes] = []
-        for (kind, sender, absent), each in part.staged.items():
-            act = b"m-" if absent else b"m*"
-            argv += [hash_of(kind, sender), b"%d" % (len(staged) + 1), act]
-            argv += [b"%d" % each.first, b"%d" % each.entries]
-            staged += [each.hash, each.due]
-        names = [lease.key for lease in leases]
-        numbers = [b"%d" % len(each) for each in (leases, hashes, dues)]
-        tokens = [lease.token for lease in leases]
-        return (
-            [*names, *keys, *dues, *staged],
-            [*numbers, mode, self._ttl, *tokens, *about, *argv],
-        )
 
     # ---------------------------------------------------------------- more than a step holds
 
     def _stage(self, part: _Part) -> None:
         """Sends what can wait on the server, where much of it goes into one hash."""
-        groups: dict[tuple[Kind, Sender, bool], list[Write]] = {}
-        for _, write in part.writes:
-            if _can_wait(write):
-                group = (write.kind, write.sender, write.expect is ABSENT)
-                groups.setdefault(group, []).append(write)
-        least = len(part.writes) // 10
-        large = {group: found for group, found in groups.items() if len(found) > least}
-        for group, found in large.items():
-            part.staged[group] = self._send(group, found, part.staged.get(group))
-        gone = large.keys()
-        part.writes = [
-            (number, write)
-            for number, write in part.writes
-            if not (_can_wait(write) and (write.kind, write.sender, write.expect is ABSENT) in gone)
-        ]
-        part.limit = len(part.writes) + _MANY
-        part.size = 0
+        least = part.count // 10
+        part.count = part.size = 0
+        for group in part.groups.values():
+            waiting = [each for _, each in group.writes if group.can_wait(each)]
+            if len(waiting) > least:
+                self._send(group, waiting)
+                group.writes = [each for each in group.writes if not group.can_wait(each[1])]
+            part.count += len(group.writes)
+        part.limit = part.count + _MANY
 
-    def _send(
-        self, group: tuple[Kind, Sender, bool], writes: list[Write], staged: _Staged | None
-    ) -> _Staged:
-        kind, sender, absent = group
-        key = self._keys.of(sender, kind)
-        if staged is None:
-            name = b"%b:%b" % (key, secrets.token_hex(16).encode())
-            staged = _Staged(name, name + b":due", absent, 0, writes[0].at or 0)
-        digest = key[len(self._keys.head) :].partition(b"}")[0] if kind.due else b""
-        argv = [_STAGED_MILLISECONDS, digest]
-        for write in writes:
-            _, at, value = _encode(write)[1:]
-            argv += [encode_field(str(write.name)), at, value]
-        self._server.change(STAGE, (staged.hash, staged.due), argv, again=True)
-        return staged.and_more(writes)
+    def _send(self, group: _Group, writes: Sequence[Sequence[bytes]]) -> None:
+        is_due = group.due != b""
+        first = min(int(at) for _, _, at, _ in writes) if is_due else 0
+        if not group.staged:
+            group.staged = secrets.token_hex(16).encode()
+            group.act, group.first = b"m" + writes[0][1][1:], first
+        group.first = min(group.first, first)
+        group.entries += len(writes)
+        argv = [_STAGED_MILLISECONDS, b"due" if is_due else b""]
+        for field, _, at, value in writes:
+            argv += [field, at, value]
+        self._server.change(STAGE, _staged_keys(group), argv, again=True)
 
     def _drop_staged(self, parts: Iterable[_Part]) -> None:
         with suppress(*UNREACHABLE, StorageUnavailable):  # then it ends by itself
             for part in parts:
-                for staged in part.staged.values():
-                    self._server.run(DROP, (staged.hash, staged.due), ())
+                for group in part.groups.values():
+                    if group.staged:
+                        self._server.run(DROP, _staged_keys(group), ())
 
-    def _expand(self, part: _Part) -> None:
-        """Moves what is due to where the rest is; who looks there for it does what is left."""
-        with suppress(*UNREACHABLE, StorageUnavailable):
-            for (kind, sender, _), staged in part.staged.items():
-                if kind.due:
-                    due = self._keys.due(self._keys.of(sender, kind), kind)
-                    argv = (self._keys.head, tail_of(kind), b"!" + staged.due)
-                    while self._server.run(EXPAND, (due,), argv):
-                        pass
+
+def _staged_keys(group: _Group) -> list[bytes]:
+    name = b"%b:%b" % (group.key, group.staged)
+    return [name, name + b":due"]
 
 
 def _counts(reply: Any) -> list[int]:
@@ -287,15 +252,6 @@ def _counts(reply: Any) -> list[int]:
         raise damaged(*reply)
     counts: list[int] = reply
     return counts
-
-
-def _can_wait(write: Write) -> bool:
-    """Returns whether a write can be staged: it makes an entry, whatever became of all before."""
-    return (
-        isinstance(write.value, bytes)
-        and write.name is not EVERY
-        and (write.expect is ANYTHING or write.expect is ABSENT)
-    )
 
 
 def _encode(write: Write) -> list[bytes]:

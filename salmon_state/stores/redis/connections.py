@@ -52,19 +52,19 @@ class Connections:
             StorageUnavailable: All were in use all the time.
         """
         if not self._limit:
-            return self._make()
+            return self.make()
         try:
             connection = self._free.pop()
         except IndexError:
             connection = self._wait()
         try:
             if connection is None:
-                return self._make()
+                return self.make()
             if self._is_well(connection):
                 return connection
             connection.disconnect()
             self.pool.release(connection)
-            return self._make()
+            return self.make()
         except BaseException:
             self._put(None)
             raise
@@ -83,17 +83,6 @@ class Connections:
         if self._limit:
             self._put(None)
 
-    def take_another(self) -> Any:
-        """Returns one that is not among those of which so many are in use, for a long time.
-
-        Who keeps one of them and needs a second meanwhile would wait for others who do so, too.
-        """
-        return self._make()
-
-    def give_other(self, connection: Any) -> None:
-        """Takes back what `take_another` gave, ended or not."""
-        self.pool.release(connection)
-
     def _is_well(self, connection: Any) -> bool:
         """Returns whether it is alive, and leads to where Sentinel says."""
         try:
@@ -101,7 +90,11 @@ class Connections:
         except (RedisConnectionError, OSError):
             return False
 
-    def _make(self) -> Any:
+    def make(self) -> Any:
+        """Returns one that is not among those of which so many are in use: for a long time.
+
+        Who keeps one of them and needs a second meanwhile would wait for others who do so, too.
+        """
         try:
             return self.pool.get_connection()
         except MasterNotFoundError:  # some versions of redis-py put passwords into its text

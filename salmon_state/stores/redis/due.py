@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from salmon_state.stores.redis.scripts import Script
 
-__all__ = ["CLAIM", "COUNT", "EXPAND", "PAGE"]
+__all__ = ["CLAIM", "PAGE"]
 
 # A member that begins with '!' stands for all in another set, from where they are moved here. What
 # became of an entry since says its hash: a member without one goes, one with another time moves.
@@ -51,10 +51,11 @@ local function is_there(member, score)
   end
 end
 
-local function add(found, at, member)
-  local both = redis.call('HMGET', key_of(member), 'sender', string.sub(member, 65))
-  local value = both[2] or ''
-  for _, each in ipairs({member, at, both[1] or '', value}) do found[#found + 1] = each end
+local function add(found, at, member, value)
+  local key, field = key_of(member), string.sub(member, 65)
+  value = value and redis.call('HGET', key, field) or ''
+  local sender = redis.call('HGET', key, 'sender') or ''
+  for _, each in ipairs({member, at, sender, value}) do found[#found + 1] = each end
   return #value
 end
 """
@@ -73,7 +74,7 @@ for i = 1, #looked, 2 do
   if is_there(member, looked[i + 1]) then
     redis.call('HSET', key_of(member), '@' .. string.sub(member, 65), till)
     redis.call('ZADD', due, till, member)
-    bytes = bytes + add(found, till, member)
+    bytes = bytes + add(found, till, member, true)
     taken = taken + 1
   elseif string.sub(member, 1, 1) == '!' then
     break
@@ -86,69 +87,36 @@ return found
 )
 
 # ARGV: what the key of a hash begins and ends with; the time and the member that the page before
-# ended with, or ''; the time that ends it, exclusive; how many; the deadline. Returns those two,
-# '' after the last page, and what was found.
+# ended with, or ''; the time that ends it, exclusive; how many; '' to leave out the values; the
+# deadline. Returns whether there may be more, the time and the member to go on with, and what was
+# found.
 PAGE = Script(
     _DUE
     + """
-local before, limit = ARGV[5], tonumber(ARGV[6])
+local score, last, before, limit = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local start = 0
-if ARGV[4] ~= '' then
-  local probe = ARGV[4] .. '\\n'  -- no other member is between the two
-  redis.call('ZADD', due, ARGV[3], probe)
+if last ~= '' then
+  local probe = last .. '\\n'  -- no other member is between the two
+  redis.call('ZADD', due, score, probe)
   start = redis.call('ZRANK', due, probe)
   redis.call('ZREM', due, probe)
 end
-local looked
-while true do
-  looked = redis.call('ZRANGE', due, start, start + limit - 1, 'WITHSCORES')
-  local expanded = false
-  for i = 1, #looked, 2 do
-    if tonumber(looked[i + 1]) >= tonumber(before) then break end
-    if string.sub(looked[i], 1, 1) == '!' then
-      expand(looked[i])
-      expanded = true
-    end
-  end
-  if not expanded then break end
-end
-local found, bytes = {'', ''}, 0
+local found, bytes = {'', score, last}, 0
+local looked = redis.call('ZRANGE', due, start, start + limit - 1, 'WITHSCORES')
 for i = 1, #looked, 2 do
-  local member, score = looked[i], looked[i + 1]
-  if tonumber(score) >= tonumber(before) then return found end
-  local at = is_there(member, score)
-  if at then bytes = bytes + add(found, at, member) end
-  if i + 1 == 2 * limit or bytes > 1000000 then
-    found[1], found[2] = score, member
+  local member = looked[i]
+  if tonumber(looked[i + 1]) >= before then return found end
+  if string.sub(member, 1, 1) == '!' then  -- what it stands for comes next
+    expand(member)
+    found[1] = '1'
     return found
   end
+  local at = is_there(member, looked[i + 1])
+  if at then bytes = bytes + add(found, at, member, ARGV[7] ~= '') end
+  found[2], found[3] = looked[i + 1], member
+  if bytes > 1000000 then break end
 end
+if #looked > 0 then found[1] = '1' end
 return found
-"""
-)
-
-# ARGV: as before; then where to begin, how many, the deadline. Returns how many were looked at, how
-# many of them are there, and 0 at the end.
-COUNT = Script(
-    _DUE
-    + """
-local count = 0
-local looked = redis.call('ZRANGE', due, ARGV[3], ARGV[3] + ARGV[4] - 1)
-for i, member in ipairs(looked) do
-  if string.sub(member, 1, 1) == '!' then
-    expand(member)
-    return {i - 1, count, 1}
-  end
-  if time_of(member) then count = count + 1 end
-end
-return {#looked, count, #looked}
-"""
-)
-
-# ARGV: as before; the member that stands for a set. Returns whether something is left in it.
-EXPAND = Script(
-    _DUE
-    + """
-return expand(ARGV[3]) and 1 or 0
 """
 )

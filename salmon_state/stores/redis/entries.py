@@ -20,11 +20,11 @@ long: no sender, however escaped, comes near it.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from binascii import crc_hqx
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -33,7 +33,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import Entry, Kind
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.keys import Sender, parse_key
-from salmon_state.stores.encoding import decode_state, encode_state
+from salmon_state.stores.encoding import decode_state, encode_state, sender_digest
 
 __all__ = [
     "SENDER",
@@ -42,6 +42,7 @@ __all__ = [
     "decode_entries",
     "decode_found",
     "decode_name",
+    "decode_sender",
     "decode_value",
     "encode_field",
     "encode_sender",
@@ -59,7 +60,6 @@ SENDER = b"sender"
 
 _VALUE = re.compile(rb"(-|-?[0-9]{1,19}) ([!-~]+)")
 _TIME = re.compile(rb"-|-?[0-9]{1,19}")
-_DIGEST = re.compile(rb"[0-9a-f]{64}")
 _UNSAFE_IN_PATTERN = re.compile(rb"([\\*?\[\]^-])")
 _CALENDAR = 62_135_596_800_000_000, 253_402_300_800_000_000
 """How far the calendar reaches before and after 1970, in microseconds."""
@@ -98,30 +98,28 @@ class Keys:
 
     def of(self, sender: Sender, kind: Kind = Kind.STATE) -> bytes:
         """Returns the key of a sender's hash."""
-        return self.of_text(encode_sender(sender), kind)
-
-    def of_text(self, text: bytes, kind: Kind = Kind.STATE) -> bytes:
-        """Returns the key of the hash whose field ``sender`` has this text."""
-        digest = hashlib.sha256(text).hexdigest().encode()
-        return self.head + digest + tail_of(kind)
-
-    def digest(self, key: bytes) -> bytes:
-        """Returns what tells a hash from all others: 16 bytes, too many to find a second one."""
-        text = key[len(self.head) :].partition(b"}")[0]
-        return bytes.fromhex(text.decode())[:16] if _DIGEST.fullmatch(text) else key
+        return b"%b%b%b" % (self.head, sender_digest(sender).hex().encode(), tail_of(kind))
 
     def due(self, key: bytes, kind: Kind) -> bytes:
         """Returns the key of the set of what is due in a hash."""
-        if not self._clustered:
-            return b"%bdue}:due:%d" % (self.head, kind)
-        tag = key[len(self.head) :].partition(b"}")[0]
-        return b"%b%b}:due:%d" % (self.head, tags()[crc_hqx(tag, 0) % SLOTS], kind)
+        tag = tags()[self._slot(key)] if self._clustered else b"due"
+        return b"%b%b}:due:%d" % (self.head, tag, kind)
 
     def all_dues(self, kind: Kind) -> list[bytes]:
         """Returns the keys of all sets of what is due."""
-        if not self._clustered:
-            return [self.due(b"", kind)]
-        return [b"%b%b}:due:%d" % (self.head, tag, kind) for tag in tags()]
+        all_tags = tags() if self._clustered else [b"due"]
+        return [b"%b%b}:due:%d" % (self.head, tag, kind) for tag in all_tags]
+
+    def by_slot(self, keys: list[bytes]) -> Iterable[list[bytes]]:
+        """Returns keys in groups that one script may have."""
+        groups: dict[int, list[bytes]] = {}
+        for key in keys:
+            groups.setdefault(self._slot(key) if self._clustered else 0, []).append(key)
+        return groups.values()
+
+    def _slot(self, key: bytes) -> int:
+        tag, brace, _ = key[len(self.head) :].partition(b"}")
+        return crc_hqx(tag if tag and brace else key, 0) % SLOTS
 
 
 SLOTS = 16384
@@ -229,12 +227,12 @@ def decode_entries(kind: Kind, sender: Sender, key: bytes, reply: Any) -> list[E
     """
     if kind is Kind.STATE:
         return [
-            Entry(kind, sender, decode_name(key, field)[0], state, at)
+            Entry(kind, sender, decode_name(key, field), state, at)
             for field, at, state in _decode_states(key, reply)
         ]
     found = dict(pairs(reply))
     return [
-        Entry(kind, sender, decode_name(key, field)[0], value, _decode_time(found, key, field))
+        Entry(kind, sender, decode_name(key, field), value, _decode_time(found, key, field))
         for field, value in found.items()
         if field != SENDER and field[:1] != b"@"
     ]
@@ -255,24 +253,30 @@ def decode_found(keys: Keys, kind: Kind, key: bytes, reply: Any) -> Iterator[Ent
     Raises:
         StorageError: Something else wrote there.
     """
-    text = dict(pairs(reply)).get(SENDER)
-    if text is None or keys.of_text(text, kind) != key:
-        raise damaged(key, SENDER)
-    sender = decode_name(key, b"''", text)[1]
+    sender = decode_sender(keys, kind, key, dict(pairs(reply)).get(SENDER))
     for entry in decode_entries(kind, sender, key, reply):
         if entry.at is not None and not -_CALENDAR[0] <= entry.at < _CALENDAR[1]:
             raise damaged(key, encode_field(entry.name))
         yield entry
 
 
-def decode_name(key: bytes, field: bytes, sender: bytes = b"None") -> tuple[str, Sender]:
-    """Returns the name that a field stands for, and the sender whose text is given."""
+def decode_name(key: bytes, field: bytes) -> str:
+    """Returns the name that a field stands for."""
     if field[:1] not in (b"'", b'"'):
         raise damaged(key, field)
     try:
-        return parse_key(f"[{field.decode('ascii')}, {sender.decode('ascii')}]")
+        return parse_key(f"[{field.decode('ascii')}, '']")[0]
     except (StorageError, UnicodeDecodeError):
-        raise damaged(key, field if sender == b"None" else SENDER) from None
+        raise damaged(key, field) from None
+
+
+def decode_sender(keys: Keys, kind: Kind, key: bytes, text: bytes | None) -> Sender:
+    """Returns the sender that the field ``sender`` of a hash names, whose key tells as well."""
+    with suppress(StorageError, UnicodeDecodeError):
+        sender = parse_key(f"['', {(text or b'').decode('ascii')}]")[1]
+        if keys.of(sender, kind) == key:
+            return sender
+    raise damaged(key, SENDER)
 
 
 def _decode_time(found: dict[bytes, bytes], key: bytes, field: bytes) -> int | None:

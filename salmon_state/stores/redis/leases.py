@@ -10,24 +10,54 @@ from salmon_state.backend import Backend, Lock, UnitOfWork
 from salmon_state.entries import EVERY, Entry, Want, Write
 from salmon_state.keys import Sender
 from salmon_state.leases import Lease, Leases
-from salmon_state.stores.redis.commits import Commits, Held
+from salmon_state.stores.redis.commits import Commits
 from salmon_state.stores.redis.entries import Keys, decode_entries, encode_field, lease_of
-from salmon_state.stores.redis.scripts import ENTER, EXTEND, LOAD, RELEASE
+from salmon_state.stores.redis.scripts import Script
 from salmon_state.stores.redis.servers import UNREACHABLE, Server
 
 __all__ = ["RedisLeases", "RedisWork"]
+
+# KEYS: the lease to win; the hashes. ARGV: its token, or '' to read without one; how long it lasts,
+# in milliseconds; for each hash a field, or '' for all; the deadline. Whoever asks again with the
+# same token, because the reply was lost, has won already. The entries are read first: if they
+# cannot be, no lease is left behind.
+ENTER = Script("""
+local token, found = ARGV[1], {}
+if token ~= '' then
+  local holder = redis.call('GET', KEYS[1])
+  if holder and holder ~= token then return false end
+end
+for i = 2, #KEYS do
+  local field = ARGV[i + 1]
+  if field == '' then
+    found[i - 1] = redis.call('HGETALL', KEYS[i])
+  else
+    local both = redis.call('HMGET', KEYS[i], field, '@' .. field)
+    found[i - 1] = {}
+    if both[1] then found[i - 1] = {field, both[1]} end
+    if both[1] and both[2] then found[i - 1] = {field, both[1], '@' .. field, both[2]} end
+  end
+end
+if token ~= '' then redis.call('SET', KEYS[1], token, 'PX', ARGV[2]) end
+return found
+""")
+
+EXTEND = Script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+""")
+
+RELEASE = Script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+""")
 
 
 class RedisLease(Lease):
     """A lease, and what is read in the same step in which it is won."""
 
-    keys: Sequence[bytes]
-    fields: Sequence[bytes]
-    found: Any
-
-    def __init__(self, leases: Leases, sender: Sender, key: bytes) -> None:
-        super().__init__(leases, sender)
-        self.key = key
+    wants: Sequence[Want]
+    found: list[Any] | None
 
 
 class RedisLeases(Leases):
@@ -47,65 +77,52 @@ class RedisLeases(Leases):
 
     def win(
         self, sender: Sender, timeout: float, wants: Sequence[Want]
-    ) -> tuple[RedisLease, list[Entry]]:
+    ) -> tuple[Lease, list[Entry]]:
         """Waits for a sender's lease; returns it and what is wanted of the sender's entries.
 
         Raises:
             ConversationBusy: Somebody else had it all the time.
         """
-        lease = RedisLease(self, sender, lease_of(self._keys.of(sender)))
-        lease.keys, lease.fields = _named(self._keys, sender, wants)
+        lease = RedisLease(self, sender)
+        lease.wants = wants
         self.acquire(lease, timeout)
         try:
-            return lease, _decoded(sender, wants, lease.keys, lease.found)
+            return lease, self._decode(sender, wants, lease.found)
         except BaseException:
             lease.release()
             raise
 
     def load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         """Returns what is wanted of a sender's entries, without a lease."""
-        keys, fields = _named(self._keys, sender, wants)
-        if len(keys) == 1 and not fields[0]:
-            replies = [self._server.read(keys[0], (b"HGETALL", keys[0]))]
-        else:
-            replies = self._server.run(LOAD, keys, fields, again=True)
-        return _decoded(sender, wants, keys, replies)
+        return self._decode(sender, wants, self._read(sender, wants, b""))
+
+    def _read(self, sender: Sender, wants: Sequence[Want], token: bytes) -> Any:
+        keys, argv = [lease_of(self._keys.of(sender))], [token, self._milliseconds]
+        for kind, name in wants:
+            keys.append(self._keys.of(sender, kind))
+            argv.append(b"" if name is EVERY else encode_field(name))
+        return self._server.run(ENTER, keys, argv, again=True)
+
+    def _decode(self, sender: Sender, wants: Sequence[Want], found: Any) -> list[Entry]:
+        entries = []
+        for (kind, _), reply in zip(wants, found, strict=True):
+            entries += decode_entries(kind, sender, self._keys.of(sender, kind), reply)
+        return entries
 
     def _take(self, lease: Lease) -> bool:
         assert isinstance(lease, RedisLease)  # noqa: S101 - for the type checker
-        keys = (lease.key, *lease.keys)
-        argv = (lease.token, self._milliseconds, *lease.fields)
-        lease.found = self._server.run(ENTER, keys, argv, again=True)
+        lease.found = self._read(lease.sender, lease.wants, lease.token)
         return lease.found is not None
 
     def _extend(self, lease: Lease) -> bool:
         argv = (lease.token, self._milliseconds)
-        return bool(self._server.run(EXTEND, (_key_of(lease),), argv))
+        return bool(self._server.run(EXTEND, (self._key(lease),), argv))
 
     def _end(self, lease: Lease) -> None:
-        self._server.run(RELEASE, (_key_of(lease),), (lease.token,))
+        self._server.run(RELEASE, (self._key(lease),), (lease.token,))
 
-
-def _key_of(lease: Lease) -> bytes:
-    assert isinstance(lease, RedisLease)  # noqa: S101 - for the type checker
-    return lease.key
-
-
-def _named(keys: Keys, sender: Sender, wants: Sequence[Want]) -> tuple[list[bytes], list[bytes]]:
-    """Returns the key and the field, or nothing for all fields, of each of what is wanted."""
-    return (
-        [keys.of(sender, kind) for kind, _ in wants],
-        [b"" if name is EVERY else encode_field(name) for _, name in wants],
-    )
-
-
-def _decoded(
-    sender: Sender, wants: Sequence[Want], keys: Sequence[bytes], replies: Sequence[Any]
-) -> list[Entry]:
-    entries = []
-    for (kind, _), key, reply in zip(wants, keys, replies, strict=True):
-        entries += decode_entries(kind, sender, key, reply)
-    return entries
+    def _key(self, lease: Lease) -> bytes:
+        return lease_of(self._keys.of(lease.sender))
 
 
 class RedisWork(UnitOfWork):
@@ -118,7 +135,7 @@ class RedisWork(UnitOfWork):
         super().__init__(store)
         self._leases = leases
         self._commits = commits
-        self._held: list[RedisLease] = []
+        self._held: list[Lease] = []
 
     def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
         if not sender:
@@ -139,9 +156,8 @@ class RedisWork(UnitOfWork):
     def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
         if not writes:
             return
-        held = [Held(lease.sender, lease.key, lease.token) for lease in self._held]
         try:
-            self._commits.make(writes, held)
+            self._commits.make(writes, self._held)
         except UNREACHABLE:  # asking again, to give them back, would take as long
             self._forget()
             raise

@@ -148,7 +148,7 @@ def check_server(server: Server, keys: Keys) -> None:
     server.layout()
     for pool in server.pools():
         _check_info(server, _info(pool))
-    nobody = keys.of_text(b"")
+    nobody = keys.head + b"}"
     server.read(nobody, (b"HGET", nobody, b""))
     server.run(FORGET, (nobody,), (b"nothing",), again=True)
 

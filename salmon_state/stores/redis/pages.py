@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from redis import ResponseError
@@ -13,7 +14,7 @@ from salmon_state.entries import EVERY, Entry, Kind, Page, Where
 from salmon_state.errors import StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.stores.redis.connections import Command, Connections
-from salmon_state.stores.redis.due import CLAIM, COUNT, PAGE
+from salmon_state.stores.redis.due import CLAIM, PAGE
 from salmon_state.stores.redis.entries import (
     SENDER,
     Keys,
@@ -21,14 +22,31 @@ from salmon_state.stores.redis.entries import (
     decode_entries,
     decode_found,
     decode_name,
+    decode_sender,
     encode_time,
     is_lease,
     tail_of,
 )
-from salmon_state.stores.redis.scripts import DROP, SOME
+from salmon_state.stores.redis.scripts import DROP, Script
 from salmon_state.stores.redis.servers import Server
 
 __all__ = ["Pages"]
+
+# KEYS: a hash. ARGV: fields; the deadline. Returns of how many the rest is, and what they hold.
+SOME = Script("""
+local found, bytes = {0}, 0
+for i = 1, #ARGV - 1 do
+  local field, at = ARGV[i], '@' .. ARGV[i]
+  local both = redis.call('HMGET', KEYS[1], field, at)
+  if both[1] then
+    for _, each in ipairs({field, both[1], at, both[2] or ''}) do found[#found + 1] = each end
+    bytes = bytes + #both[1]
+  end
+  found[1] = i
+  if bytes > 1000000 then break end
+end
+return found
+""")
 
 _GROUP_BYTES = 1_000_000
 """How many bytes of senders are read at once: an attacker's may have millions each."""
@@ -118,22 +136,20 @@ class Pages:
             if following is not None:
                 heapq.heappush(opened, (*following, rest))
 
-    def _due_in(self, due: bytes, kind: Kind, before: int) -> Iterator[_Due]:
+    def _due_in(self, due: bytes, kind: Kind, before: int, values: bytes = b"1") -> Iterator[_Due]:
         """Yields what is due before a moment in one set."""
-        place: list[bytes] = [b"", b""]
-        while True:
-            argv = (self._keys.head, tail_of(kind), *place, b"%d" % before, b"%d" % _ENTRIES)
-            *place, found = _split(self._server.run(PAGE, (due,), argv, again=True), 2)
+        ends = encode_time(before), b"%d" % _ENTRIES, values
+        more, place = b"1", [b"", b""]
+        while more:
+            argv = (self._keys.head, tail_of(kind), *place, *ends)
+            more, *place, found = _split(self._server.run(PAGE, (due,), argv, again=True), 3)
             yield from self._decode(kind, found)
-            if not place[1]:
-                return
 
     def _decode(self, kind: Kind, found: Sequence[bytes]) -> Iterator[_Due]:
         for member, at, text, value in zip(*[iter(found)] * 4, strict=True):
             key = self._keys.head + member[:64] + tail_of(kind)
-            if self._keys.of_text(text, kind) != key:
-                raise damaged(key, SENDER)
-            name, sender = decode_name(key, member[64:], text)
+            sender = decode_sender(self._keys, kind, key, text)
+            name = decode_name(key, member[64:])
             yield int(at), member, Entry(kind, sender, name, value, int(at))
 
     def _heads(self, kind: Kind) -> list[tuple[int, bytes]]:
@@ -187,7 +203,8 @@ class Pages:
     def count(self, kind: Kind) -> int:
         """Returns the number of entries of a kind."""
         if kind.due:
-            return sum(self._count_due(due, kind) for _, due in self._heads(kind))
+            dues = [self._due_in(due, kind, _LATEST, b"") for _, due in self._heads(kind)]
+            return sum(1 for _ in chain.from_iterable(dues))
         each = 1 if kind is Kind.STATE else 2
         total = 0
         for pool, keys in self._fresh_keys(self._keys.pattern(kind)):
@@ -200,15 +217,6 @@ class Pages:
                     raise damaged(key, SENDER)
         return total
 
-    def _count_due(self, due: bytes, kind: Kind) -> int:
-        start = total = 0
-        more = 1
-        while more:
-            argv = (self._keys.head, tail_of(kind), b"%d" % start, b"1000")
-            looked, count, more = self._server.run(COUNT, (due,), argv, again=True)
-            start, total = start + looked, total + count
-        return total
-
     def wipe(self) -> None:
         """Removes whatever is under the prefix, but for the leases of running conversations.
 
@@ -216,11 +224,11 @@ class Pages:
         or in that one alone, from which it goes by itself.
         """
         for pattern in (self._keys.dues, self._keys.everything):
-            for pool, keys in self._keys_like(pattern):
+            for _, keys in self._keys_like(pattern):
                 if pattern == self._keys.everything:
                     keys = [key for key in keys if not (is_lease(key) or b"}:due:" in key)]
-                if keys:
-                    self._server.each(pool, DROP, keys)
+                for group in self._keys.by_slot(keys):
+                    self._server.change(DROP, group, ())
 
     def _keys_like(self, pattern: bytes) -> Iterator[tuple[Connections, list[bytes]]]:
         layout = self._server.layout()
@@ -239,7 +247,7 @@ class Pages:
         for pool, keys in self._keys_like(pattern):
             fresh = []
             for key in keys:
-                digest = self._keys.digest(key)
+                digest = key[len(self._keys.head) :][:32]  # too long for two to begin alike
                 if digest not in seen:
                     seen.add(digest)
                     fresh.append(key)

@@ -17,12 +17,7 @@ from salmon_state.stores.redis.deadlines import CLOCKS, Timed
 from salmon_state.stores.redis.entries import damaged, type_of
 from salmon_state.stores.redis.scripts import Script
 
-__all__ = [
-    "UNREACHABLE",
-    "Server",
-    "called",
-    "not_run",
-]
+__all__ = ["UNREACHABLE", "Server"]
 
 PAGE = 500
 """How many keys the server looks at in one step of a scan."""
@@ -118,35 +113,31 @@ class Server(Forkable):
             self._explain(error, (key,))
             raise
 
-    def write(self, key: bytes, command: Command, *, again: bool = False) -> Any:
-        """Returns the reply to a command that changes something.
-
-        Args:
-            key: The key that it is about.
-            command: The command.
-            again: Whether it may happen twice.
-
-        Raises:
-            StorageError: There is something else under the key than a hash.
-            StorageUnavailable: Too few replicas have confirmed it.
-        """
-        try:
-            return self._change(key, command, again=again)
-        except ResponseError as error:
-            self._explain(error, (key,))
-            raise
-
     def run(
         self, script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, again: bool = False
     ) -> Any:
-        """Returns what a script returned; it is not confirmed by replicas."""
+        """Returns what a script returned; it is not confirmed by replicas.
+
+        Args:
+            script: Which one.
+            keys: Its KEYS, of one slot.
+            argv: Its ARGV, to which the deadline is added.
+            again: Whether it may happen twice.
+
+        Raises:
+            StorageError: There is something else under a key than what belongs there.
+        """
         return self._run(self._ask, script, keys, argv, again)
 
     def change(
         self, script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, again: bool = False
     ) -> Any:
-        """Returns what a script returned that changes something; the replicas confirm it."""
-        return self._run(self._change, script, keys, argv, again)
+        """Does the same for one that changes something, which the replicas confirm.
+
+        Raises:
+            StorageUnavailable: Too few of them did.
+        """
+        return self._run(self._change if self._confirm else self._ask, script, keys, argv, again)
 
     def _run(
         self,
@@ -156,14 +147,14 @@ class Server(Forkable):
         argv: Sequence[bytes],
         again: bool,
     ) -> Any:
-        command = called(script, keys, argv)
         try:
             try:
-                return send(keys[-1], command, again=again)
+                return send(keys[-1], _called(script, keys, argv), again=again)
             except ResponseError as error:
-                if not not_run(error):
+                if not _not_run(error):
                     raise
-                return send(keys[-1], called(script, keys, argv, whole=True), again=again)
+                whole = _called(script, keys, argv, whole=True)
+                return send(keys[-1], whole, again=again)
         except ResponseError as error:
             self._explain(error, keys)
             raise
@@ -172,9 +163,16 @@ class Server(Forkable):
         return ask(self._one or self._only(), command, again=again)
 
     def _change(self, key: bytes, command: Command, *, again: bool) -> Any:
-        if not self._confirm:
-            return self._ask(key, command, again=again)
-        return self._confirmed(self._exchange(key, (command, *self._confirm), again=again))
+        reply, confirmed = self._exchange(key, (command, *self._confirm), again=again)
+        for each in (reply, confirmed):
+            if isinstance(each, Exception):
+                raise each
+        if confirmed < self._replicas:
+            raise StorageUnavailable(
+                f"a write happened and is not confirmed: {confirmed} of {self._replicas} replicas "
+                "have it"
+            )
+        return reply
 
     def _exchange(self, key: bytes, commands: Sequence[Command], *, again: bool) -> list[Any]:
         return exchange(self._one or self._only(), commands, again=again)
@@ -190,19 +188,6 @@ class Server(Forkable):
                 if kind not in (b"none", type_of(key)):
                     raise damaged(key) from error
             raise damaged(keys[-1]) from error  # or what belongs to it
-
-    def _confirmed(self, replies: list[Any]) -> Any:
-        reply, confirmed = replies
-        if isinstance(reply, Exception):
-            raise reply
-        if isinstance(confirmed, Exception):
-            raise confirmed
-        if confirmed < self._replicas:
-            raise StorageUnavailable(
-                f"a write happened and is not confirmed: {confirmed} of {self._replicas} replicas "
-                "have it"
-            )
-        return reply
 
     # ---------------------------------------------------------------- many keys
 
@@ -225,7 +210,7 @@ class Server(Forkable):
         server, which a pool may lead to after a failover, and would skip keys there.
         """
         process, cursor = os.getpid(), b"0"
-        connection = pool.take_another()
+        connection = pool.make()
         try:
             while True:
                 if os.getpid() != process:
@@ -239,41 +224,22 @@ class Server(Forkable):
                 if cursor == b"0":
                     return
         finally:
-            pool.give_other(connection)
+            pool.pool.release(connection)
 
     def batch(
-        self,
-        pool: Connections,
-        keys: Sequence[bytes],
-        commands: Sequence[Command],
-        *,
-        write: bool = False,
+        self, pool: Connections, keys: Sequence[bytes], commands: Sequence[Command]
     ) -> list[Any]:
         """Returns the replies to commands that were sent together; `redis.ResponseError` is one.
 
         Args:
             pool: The server that has the keys.
             keys: What each of the commands is about.
-            commands: What to send; reads may happen twice.
-            write: Whether they change something, which replicas may have to confirm.
+            commands: What to send; reads, which may happen twice.
         """
-        if not write or not self._confirm:
-            return exchange(pool, commands, again=not write)
-        replies = exchange(pool, (*commands, *self._confirm))
-        self._confirmed([None, replies.pop()])
-        return replies
-
-    def each(self, pool: Connections, script: Script, keys: Sequence[bytes]) -> None:
-        """Runs a script that changes something for each of some keys on one server."""
-        commands = [called(script, (key,), ()) for key in keys]
-        for key, reply in zip(keys, self.batch(pool, keys, commands, write=True), strict=True):
-            if not_run(reply):
-                self.change(script, (key,), ())
-            elif isinstance(reply, Exception):
-                raise reply
+        return exchange(pool, commands, again=True)
 
 
-def called(
+def _called(
     script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, whole: bool = False
 ) -> Command:
     """Returns the command that runs a script, by its name or with its text."""
@@ -281,12 +247,12 @@ def called(
     return Timed((*name, len(keys), *keys, *argv))
 
 
-def not_run(error: object) -> bool:
+def _not_run(error: ResponseError) -> bool:
     """Returns whether a server says that a script did nothing, and would run it now.
 
     It was restarted or is another one and does not know the script, or its clock was set since.
     """
-    if isinstance(error, ResponseError) and str(error).startswith("LATE"):
+    if str(error).startswith("LATE"):
         CLOCKS.forget()
         return True
     return isinstance(error, NoScriptError)

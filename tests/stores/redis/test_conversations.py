@@ -116,7 +116,7 @@ def test_every_lease_must_be_held(anywhere: RedisStorage, lost: str) -> None:
         with store.conversation(BEN):
             pass
         lease = lease_of(store._keys.of(lost))
-        store._server.write(lease, (b"SET", lease, b"somebody else"))
+        store._server.read(lease, (b"SET", lease, b"somebody else"))
     assert contents(store) == {}
     assert leases(store) == [b"somebody else"]
 
@@ -264,7 +264,7 @@ def test_the_sender_of_a_killed_process_is_free_within_the_lease(url: str, prefi
             pass
         key = lease_of(store._keys.of(ANNA))
         assert 0 < store._server.read(key, (b"PTTL", key)) <= 60_000
-        store._server.write(key, (b"PEXPIRE", key, b"1"))  # when it ends, that is
+        store._server.read(key, (b"PEXPIRE", key, b"1"))  # when it ends, that is
         with store.conversation(ANNA, timeout=60):
             assert store.get(MODULE, ANNA) == "START"
 
@@ -275,7 +275,7 @@ def test_the_sender_of_a_killed_process_is_free_within_the_lease(url: str, prefi
 def test_a_lease_is_given_back_by_its_owner_only(store: RedisStorage) -> None:
     with store.conversation(ANNA):
         key = lease_of(store._keys.of(ANNA))
-        store._server.write(key, (b"SET", key, b"somebody else"))
+        store._server.read(key, (b"SET", key, b"somebody else"))
     assert leases(store) == [b"somebody else"]
 
 
