@@ -19,12 +19,12 @@ from salmon.routing import Router
 from config import settings
 from config.environment import SettingsError
 from config.patience import when_there
-from config.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 from config.relays import Outbox, SMTPRelay
 from config.run_directory import private_directory, private_maildir, private_secret
 from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
+from salmon_state.mail.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 
 # A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
 os.umask(0o077)

@@ -11,7 +11,7 @@ from typing import Any
 from salmon import server
 from salmon._vendor import asynchat, lmtpd
 
-from config.bounds import TOO_LARGE
+from salmon_state.mail.receivers.bounds import TOO_LARGE
 
 __all__ = ["Channel", "LMTPChannel", "SMTPChannel"]
 

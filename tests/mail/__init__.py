@@ -1,0 +1,1 @@
+"""Salmon's side."""
