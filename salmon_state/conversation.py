@@ -105,6 +105,7 @@ class Conversation:
         self._before: Conversation | None = None
         self._entered = False
         self._failed = False
+        self._afterwards: dict[Callable[[], None], None] = {}
 
     # ---------------------------------------------------------------- entering and leaving
 
@@ -175,6 +176,9 @@ class Conversation:
             self._store._raise(failure)
         finally:
             self._close()
+        if not undo:
+            for call in self._afterwards:
+                call()
 
     def _close(self) -> None:
         """Rolls back what is not committed and gives the locks back.
@@ -196,6 +200,7 @@ class Conversation:
             # Otherwise another error is on its way, and the outer one cannot commit either.
         if not undo:
             self._draft.merge()
+            outer._afterwards.update(self._afterwards)
 
     def _expectation(self, place: Place) -> Condition:
         """Returns what must still hold at the commit of an entry that is in a snapshot."""
@@ -307,6 +312,16 @@ class Conversation:
             self._store._raise(error)
         moved = self._draft.find_move(kind, sender)
         return found if found is None or moved is None else moved.value
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Calls something, once, as soon as what this conversation writes is committed.
+
+        For whoever waits for it in this process; if that process dies first, nothing is called.
+
+        Args:
+            call: Must neither raise nor take long.
+        """
+        self._afterwards[call] = None
 
     # ---------------------------------------------------------------- for handlers
 

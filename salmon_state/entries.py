@@ -60,6 +60,7 @@ class Kind(IntEnum):
     LEASE = 7, False
     CURSOR = 8, False
     TRANSITION = 9, True
+    DEAD = 10, True
 
     def __new__(cls, number: int, due: bool = False) -> Kind:
         """Makes one of the members above."""

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import socketserver
 import threading
+import time
+from collections.abc import Callable
 
 
 class SMTPSink(socketserver.ThreadingTCPServer):
     """Takes mail on a free port while its context lasts.
 
     Attributes:
-        mails: (sender, recipient, message) of each mail taken.
+        mails: (sender, recipient, message) of each recipient of each mail taken.
+        transactions: How many mails were taken.
         arrived: Set when a connection arrives.
         may_answer: While it is clear, nobody is greeted.
         farewell: The answer to QUIT.
+        answer_to: Gives the answer to each recipient, ``<anna@example.com>``; may take its time.
+        final_answer: Gives the answer to a mail, by its recipients.
+        most: Mails that one connection may send; then it is closed.
+        extensions: What EHLO is answered.
     """
 
+    allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 100
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Connection)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Connection)
         self.mails: list[tuple[str, str, bytes]] = []
+        self.transactions = 0
+        self.connections = 0
         self.arrived = threading.Event()
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.farewell = "221 bye"
+        self.answer_to: Callable[[str], str] = lambda recipient: "250 OK"
+        self.final_answer: Callable[[list[str]], str] = lambda recipients: "250 OK"
+        self.most = 1_000_000
+        self.extensions: tuple[str, ...] = ()
         self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.port: int = self.server_address[1]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def __exit__(self, *arguments: object) -> None:
@@ -33,31 +49,69 @@ class SMTPSink(socketserver.ThreadingTCPServer):
         self.shutdown()
         self.server_close()
 
+    def handle_error(self, *arguments: object) -> None:
+        """Says nothing of connections that broke."""
+
 
 class _Connection(socketserver.StreamRequestHandler):
     server: SMTPSink
+    disable_nagle_algorithm = True
 
     def handle(self) -> None:
+        self.server.connections += 1
         self.server.arrived.set()
         self.server.may_answer.wait(30)
         self._answer("220 sink")
-        sender = recipient = ""
-        while line := self.rfile.readline().decode("ascii").strip():
+        self.sender, self.taken = "", 0
+        self.recipients: list[str] = []
+        while line := self.rfile.readline().decode("utf-8").strip():
             command, _, argument = line.partition(":")
-            if command.upper() == "MAIL FROM":
-                sender = argument.split(" ")[0]
-            elif command.upper() == "RCPT TO":
-                recipient = argument
-            elif command.upper() == "DATA":
-                self._answer("354 go on")
-                self.server.mails.append((sender, recipient, self._message()))
-            self._answer(self.server.farewell if command.upper() == "QUIT" else "250 OK")
+            self._answer(self._obey(command.upper()[:4], argument))
+            if self.taken == self.server.most:
+                return
+
+    def _obey(self, command: str, argument: str) -> str:
+        """Does what a command says; returns what to answer."""
+        if command == "EHLO":
+            return "".join(f"250-{each}\r\n" for each in self.server.extensions) + "250 OK"
+        if command == "MAIL":
+            self.sender, self.recipients = argument.split(" ")[0], []
+        elif command == "RCPT":
+            answer = self.server.answer_to(argument)
+            if answer.startswith("250"):
+                self.recipients.append(argument)
+            return answer
+        elif command == "DATA":
+            return self._take() if self.recipients else "503 no recipients"
+        elif command == "QUIT":
+            return self.server.farewell
+        return "250 OK"
+
+    def _take(self) -> str:
+        self._answer("354 go on")
+        message = self._message()
+        answer = self.server.final_answer(self.recipients)
+        if answer.startswith("250"):
+            self.server.mails += [(self.sender, each, message) for each in self.recipients]
+            self.server.transactions += 1
+            self.taken += 1
+        return answer
 
     def _message(self) -> bytes:
         message = b""
         while (line := self.rfile.readline()) != b".\r\n":
+            if not line:
+                raise ConnectionResetError
             message += line
         return message
 
     def _answer(self, text: str) -> None:
         self.wfile.write(text.encode("ascii") + b"\r\n")
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Asks again and again until the answer is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.005)

@@ -1,0 +1,152 @@
+"""Who must wait for whom: mails of one sender to one recipient, and to a domain that hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable
+
+from salmon_state.entries import EVERY, Kind
+from salmon_state.errors import StorageError
+from salmon_state.keys import Sender
+from salmon_state.mail.batches import decode, mail_of
+from salmon_state.storage import StateStorage
+
+__all__ = ["Domains", "Turns", "domain_of"]
+
+_FRESH = 1.0
+"""Seconds for which somebody who was ahead is not looked for again."""
+
+
+class _Queue:
+    """What there was to send of one sender at some moment.
+
+    It never misses anybody who is ahead of a mail that was in it: mails come behind the last, and
+    who was ahead can only be gone by now.
+    """
+
+    def __init__(self, storage: StateStorage, sender: Sender) -> None:
+        self.read_at = time.monotonic()
+        self.last = ""
+        self.first_mail: dict[str, str] = {}  # by recipient
+        self.users: Counter[str] = Counter()  # batches, by their message
+        for entry in storage._call(storage._load, sender, ((Kind.OUTGOING, EVERY),)):
+            self.last = max(self.last, entry.name)
+            mail = mail_of(entry.name)
+            try:
+                batch = decode(entry)
+            except StorageError:  # whoever claims it says so
+                continue
+            self.users[batch.body] += 1
+            for group in batch.groups:
+                for recipient in group.recipients:
+                    self.first_mail[recipient] = min(mail, self.first_mail.get(recipient, mail))
+
+    def ahead_of(self, mail: str, recipients: Iterable[str]) -> set[str]:
+        return {each for each in recipients if self.first_mail.get(each, mail) < mail}
+
+
+class Turns:
+    """Lets what one sender's mails send to one recipient leave in its order.
+
+    What is to be sent of a sender is read once for all of it that is there at that moment, not for
+    each batch.
+    """
+
+    _most = 20
+
+    def __init__(self, storage: StateStorage) -> None:
+        self._storage = storage
+        self._queues: OrderedDict[Sender, _Queue] = OrderedDict()
+        self._changing = threading.Lock()
+
+    def behind(self, sender: Sender, name: str, recipients: Collection[str]) -> set[str]:
+        """Returns those recipients to whom an earlier mail of the sender was not sent yet.
+
+        Args:
+            sender: Whose mail it is.
+            name: The name of the batch.
+            recipients: Of whom to tell.
+
+        Raises:
+            StorageUnavailable: The store cannot be read now.
+        """
+        with self._changing:
+            queue = self._queues.get(sender)
+        if queue is None or queue.last < name:
+            queue = self._read(sender)
+        behind = queue.ahead_of(mail_of(name), recipients)
+        if behind and time.monotonic() - queue.read_at > _FRESH:
+            behind = self._read(sender).ahead_of(mail_of(name), recipients)
+        return behind
+
+    def _read(self, sender: Sender) -> _Queue:
+        queue = _Queue(self._storage, sender)
+        with self._changing:
+            self._queues[sender] = queue
+            self._queues.move_to_end(sender)
+            while len(self._queues) > self._most:
+                self._queues.popitem(last=False)
+        return queue
+
+    def is_alone(self, sender: Sender, body: str) -> bool:
+        """Returns whether the only batch that needs a message is certainly that which is asked for.
+
+        Batches of a message are all recorded together.
+        """
+        with self._changing:
+            queue = self._queues.get(sender)
+        return queue is not None and queue.users[body] == 1
+
+    def is_used(self, sender: Sender, body: str) -> bool:
+        """Returns whether a batch needs a message, as it is now."""
+        return body in self._read(sender).users
+
+
+class Domains:
+    """Keeps a domain that hangs from taking all connections.
+
+    Args:
+        most: How many connections may send to one domain at the same time.
+    """
+
+    patience = 1.0
+    """Seconds to wait for one of them; if none is free by then, the domain is slow."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._busy: Counter[str] = Counter()
+        self._slow: set[str] = set()
+        self._changed = threading.Condition()
+
+    def enter(self, domains: set[str]) -> set[str]:
+        """Takes a place at each domain that has one; returns the others.
+
+        Whoever calls it gives the places back by `leave`.
+        """
+        deadline = time.monotonic() + self.patience
+        with self._changed:
+            while True:
+                full = {each for each in domains if self._busy[each] >= self._most}
+                if full <= self._slow:
+                    break
+                if not self._changed.wait(deadline - time.monotonic()):
+                    self._slow |= full
+            self._busy.update(domains - full)
+            return full
+
+    def leave(self, domains: Iterable[str]) -> None:
+        """Gives the places back."""
+        with self._changed:
+            for domain in domains:
+                self._busy[domain] -= 1
+                if not self._busy[domain]:
+                    del self._busy[domain]
+                self._slow.discard(domain)
+            self._changed.notify_all()
+
+
+def domain_of(recipient: str) -> str:
+    """Returns the domain of an address."""
+    return recipient.rpartition("@")[2].lower()
