@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from salmon.mail import MailRequest
@@ -21,6 +22,11 @@ from tests.counting_proxy import CountingProxy
 
 NAMES = ("memory", "shelve", "sqlite", "postgresql", "mariadb", "redis")
 SERVERS = ("postgresql", "mariadb", "redis")
+OUR_WAYS = {
+    "plain": "salmon-state",
+    "attached": "salmon-state, attach",
+    "once": "salmon-state, attach, once_within",
+}
 DURABILITY = {"memory": "memory", "redis": "fsync each second"}
 WARM = 10
 FULL = 10_000
@@ -53,21 +59,24 @@ SITUATIONS = (
 
 
 class Way(NamedTuple):
-    """A store, and whether each mail is a conversation."""
+    """A store, and what a mail is to it."""
 
     group: str
     who: str
     role: str
-    attached: bool
+    how: str
+    """One of the router's ways to deliver."""
     store: Any
     fill: Callable[[Pairs], None]
 
 
 class Deliver(NamedTuple):
-    """The router's two ways to deliver a mail."""
+    """The router's ways to deliver a mail."""
 
     plain: Callable[[MailRequest], None]
     attached: Callable[[MailRequest], None]
+    once: Callable[[MailRequest], None]
+    """Attached, and each mail is known when it comes again."""
 
 
 def prepare() -> Deliver:
@@ -80,26 +89,28 @@ def prepare() -> Deliver:
     attach(Router)
     attached = Router.deliver
     detach(Router)
-    return Deliver(plain, attached)
+    attach(Router, once_within=timedelta(days=7))
+    once = Router.deliver
+    detach(Router)
+    return Deliver(plain, attached, once)
 
 
 def ways(places: Places, name: str) -> Iterator[Way]:
     """Yields the ways to keep states in one kind of place."""
     if name == "memory":
         salmon = SalmonMemoryStorage()
-        yield Way(name, "Salmon's MemoryStorage", FLOOR, False, salmon, _one_by_one(salmon))
+        yield Way(name, "Salmon's MemoryStorage", FLOOR, "plain", salmon, _one_by_one(salmon))
     else:
         yield from _naive(places, name)
-    for attached in (False, True):
+    for how, who in OUR_WAYS.items():
         store = open_storage(places.url(name))
-        who = "salmon-state, attach" if attached else "salmon-state"
-        yield Way(name, who, OURS, attached, store, _written(store))
+        yield Way(name, who, OURS, how, store, _written(store))
 
 
 def _naive(places: Places, name: str) -> Iterator[Way]:
     if name in ("sqlite", "postgresql", "mariadb"):
         orm = ORMStorage(places.url(name))
-        yield Way(name, "SQLAlchemy ORM, naive", PEER, False, orm, orm.fill)
+        yield Way(name, "SQLAlchemy ORM, naive", PEER, "plain", orm, orm.fill)
 
 
 def _one_by_one(store: Any) -> Callable[[Pairs], None]:
@@ -180,8 +191,7 @@ def _turn(
             Router.STATE_STORE = way.store
             before = _handled()
             some = mails[start : start + step]
-            call = deliver.attached if way.attached else deliver.plain
-            yield way.who, timed(call, some, together)
+            yield way.who, timed(getattr(deliver, way.how), some, together)
             if _handled() != before + len(some):
                 raise AssertionError(f"{way.who}, {situation.name}: a mail was not handled")
 
@@ -205,7 +215,7 @@ def _round_trips(places: Places, name: str, deliver: Deliver) -> dict[tuple[str,
         for way in found:
             for situation in SITUATIONS:
                 mails = _count_mails(way, situation)
-                call = deliver.attached if way.attached else deliver.plain
+                call = getattr(deliver, way.how)
                 Router.STATE_STORE = way.store
                 for mail in mails[:WARM]:  # connections are made, statements are prepared
                     call(mail)

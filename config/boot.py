@@ -55,7 +55,7 @@ lists.list_secret = settings.list_secret_given.encode() or private_secret(settin
 
 def _open_store() -> None:
     Router.STATE_STORE = open_storage(settings.state_url)
-    attach(Router)
+    attach(Router, once_within=settings.once_within)
     subscribers.prepare()
     subscribers.forget_unconfirmed()
 

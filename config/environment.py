@@ -35,11 +35,11 @@ def choice(name: str, options: Sequence[str]) -> str:
     return given.lower()
 
 
-def number(name: str, default: int) -> int:
-    """Returns the positive number that a variable names."""
+def number(name: str, default: int, *, least: int = 1) -> int:
+    """Returns the number, not negative, that a variable names."""
     given = text(name, str(default))
-    if not re.fullmatch("[1-9][0-9]{0,17}", given):
-        raise SettingsError.of(name, given, "a whole number, 1 or more")
+    if not re.fullmatch("0|[1-9][0-9]{0,17}", given) or int(given) < least:
+        raise SettingsError.of(name, given, f"a whole number, {least} or more")
     return int(given)
 
 

@@ -133,14 +133,15 @@ def _command(recipient: str) -> str:
 
     if settings.receiver_kind == "queue":
         # Moved into new/ when it is complete, as every program that writes to a Maildir must do.
-        mail = f'printf "From: {SENDER}\\nTo: %s\\n\\nhello\\n" {recipient}'
+        mail = f'printf "From: {SENDER}\\nTo: %s\\n\\n$(date)\\n" {recipient}'
         tmp, new = (os.path.join(settings.queue_directory, name) for name in ("tmp", "new"))
         return f"{mail} > {tmp}/1 && mv {tmp}/1 {new}/$(date +%s)"
     salmon = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "salmon"))
     server = f"--host {settings.receiver_host} --port {settings.receiver_port}"
     lmtp = " --lmtp true" if settings.receiver_kind == "lmtp" else ""
     envelope = f"--sender {SENDER} --to {recipient}"
-    return f"{salmon} send {server}{lmtp} {envelope} --subject hello --body hello"
+    # The date, because the same mail is not handled again.
+    return f'{salmon} send {server}{lmtp} {envelope} --subject hello --body "$(date)"'
 
 
 if __name__ == "__main__":

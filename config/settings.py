@@ -6,6 +6,7 @@
 | ``SALMON_RECEIVER`` | how mail comes in: ``smtp``, ``lmtp`` or ``queue`` | ``smtp`` |
 | ``SALMON_HOST``, ``SALMON_PORT`` | where SMTP and LMTP listen | 127.0.0.1, 8823 |
 | ``SALMON_STATE_PATIENCE`` | seconds to wait at the start for a store that is away | 60 |
+| ``SALMON_ONCE_WITHIN`` | days in which a mail that comes again is not handled again; 0: none | 7 |
 | ``SALMON_SIZE_LIMIT`` | bytes that a mail may have; a larger one is refused | 10485760 |
 | ``SALMON_QUEUE`` | the Maildir that ``queue`` watches | run/queue |
 | ``SALMON_RELAY`` | ``host:port`` of the server that sends our mail | none: see below |
@@ -21,6 +22,7 @@ share the secret as well.
 """
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from config.environment import SettingsError, choice, host_and_port, number, port, text, word, words
@@ -29,6 +31,7 @@ state_url = text("SALMON_STATE_URL", "sqlite:///run/states.db")
 
 receiver_kind = choice("SALMON_RECEIVER", ("smtp", "lmtp", "queue"))
 state_patience = number("SALMON_STATE_PATIENCE", 60)
+once_within = timedelta(days=min(number("SALMON_ONCE_WITHIN", 7, least=0), 36_500)) or None
 receiver_host = text("SALMON_HOST", "127.0.0.1")
 receiver_port = port("SALMON_PORT", 8823)
 size_limit = number("SALMON_SIZE_LIMIT", 10 * 1024 * 1024)

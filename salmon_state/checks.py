@@ -11,7 +11,17 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.keys import Sender
 
-__all__ = ["check_idle_time", "check_timeout", "plain_module", "plain_sender", "plain_state"]
+__all__ = [
+    "check_idle_time",
+    "check_lifetime",
+    "check_timeout",
+    "plain_module",
+    "plain_sender",
+    "plain_state",
+]
+
+_LONGEST_LIFE = timedelta(days=36_500)
+"""After which a calendar may end."""
 
 
 def plain_module(module: object) -> str:
@@ -58,6 +68,14 @@ def check_idle_time(older_than: object) -> None:
         raise TypeError(f"older_than must be a datetime.timedelta, not {_shown(older_than)}")
     if older_than < timedelta(0):
         raise ValueError(f"older_than must not be negative, got {older_than}")
+
+
+def check_lifetime(name: str, lifetime: object) -> None:
+    """Raises `TypeError` or `ValueError` unless it is a ``timedelta`` of up to 100 years."""
+    if not isinstance(lifetime, timedelta):
+        raise TypeError(f"{name} must be a datetime.timedelta, not {_shown(lifetime)}")
+    if not timedelta(0) < lifetime <= _LONGEST_LIFE:
+        raise ValueError(f"{name} must be more than nothing and up to 100 years, got {lifetime}")
 
 
 def _shown(value: object) -> str:

@@ -295,7 +295,8 @@ class Conversation:
     def find(self, kind: Kind, sender: Sender, name: str) -> Any:
         """Returns the value of one entry as this conversation sees it; ``None`` if there is none.
 
-        Read when the conversation began if it was asked for then, otherwise now.
+        Read when the conversation began if it was asked for then, otherwise when it is first
+        asked for: who finds and then removes an entry goes by one and the same.
 
         Raises:
             NotImplementedError: The store keeps states only.
@@ -307,9 +308,11 @@ class Conversation:
         if written is not None:
             return written.value
         try:
-            found = self._found[place] if place in self._found else self._unit.find(*place)
+            if place not in self._found:
+                self._found[place] = self._unit.find(*place)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
+        found = self._found[place]
         moved = self._draft.find_move(kind, sender)
         return found if found is None or moved is None else moved.value
 

@@ -32,6 +32,7 @@ PYTHON = {
     "README.md": 2,
     "docs/command.md": 0,
     "docs/configuration.md": 4,
+    "docs/inbox.md": 0,
     "docs/performance.md": 0,
     "docs/redis.md": 1,
     "docs/testing.md": 5,

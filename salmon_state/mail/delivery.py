@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,12 @@ from salmon.routing import RoutingBase
 from salmon.server import SMTPError
 
 from salmon_state.conversation import Conversation, current_conversation
+from salmon_state.entries import Kind
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.log import log
+from salmon_state.mail.expiry import Expiry
+from salmon_state.mail.inbox import NO_MARKS, Inbox, fingerprint
 from salmon_state.storage import StateStorage
 from salmon_state.stores.foreign import adapted
 
@@ -38,6 +42,7 @@ def attach(
     *,
     lock_timeout: float = 2.0,
     queue_delay: float = 1.0,
+    once_within: timedelta | None = None,
 ) -> None:
     """Makes each ``router.deliver(message)`` one conversation with the message's sender.
 
@@ -50,10 +55,18 @@ def attach(
     A mail with more than a hundred parts within parts is refused with 554, before any handler
     would run out of stack with it.
 
+    With `once_within`, a mail that was handled and committed is known when it comes again, because
+    its answer got lost on the way: it is answered ``250``, and no handler sees it. It is the same
+    mail if its envelope sender, its recipient and its content are, but for what mail servers add
+    on the way (``Received``, ``Return-Path``, ``Delivered-To`` and the like). A handler that raised
+    has handled it; a mail that was answered with an `SMTPError` was not, and neither is one that
+    goes to a handler's own ``router.deliver``. ``router.deliver(message, again=True)`` handles a
+    mail whether it is known or not, and does not mark it.
+
     Harmless when repeated; the last call's arguments hold. It survives ``Router.reload()``, and a
     store that is put into ``router.STATE_STORE`` afterwards is used from the next mail on. A
     store that has only ``get``, ``set`` and ``clear``, such as Salmon's own, gets the lock
-    between the threads of this process and nothing else.
+    between the threads of this process and nothing else: no mail is known there.
 
     Args:
         router: ``salmon.routing.Router``.
@@ -62,10 +75,13 @@ def attach(
             handled. The SMTP and LMTP receivers have one thread: all their clients wait as well.
         queue_delay: How long a queue's worker rests, in seconds, after it has put a mail back, so
             that an outage is no busy loop.
+        once_within: How long a mail that was handled is known, such as ``timedelta(days=7)``,
+            longer than mail servers try again; ``None`` handles each mail whenever it comes.
 
     Raises:
-        TypeError: `router` is no router, or a time is no number.
-        ValueError: A time is negative.
+        TypeError: `router` is no router, or a time is none.
+        ValueError: A time is negative, or `once_within` is not positive or too long.
+        ConfigurationError: `storage` cannot keep what `once_within` needs.
     """
     if not isinstance(router, RoutingBase):
         raise TypeError(f"router must be salmon.routing.Router, not {type(router).__name__}")
@@ -74,6 +90,9 @@ def attach(
             raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
         if not seconds >= 0:
             raise ValueError(f"{name} must be 0 or more seconds, got {seconds}")
+    inbox = None if once_within is None else Inbox(once_within)
+    if inbox is not None and storage is not None:
+        inbox.check(adapted(storage))
     if storage is not None:
         router.STATE_STORE = storage
     delivery = _delivery_of(router)
@@ -82,6 +101,7 @@ def attach(
         router.deliver = delivery
     delivery.lock_timeout = lock_timeout
     delivery.queue_delay = queue_delay
+    delivery.inbox = inbox
 
 
 def detach(router: RoutingBase) -> None:
@@ -106,6 +126,8 @@ class Delivery(Forkable):
     def __init__(self, router: RoutingBase) -> None:
         self.lock_timeout = 2.0
         self.queue_delay = 1.0
+        self.inbox: Inbox | None = None
+        self._expiry = Expiry()
         self._router = router
         self._replaced = vars(router).get("deliver")
         self._deliver = router.deliver
@@ -135,8 +157,13 @@ class Delivery(Forkable):
         if self._replaced is not None:
             self._router.deliver = self._replaced
 
-    def __call__(self, message: Any) -> None:
-        """Delivers one message, in a conversation with its sender."""
+    def __call__(self, message: Any, *, again: bool = False) -> None:
+        """Delivers one message, in a conversation with its sender.
+
+        Args:
+            message: The message.
+            again: Whether it is handled even if it is known.
+        """
         if _is_too_deep(message):
             log().warning(
                 "a mail from %r has parts within parts within parts: refused", message.From
@@ -144,11 +171,10 @@ class Delivery(Forkable):
             raise SMTPError(554, "5.6.0 This mail has too many parts within parts")
         outermost = current_conversation() is None
         try:
-            with self._store().conversation(
-                message.From, timeout=self.lock_timeout
-            ) as conversation:
-                conversation.before_set = _watch_for_error
-                self._deliver(message)
+            store = self._store()
+            # A handler that passes its mail on is not done with it yet.
+            inbox = None if again or not outermost or not store._has_hooks else self.inbox
+            self._converse(store, message, inbox)
         except SMTPError as error:
             if outermost and 400 <= int(error.code) < 500 and self._put_back(message, error):
                 return
@@ -163,6 +189,31 @@ class Delivery(Forkable):
             if outermost and not isinstance(error, Exception):  # the process or this thread ends
                 self._put_back(message, error)
             raise
+        else:
+            if outermost:
+                self._expiry.step(store)
+
+    def _converse(self, store: StateStorage, message: Any, inbox: Inbox | None) -> None:
+        """Lets Salmon deliver a message in its conversation, unless the inbox knows it."""
+        name = "" if inbox is None else fingerprint(message)
+        wants = () if inbox is None else ((Kind.HANDLED, name),)
+        with store._converse(message.From, self.lock_timeout, wants) as conversation:
+            if inbox is not None and inbox.knows(conversation, name):
+                log().info(
+                    "a mail from %r to %r was handled before, and is not again",
+                    *(message.From, message.To),
+                )
+                return
+            raised: list[BaseException] = []
+            conversation.before_set = partial(_watch_for_error, raised)
+            try:
+                self._deliver(message)
+            except Exception as error:
+                if inbox is not None and _has_handled(error, raised):
+                    inbox.sign(conversation, name)
+                raise
+            if inbox is not None:
+                inbox.sign(conversation, name)
 
     def _store(self) -> StateStorage:
         found = self._router.STATE_STORE
@@ -183,6 +234,8 @@ class Delivery(Forkable):
         except TypeError:
             reference = partial(_same, found)
         self._known[id(found)] = reference, None if store is found else store
+        if self.inbox is not None and not store._has_hooks:
+            log().warning(NO_MARKS, store)
         if not store.locks_processes:
             log().warning(
                 "%r keeps mails of one sender apart between the threads of this process only", store
@@ -223,12 +276,24 @@ def _is_too_deep(message: Any) -> bool:
     return True
 
 
+def _has_handled(error: Exception, raised: list[BaseException]) -> bool:
+    """Returns whether a mail is done with although an error came out of the router.
+
+    If it is none of a handler's, it may have kept Salmon from keeping the mail at all.
+    """
+    if isinstance(error, SMTPError):
+        return int(error.code) < 400
+    return any(error is each for each in raised)
+
+
 def _same(value: Any) -> Any:
     return value
 
 
-def _watch_for_error(conversation: Conversation, state: str | None) -> None:
-    """Looks at what Salmon sets because a handler raised.
+def _watch_for_error(
+    raised: list[BaseException], conversation: Conversation, state: str | None
+) -> None:
+    """Looks at what Salmon sets because a handler raised, and notes what that was.
 
     Raises:
         StorageUnavailable: A `StorageError`: Salmon would answer 250, but the store's failure is
@@ -241,6 +306,7 @@ def _watch_for_error(conversation: Conversation, state: str | None) -> None:
     if isinstance(error, StorageError):
         raise StorageUnavailable(f"a handler was stopped: {error}")
     conversation.fail()
+    raised.append(error)
 
 
 _watch = ForkWatch()

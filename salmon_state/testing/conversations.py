@@ -9,10 +9,12 @@ from contextlib import ExitStack
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.entries import Kind
 from salmon_state.storage import StateStorage
-from salmon_state.testing import mails, processes
+from salmon_state.testing import inbox, mails, processes
 from salmon_state.testing.conversation_model import ConversationModelTests
 from salmon_state.testing.endings import refused
+from salmon_state.testing.entries import everything
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
 from salmon_state.testing.layers import LayerTests
 from salmon_state.testing.processes import StoreProcess, store_processes
@@ -174,6 +176,31 @@ class SharedConversationSuite(StoreSuite):
                     pair = {store.get(module, SENDER) for module in ("one", "two")}
                 assert pair in ({f"S{last}"}, {f"S{last + 1}"})
                 store.clear()
+
+    def test_the_same_mails_to_two_processes(
+        self, open_store: OpenStore, peers: Sequence[StoreProcess]
+    ) -> None:
+        """Each is handled once, those of the null sender included, and answered by both."""
+        for name, other in zip(("one", "other"), peers, strict=True):
+            other.start(inbox.handle, [SENDER, None], self.mails // 10, name)
+        assert sum(other.result() for other in peers) == 2 * (self.mails // 10)
+        with open_store() as store:
+            handled = Counter(
+                (entry.sender, entry.name.split()[0]) for entry in everything(store, Kind.CURSOR)
+            )
+        assert (len(handled), {*handled.values()}) == (2 * (self.mails // 10), {1})
+
+    def test_sigkill_before_a_mail_was_answered(
+        self, open_store: OpenStore, peers: Sequence[StoreProcess]
+    ) -> None:
+        """It comes again, and is not handled again."""
+        victim, survivor = peers
+        victim.start(inbox.handle_and_wait, SENDER)
+        assert victim.item() == 1
+        victim.kill()
+        assert survivor.call(inbox.handle, [SENDER], 1, "survivor") == 0
+        with open_store() as store:
+            assert [entry.name for entry in everything(store, Kind.CURSOR)] == ["0 killed"]
 
     def test_a_write_of_another_process_survives(
         self, store: StateStorage, peers: Sequence[StoreProcess]

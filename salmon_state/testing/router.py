@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from salmon.routing import ROUTE_FIRST_STATE, Router
 from salmon.testing import RouterConversation, assert_in_state
 
 from salmon_state.errors import StorageUnavailable
+from salmon_state.mail.delivery import attach, detach
 from salmon_state.storage import StateStorage
 from salmon_state.testing.suite import StoreSuite, contents
 
@@ -136,6 +138,18 @@ class RouterSuite(StoreSuite):
         Router.RELOAD = True
         anna.say(LIST, "yes")
         assert_in_state(HANDLERS, LIST, anna.From, "POSTING")
+
+    def test_a_mail_that_comes_again(self, store: StateStorage, anna: RouterConversation) -> None:
+        """With an inbox it is answered, and handled once."""
+        attach(Router, once_within=timedelta(days=1))
+        try:
+            for body in ("subscribe", "yes", "leave", "leave", "yes", "subscribe"):
+                anna.say(LIST, body)
+            assert contents(store) == {}
+            anna.say(LIST, "subscribe once more")
+            assert contents(store) == {(HANDLERS, anna.From): "CONFIRMING"}
+        finally:
+            detach(Router)
 
     def test_an_unavailable_store_is_not_swallowed(
         self, store: StateStorage, anna: RouterConversation

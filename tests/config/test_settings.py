@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["state_patience"] == 60
     assert (found["receiver_kind"], found["receiver_host"]) == ("smtp", "127.0.0.1")
     assert found["receiver_port"] == 8823
+    assert found["once_within"] == timedelta(days=7)
     assert found["relay_address"] is None
     assert found["list_names"] == ("news",)
     assert re.fullmatch(found["router_defaults"]["host"], "lists.example.com")
@@ -44,6 +46,7 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch,
         STATE_URL="memory://",
         STATE_PATIENCE="5",
+        ONCE_WITHIN="0",
         RECEIVER="LMTP",
         HOST="::1",
         PORT="24",
@@ -58,6 +61,7 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         LIST_SECRET="s" * 32,
     )
     assert (found["state_url"], found["state_patience"]) == ("memory://", 5)
+    assert found["once_within"] is None
     assert (found["receiver_kind"], found["receiver_host"]) == ("lmtp", "::1")
     assert (found["receiver_port"], found["queue_directory"]) == (24, "elsewhere")
     assert (found["relay_address"], found["relay_tls"]) == (("::1", 2525), "starttls")

@@ -110,14 +110,14 @@ def test_ten_workers_whose_handlers_list_the_states(
     ring = Ring(lambda message, state: len(shared_store) + len(list(shared_store.records())))
     for number in range(10):
         queue.push(f"From: {number}@example.com\nTo: ring@x\n\nhello\n")
-    enter = type(shared_store).conversation
+    enter = type(shared_store)._converse
 
-    def enter_together(self: StateStorage, sender: Any, *, timeout: float) -> Any:
+    def enter_together(self: StateStorage, *arguments: Any) -> Any:
         together.wait(60)
-        return enter(self, sender, timeout=timeout)
+        return enter(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(shared_store), "conversation", enter_together)
+        patch.setattr(type(shared_store), "_converse", enter_together)
         QueueReceiver(queue.dir, sleep=0, workers=10).start(one_shot=True)
     assert len(ring.ran) == 10
     assert len(queue) == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import smtplib
+import threading
+from collections.abc import Sequence
 from email.utils import parseaddr
 
 from tests.end_to_end.mail_server import MailServer, wait_until
@@ -27,6 +30,33 @@ def post(server: MailServer, person: str, text: str, *readers: str) -> None:
             lambda reader=reader: any(text in m.as_string() for m in server.mail_to(reader)),  # type: ignore[misc]
             f"the post to {reader}",
         )
+
+
+def post_everywhere(servers: Sequence[MailServer], person: str, text: str, reader: str) -> None:
+    """Posts one mail to all servers at the same moment, each as often as it says "later"."""
+    mail = servers[0].mail(person, "news", text)
+    errors: list[Exception] = []
+
+    def hand_in(server: MailServer) -> None:
+        def is_taken() -> bool:
+            try:
+                server.hand_in(person, mail)
+            except smtplib.SMTPDataError as error:
+                if error.smtp_code != 451:
+                    errors.append(error)
+                return error.smtp_code != 451
+            return True
+
+        wait_until(is_taken, "a post to be taken")
+
+    clients = [threading.Thread(target=hand_in, args=(server,)) for server in servers]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert errors == []
+    found = [mail for mail in servers[0].mail_to(reader) if text in mail.as_string()]
+    assert len(found) == 1, f"{reader} got {len(found)} copies"
 
 
 def leave(server: MailServer, person: str) -> None:

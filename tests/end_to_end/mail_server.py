@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from email.message import EmailMessage, Message
+from email.utils import make_msgid
 from pathlib import Path
 from typing import TypeVar
 
@@ -141,15 +142,24 @@ class MailServer:
     # ------------------------------------------------------------ its mail
 
     def send(self, sender: str, to: str, body: str = "hello") -> None:
-        """Sends it a mail; raises what `smtplib` raises if it does not take it."""
+        """Sends it a mail of its own; raises what `smtplib` raises if it does not take it."""
+        self.hand_in(sender, self.mail(sender, to, body))
+
+    def mail(self, sender: str, to: str, body: str = "hello") -> EmailMessage:
+        """Returns a mail that nobody has sent yet."""
         mail = EmailMessage()
+        mail["Message-ID"] = make_msgid()
         mail["From"], mail["To"], mail["Subject"] = sender, self.address(to), "hi"
         mail.set_content(body)
+        return mail
+
+    def hand_in(self, sender: str, mail: EmailMessage) -> None:
+        """Sends it a mail that perhaps was sent before; raises as `send` does."""
         if self.receiver == "queue":
             mailbox.Maildir(self.directory / "run" / "queue").add(mail)
             return
         with self.connection() as connection:
-            connection.sendmail(sender, [self.address(to)], mail.as_bytes())
+            connection.sendmail(sender, [str(mail["To"])], mail.as_bytes())
 
     def connection(self) -> smtplib.SMTP:
         """Connects to it as a mail server does."""

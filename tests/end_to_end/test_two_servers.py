@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import Serve, States
-from tests.end_to_end.conversation import ask, bounce, confirm, leave, post
+from tests.end_to_end.conversation import ask, bounce, confirm, leave, post, post_everywhere
 from tests.end_to_end.mail_server import MailServer, wait_until
 from tests.end_to_end.smtp_sink import SMTPSink
 
@@ -43,6 +43,8 @@ def test_a_whole_conversation_with_two_servers(serve: Serve, states: States) -> 
     confirm(one, BEN, ask(other, BEN))
     post(one, BEN, "from one", ANNA, BEN)
     post(other, ANNA, "from the other", ANNA, BEN)
+    post_everywhere([one, other, one], ANNA, "to both at once", BEN)
+    post_everywhere([other, one], BEN, "and again", ANNA)
     leave(other, ANNA)
     with pytest.raises(smtplib.SMTPDataError, match="Only subscribers can post"):
         one.send(ANNA, "news")

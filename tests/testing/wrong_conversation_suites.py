@@ -92,6 +92,8 @@ ON_DISK: tuple[Expected, ...] = (
     (shared.WritesAtOnce, "test_sigkill_inside"),
     (shared.LocksForEver, "test_sigkill_inside"),
     (shared.WritesInHalves, "test_sigkill_in_the_middle_of_mails"),
+    (shared.MarksBlindly, "test_the_same_mails_to_two_processes"),
+    (shared.MarksInMemory, "test_sigkill_before_a_mail_was_answered"),
     (shared.QueuesForEver, "test_sigkill_of_whoever_waits"),
     (shared.KnowsItsOwn, "test_forked_child"),
 )

@@ -224,6 +224,13 @@ class FindsStatesOnly(MemoryStorage):
         return super()._find(kind, sender, name) if kind is Kind.STATE else None
 
 
+class ForgetsMarks(MemoryStorage):
+    """Keeps what its author thought worth keeping."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(w for w in writes if w.kind is not Kind.HANDLED)
+
+
 class WipesStates(MemoryStorage):
     """Knows of no other kinds."""
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from salmon_state import MemoryStorage
 from salmon_state.backend import Lock, UnitOfWork
 from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.errors import ConversationBusy, busy
@@ -97,6 +98,31 @@ class WritesInHalves(LockedTable):
         counts = super()._commit(writes[:1])
         time.sleep(0.01)
         return counts + super()._commit(writes[1:])
+
+
+class MarksBlindly(LockedTable):
+    """Commits whatever happened meanwhile, and the mark of a mail as well as any other entry."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        time.sleep(0.005)
+        return super()._commit(blindly(writes))
+
+
+class MarksInMemory(LockedTable):
+    """Remembers in its own process which mails were handled."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._marks = MemoryStorage()
+
+    def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        return super()._load(sender, wants) + self._marks._load(sender, wants)
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        marks = [write for write in writes if write.kind is Kind.HANDLED]
+        counts = super()._commit(write for write in writes if write not in marks)
+        return counts + self._marks._commit(marks)
 
 
 class LocksForEver(TableStorage):

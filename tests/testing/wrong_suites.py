@@ -130,6 +130,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (keys.IsOneConversation, RouterSuite, "test_state_key_generator"),
     (keys.IsOneConversation, RouterSuite, "test_a_state_of_another_module"),
     (stores.KeepsStart, RouterSuite, "test_a_broken_handler_is_in_error"),
+    (entries.ForgetsMarks, RouterSuite, "test_a_mail_that_comes_again"),
     (stores.WorksAfterClose, RouterSuite, "test_an_unavailable_store_is_not_swallowed"),
     (entries.DecodesValues, EntrySuite, "test_what_is_written_is_found"),
     (records.InventsTimes, EntrySuite, "test_a_time_may_be_unknown"),
