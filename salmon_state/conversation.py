@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -51,14 +50,19 @@ class _Innermost(Active, Forkable):
 
     def after_fork(self, *, child: bool) -> None:
         """Makes a forked child begin outside the conversations that its parent is in."""
+        global _process
         if not child:
             return
+        _process = object()
         conversation = self.conversation
         while conversation is not None:
             conversation._active.conversation = None
             conversation = conversation._before
         self.conversation = None
 
+
+_process = object()
+"""Of its own in each forked child; to ask for the number of the process takes a system call."""
 
 _innermost = _Innermost()
 _watch = ForkWatch()
@@ -88,6 +92,11 @@ class Conversation:
 
     before_set: Callable[[Conversation, str | None], None] | None = None
 
+    _outer: Conversation | None = None
+    _before: Conversation | None = None
+    _entered = False
+    _failed = False
+
     def __init__(
         self,
         store: Backend,
@@ -101,10 +110,6 @@ class Conversation:
         self._active = active
         self._timeout = min(timeout, _LONGEST_WAIT)
         self._wants = wants
-        self._outer: Conversation | None = None
-        self._before: Conversation | None = None
-        self._entered = False
-        self._failed = False
         self._afterwards: dict[Callable[[], None], None] = {}
 
     # ---------------------------------------------------------------- entering and leaving
@@ -115,18 +120,18 @@ class Conversation:
             raise RuntimeError(
                 "a conversation is entered once: call conversation() again for the next mail"
             )
-        self._pid = os.getpid()
+        self._process = _process
         outer = self._outer = self._active.conversation
         if outer is None:
             self._depth, self._draft = 0, Draft()
             self._unit: UnitOfWork = self._store._begin()
-            self._snapshots: dict[Sender, Mapping[str, str]] = {}
-            self._found: dict[Place, Any] = {}
+            self._senders: set[Sender] = set()
+            self._found: dict[Place, Condition] = {}
         else:  # trying without waiting: two that wait for each other would wait for ever
             self._depth, self._draft = outer._depth + 1, Draft(outer._draft)
             self._unit, self._timeout = outer._unit, 0
-            self._snapshots, self._found = outer._snapshots, outer._found
-        if self.sender not in self._snapshots:
+            self._senders, self._found = outer._senders, outer._found
+        if self.sender not in self._senders:
             try:
                 entries = self._unit.enter(self.sender, self._timeout, (*_STATES, *self._wants))
             except BaseException as error:
@@ -142,14 +147,11 @@ class Conversation:
         return self
 
     def _remember(self, entries: list[Entry]) -> None:
-        states: dict[str, str] = {}
-        self._found.update(((kind, self.sender, name), None) for kind, name in self._wants)
+        self._senders.add(self.sender)
+        for kind, name in self._wants:
+            self._found[kind, self.sender, name] = ABSENT
         for entry in entries:
-            if entry.kind is STATE:
-                states[entry.name] = str(entry.value)
-            else:
-                self._found[entry[:3]] = entry.value
-        self._snapshots[self.sender] = states
+            self._found[entry[:3]] = Seen(entry.value)
 
     def __exit__(
         self,
@@ -157,7 +159,7 @@ class Conversation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._pid != os.getpid():
+        if self._process is not _process:
             return  # a forked child: the lock, the connection and the commit are its parent's
         _innermost.conversation = self._before
         self._active.conversation = self._outer
@@ -171,7 +173,7 @@ class Conversation:
         try:
             if not undo:
                 self._store._check_open()  # it may have been closed inside
-                self._unit.commit(self._draft.writes(self._expectation), failed=self._failed)
+                self._unit.commit(self._draft.writes(), failed=self._failed)
         except Exception as failure:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(failure)
         finally:
@@ -202,37 +204,42 @@ class Conversation:
             self._draft.merge()
             outer._afterwards.update(self._afterwards)
 
-    def _expectation(self, place: Place) -> Condition:
-        """Returns what must still hold at the commit of an entry that is in a snapshot."""
-        _, sender, module = place
-        if not sender or sender not in self._snapshots:
-            return ANYTHING
-        seen = self._snapshots[sender].get(module)
-        return ABSENT if seen is None else Seen(value=seen)
+    def _snapshot(self, place: Place) -> Condition:
+        """Returns what was read of an entry at the beginning; `ANYTHING` if nothing was."""
+        found = self._found.get(place)
+        if found is not None:
+            return found
+        return ABSENT if place[0] is STATE and place[1] in self._senders else ANYTHING
 
     # ---------------------------------------------------------------- what the store's methods do
 
     def get(self, module: str, sender: Sender) -> str | None:
         """Returns the state as this conversation sees it; ``None`` without an entry."""
-        place = (STATE, sender, module)
+        state: str | None = self._look(STATE, sender, module)
+        return state
+
+    def _look(self, kind: Kind, sender: Sender, name: str) -> Any:
+        place = (kind, sender, name)
         written = self._draft.find(place)
         if written is not None:
-            return _text(written.value)
-        snapshot = self._snapshots.get(sender)
-        if snapshot is None:
-            state = self._unit.find(*place)
+            return written.value
+        found = self._snapshot(place)
+        if found is ANYTHING:
+            value = self._unit.find(*place)
+            if kind is not STATE:
+                self._found[place] = ABSENT if value is None else Seen(value)
         else:
-            state = snapshot.get(module)
-            if sender:
-                self._draft.read(place)
-        moved = self._draft.find_move(STATE, sender)
-        return state if state is None or moved is None else _text(moved.value)
+            value = None if found is ABSENT else found.value
+            if sender and kind is STATE:
+                self._draft.read(place, found)
+        moved = self._draft.find_move(kind, sender)
+        return value if value is None or moved is None else moved.value
 
     def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
         """Sets a state, or removes the entry, at the end of the outermost conversation."""
         if self.before_set is not None:
             self.before_set(self, state)
-        expect = self._expectation((STATE, sender, module))
+        expect = self._snapshot((STATE, sender, module)) if sender else ANYTHING
         self._draft.add(Write(STATE, sender, module, state, now, expect))
 
     def compare_and_set(
@@ -250,17 +257,17 @@ class Conversation:
         """Moves every conversation of a sender that exists; returns how many there are now."""
         self._check_hooks("set_all")
         names = self._draft.names(STATE, sender)
-        snapshot = self._snapshots.get(sender)
-        if snapshot is None:
+        known = sender in self._senders
+        if known:
+            names |= {name for kind, whose, name in self._found if (kind, whose) == (STATE, sender)}
+        else:
             names |= {entry.name for entry in self._unit.load(sender, _STATES)}
-        else:
-            names |= {*snapshot}
         modules = [module for module in names if self.get(module, sender) is not None]
-        if snapshot is None:  # those that come to exist until the commit, too
-            self._draft.add(Write(STATE, sender, EVERY, state, now))
-        else:
+        if known:
             for module in modules:
                 self.set(module, sender, state, now)
+        else:  # those that come to exist until the commit, too
+            self._draft.add(Write(STATE, sender, EVERY, state, now))
         return len(modules)
 
     def _check_hooks(self, method: str) -> None:
@@ -270,10 +277,7 @@ class Conversation:
     def forget(self) -> None:
         """Drops what was read and written so far: the store was cleared."""
         self._draft.clear()
-        for sender in self._snapshots:
-            self._snapshots[sender] = {}
-        for place in self._found:
-            self._found[place] = None
+        self._found.update(dict.fromkeys(self._found, ABSENT))
 
     # ---------------------------------------------------------------- what is no state
 
@@ -303,18 +307,10 @@ class Conversation:
             StorageError: It is damaged, or cannot be read now.
         """
         self._check_hooks(f"keep a {kind.name}")
-        place = (kind, sender, name)
-        written = self._draft.find(place)
-        if written is not None:
-            return written.value
         try:
-            if place not in self._found:
-                self._found[place] = self._unit.find(*place)
+            return self._look(kind, sender, name)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
-        found = self._found[place]
-        moved = self._draft.find_move(kind, sender)
-        return found if found is None or moved is None else moved.value
 
     def afterwards(self, call: Callable[[], None]) -> None:
         """Calls something, once, as soon as what this conversation writes is committed.
@@ -364,12 +360,6 @@ class Conversation:
             return self._unit.connection(self._depth)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
-
-
-def _text(value: Any) -> str | None:
-    """Returns what a STATE says."""
-    state: str | None = value
-    return state
 
 
 def _will_come_again(error: BaseException) -> bool:

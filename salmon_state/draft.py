@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 
 from salmon_state.entries import (
     ABSENT,
@@ -23,9 +23,9 @@ __all__ = ["Draft"]
 class Draft:
     """Writes that wait for a commit, over those of the layers beneath.
 
-    What was added last about an entry is what will be written. The expectation about it is the
-    one that it was first added with, because that is about the store; whatever came later went by
-    the draft itself.
+    What was added last about an entry is what will be written. What is expected of it is what it
+    was first read or added with, because that is about the store; whatever came later went by the
+    draft itself.
 
     Args:
         beneath: The draft of the conversation that this one is nested in.
@@ -35,8 +35,7 @@ class Draft:
         self._beneath = beneath
         self._writes: dict[Place, Write] = {}
         self._moves: dict[tuple[Kind, Sender], Write] = {}  # those of EVERY
-        self._checks: dict[Place, Condition] = {}
-        self._reads: set[Place] = set()
+        self._seen: dict[Place, Condition] = {}
 
     def _layers(self) -> Iterator[Draft]:
         """Yields this draft and those beneath, from the top down."""
@@ -76,36 +75,28 @@ class Draft:
 
     # ---------------------------------------------------------------- adding
 
-    def read(self, place: Place) -> None:
-        """Notes that something was decided by an entry; see `writes`."""
-        self._reads.add(place)
+    def read(self, place: Place, seen: Condition) -> None:
+        """Notes what something was decided by; see `writes`."""
+        self._seen.setdefault(place, seen)
 
     def add(self, write: Write) -> None:
         """Adds a write: of one entry, or of `EVERY` entry of a sender."""
-        if write.name is EVERY:
+        kind, sender, name, _, _, expect = write
+        if name is EVERY:
             self._move(write)
             return
-        place = (write.kind, write.sender, write.name)
-        earlier = self.find(place)
-        if earlier is not None:
-            write = write._replace(expect=earlier.expect)
-        elif self.find_move(write.kind, write.sender) is not None:  # which is made before
-            write = write._replace(expect=ANYTHING)
+        place = (kind, sender, name)
         self._writes[place] = write
+        moved = self.find_move(kind, sender) is not None  # which is made before
+        self._seen.setdefault(place, ANYTHING if moved else expect)
 
     def _move(self, write: Write) -> None:
         kind, sender = write.kind, write.sender
         for name in self.names(kind, sender):
             place = (kind, sender, name)
             written = self.find(place)
-            if written is None:
-                continue
-            if written.expect is not ANYTHING:  # which still counts, before all are moved
-                self._checks.setdefault(place, written.expect)
-                written = written._replace(expect=ANYTHING)
-            if written.value is not None:
-                written = written._replace(value=write.value, at=write.at)
-            self._writes[place] = written
+            if written is not None and written.value is not None:
+                self._writes[place] = written._replace(value=write.value, at=write.at)
         earlier = self.find_move(kind, sender)
         if earlier is None or earlier.value is not None:  # what was removed is not moved again
             self._moves[kind, sender] = write
@@ -118,43 +109,38 @@ class Draft:
         for move in self._moves.values():
             self._beneath._move(move)
         self._beneath._writes.update(self._writes)
-        self._beneath._reads |= self._reads
-        for place, condition in self._checks.items():
-            self._beneath._checks.setdefault(place, condition)
+        for place, seen in self._seen.items():
+            self._beneath.read(place, seen)
 
     def drop(self, kinds: Container[Kind]) -> None:
         """Forgets what this draft itself, without those beneath, would write of some kinds."""
         for place in [place for place in self._writes if place[0] in kinds]:
-            del self._writes[place]
+            del self._writes[place], self._seen[place]
 
     def clear(self) -> None:
         """Forgets everything, in the layers beneath as well."""
         for layer in self._layers():
             layer._writes.clear()
             layer._moves.clear()
-            layer._checks.clear()
-            layer._reads.clear()
+            layer._seen.clear()
 
-    def writes(self, expectation: Callable[[Place], Condition]) -> list[Write]:
+    def writes(self) -> list[Write]:
         """Returns the writes that make the bottom draft true, in the order to make them.
 
         Nothing at all if nothing is written; otherwise also a `CHECK` of each entry that was only
-        read: who read one and wrote another went by both.
-
-        Args:
-            expectation: What must still hold of an entry that was read.
+        read: who read one and wrote another went by both. So is one that is moved before it is
+        written, as what was expected of it is about the time before.
         """
-        writes = [
-            write
-            for write in self._writes.values()
-            if not (write.value is None and write.expect is ABSENT)
-        ]
-        if not writes and not self._moves:
-            return []
-        checks = dict(self._checks)
-        for place in self._reads:
-            if place not in self._writes:
-                checks.setdefault(place, expectation(place))
+        writes = []
+        for place, write in self._writes.items():
+            expect = ANYTHING if place[:2] in self._moves else self._seen[place]
+            if write.value is not None or expect is not ABSENT:
+                writes.append(write if write.expect is expect else write._replace(expect=expect))
         writes += self._moves.values()
-        writes += [Write(*place, CHECK, None, condition) for place, condition in checks.items()]
+        if writes:
+            writes += [
+                Write(*place, CHECK, None, seen)
+                for place, seen in self._seen.items()
+                if seen is not ANYTHING and (place not in self._writes or place[:2] in self._moves)
+            ]
         return in_order(writes) if len(writes) > 1 else writes

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from salmon_state import MemoryStorage
 from salmon_state.conversation import Conversation
-from salmon_state.entries import ABSENT, ANYTHING, EVERY, Condition, Kind, Place, Seen
+from salmon_state.entries import ABSENT, ANYTHING, Condition, Kind, Place, Seen
 from salmon_state.keys import Sender
 
 
@@ -91,18 +91,12 @@ class GoesByItsOwnWrite(OwnConversation):
             super().set(module, sender, state, now)
             if written is not None:
                 expect: Condition = Seen(str(written.value)) if written.value else ABSENT
-                self._draft._writes[place] = self._draft._writes[place]._replace(expect=expect)
+                self._draft._seen[place] = expect
 
 
 class HasNoSnapshot(OwnConversation):
     """Reads each state when it is asked for, and has nothing to compare with."""
 
     class kind(Conversation):  # noqa: N801
-        def get(self, module: str, sender: Sender) -> str | None:
-            if sender in self._snapshots:
-                entries = self._unit.load(sender, [(Kind.STATE, EVERY)])
-                self._snapshots[sender] = {entry.name: str(entry.value) for entry in entries}
-            return super().get(module, sender)
-
-        def _expectation(self, place: Place) -> Condition:
+        def _snapshot(self, place: Place) -> Condition:
             return ANYTHING
