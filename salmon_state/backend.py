@@ -196,15 +196,29 @@ class Backend:
         """Waits for a sender's lock; the default is a LEASE entry.
 
         It is between all that share the store, and ends with the process that holds it; the
-        default `lease_seconds` later, and whoever waits for it is promised no turn. It is
-        asked for no null sender, and by a thread for several senders one after the other, with a
-        `timeout` of 0 from the second on.
+        default `lease_seconds` later, and among the processes that wait for it none is promised a
+        turn. It is asked for no null sender, and by a thread for several senders one after the
+        other, with a `timeout` of 0 from the second on.
 
         Raises:
             ConversationBusy: It was not won within `timeout` seconds; 0 does not wait.
         """
-        lease = self._entry_leases.win(sender, timeout)
-        return Lock(lease.release, lease.proof)
+        deadline = time.monotonic() + timeout
+        # Only one thread of a process asks the store, and the next one in turn follows at once.
+        release = self._threads.acquire(sender, timeout)
+        try:
+            lease = self._entry_leases.win(sender, max(0.0, deadline - time.monotonic()))
+        except BaseException:
+            release()
+            raise
+
+        def give_back() -> None:
+            try:
+                lease.release()
+            finally:
+                release()
+
+        return Lock(give_back, lease.proof)
 
     @cached_property
     def _threads(self) -> ThreadLocks:

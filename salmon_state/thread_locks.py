@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from salmon_state.errors import busy
 from salmon_state.forks import Forkable, ForkWatch
@@ -11,20 +12,11 @@ from salmon_state.forks import Forkable, ForkWatch
 __all__ = ["ThreadLocks"]
 
 
-class _Entry:
-    """The lock of a name, and how many threads have it or wait for it."""
-
-    __slots__ = ("lock", "users")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-
-
 class ThreadLocks(Forkable):
     """A lock for each name that somebody uses now; names that nobody uses take no memory.
 
-    In a forked child all of them are free: the threads that held them are its parent's.
+    Those who wait get it in the order in which they came. In a forked child all of them are free:
+    the threads that held them are its parent's.
     """
 
     def __init__(self) -> None:
@@ -33,7 +25,8 @@ class ThreadLocks(Forkable):
 
     def _start_empty(self) -> None:
         self._guard = threading.Lock()
-        self._locks: dict[Hashable, _Entry] = {}
+        # For each name that somebody has: what lets those who wait for it go on.
+        self._turns: dict[Hashable, list[threading.Lock]] = {}
 
     def acquire(self, name: Hashable, timeout: float) -> Callable[[], None]:
         """Waits for a name and returns what gives it back.
@@ -46,22 +39,37 @@ class ThreadLocks(Forkable):
             ConversationBusy: Another thread had it all the time.
         """
         with self._guard:
-            entry = self._locks.setdefault(name, _Entry())
-            entry.users += 1
-        if entry.lock.acquire(timeout=timeout) if timeout > 0 else entry.lock.acquire(False):
-            return lambda: self._release(name, entry)
-        self._leave(name, entry)
-        raise busy(timeout)
+            turns = self._turns.get(name)
+            if turns is None:
+                turns = self._turns[name] = []
+                return partial(self._release, name, turns)
+            turn = threading.Lock()
+            turn.acquire()
+            turns.append(turn)
+        won = False
+        try:
+            won = turn.acquire(timeout=timeout)
+        finally:  # a signal may end the wait, too
+            if not won:
+                self._give_up(name, turns, turn)
+        if not won:
+            raise busy(timeout)
+        return partial(self._release, name, turns)
 
-    def _release(self, name: Hashable, entry: _Entry) -> None:
-        entry.lock.release()
-        self._leave(name, entry)
-
-    def _leave(self, name: Hashable, entry: _Entry) -> None:
+    def _give_up(self, name: Hashable, turns: list[threading.Lock], turn: threading.Lock) -> None:
         with self._guard:
-            entry.users -= 1
-            if entry.users == 0 and self._locks.get(name) is entry:  # or this is a forked child
-                del self._locks[name]
+            waiting = turn in turns
+            if waiting:
+                turns.remove(turn)
+        if not waiting:  # it came at this very moment
+            self._release(name, turns)
+
+    def _release(self, name: Hashable, turns: list[threading.Lock]) -> None:
+        with self._guard:
+            if turns:
+                turns.pop(0).release()
+            elif self._turns.get(name) is turns:  # or this is a forked child
+                del self._turns[name]
 
     def after_fork(self, *, child: bool) -> None:
         """Begins anew in the child, whatever a thread was in the middle of."""

@@ -92,11 +92,11 @@ def test_names_that_threads_of_the_parent_hold() -> None:
     def begin_anew() -> None:
         locks.acquire(ANNA, 0)
         release()  # of what is the parent's: no harm
-        assert list(locks._locks) == [ANNA]
+        assert list(locks._turns) == [ANNA]
 
     assert in_child(begin_anew) == 0
     release()
-    assert locks._locks == {}
+    assert locks._turns == {}
 
 
 def enter(store: StateStorage, sender: str) -> None:
@@ -108,7 +108,7 @@ def enter(store: StateStorage, sender: str) -> None:
 def test_the_locks_of_a_stores_conversations() -> None:
     store = MemoryStorage()
     enter(store, ANNA)
-    with held(store._senders._guard):
+    with held(store._threads._guard):
         assert in_child(partial(enter, store, ANNA)) == 0
     with held(store.conversation(ANNA)):
         assert in_child(partial(enter, store, ANNA)) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from salmon_state import ConversationBusy
 from salmon_state.entries import Entry, Kind
 from salmon_state.testing.endings import refused
 from salmon_state.testing.mails import can_enter, held_by_another_thread
@@ -50,6 +51,19 @@ def test_a_lease_is_there_while_the_conversation_is(
         assert lease(store).at
         assert can_enter(open_table(), [SENDER, "ben@example.com"]) == [False, True]
     assert store._count(Kind.LEASE) == 0
+
+
+def test_a_thread_waits_for_another_of_its_process_without_asking_the_store(
+    open_table: Callable[[], TableStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_table()
+    asked: list[object] = []
+    with held_by_another_thread(store, SENDER), monkeypatch.context() as patch:
+        patch.setattr(store, "_load", asked.append)
+        patch.setattr(store, "_commit", asked.append)
+        with pytest.raises(ConversationBusy):
+            store.conversation(SENDER, timeout=0.01).__enter__()
+    assert asked == []
 
 
 def test_a_lease_that_ended_is_somebody_elses(open_table: Callable[[], TableStorage]) -> None:

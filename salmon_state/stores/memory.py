@@ -27,7 +27,6 @@ from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender
 from salmon_state.options import check_query, options_of
 from salmon_state.storage import StateStorage
-from salmon_state.thread_locks import ThreadLocks
 
 __all__ = ["MemoryStorage"]
 
@@ -160,7 +159,6 @@ class MemoryStorage(StateStorage, Forkable):
     def __init__(self, *, protect: bool = False) -> None:
         super().__init__(protect=protect)
         self._writing = threading.RLock()
-        self._senders = ThreadLocks()
         self._tables = {kind: _Table(kind) for kind in Kind}
         _watch.add(self)
 
@@ -190,8 +188,11 @@ class MemoryStorage(StateStorage, Forkable):
             found = []
             for kind, name in wants:
                 table = self._tables[kind]
-                cells = table.senders.get(sender, {}).values()
-                found += table.entries(cells, Where(name=name))
+                cells = table.senders.get(sender, {})
+                if name is EVERY:
+                    found += table.entries(cells.values(), _ALL)
+                elif name in cells:
+                    found += table.entries([cells[name]], _ALL)
             return found
 
     def _page(self, kind: Kind, where: Where, after: Any) -> Page:
@@ -239,7 +240,7 @@ class MemoryStorage(StateStorage, Forkable):
         return self._tables[kind].live
 
     def _lock(self, sender: Sender, timeout: float) -> Lock:
-        return Lock(self._senders.acquire(sender, timeout))
+        return Lock(self._threads.acquire(sender, timeout))
 
     def before_fork(self) -> None:
         """Waits until no thread is in the middle of a change."""
