@@ -386,7 +386,8 @@ class UnitOfWork:
             try:
                 self._locks.pop().release()
             finally:
-                UnitOfWork.close(self)  # the others
+                if self._locks:
+                    UnitOfWork.close(self)
 
     def connection(self, depth: int) -> Any:
         """Returns the database connection that handlers may take part with.

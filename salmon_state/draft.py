@@ -131,16 +131,17 @@ class Draft:
         read: who read one and wrote another went by both. So is one that is moved before it is
         written, as what was expected of it is about the time before.
         """
+        moves = self._moves
         writes = []
         for place, write in self._writes.items():
-            expect = ANYTHING if place[:2] in self._moves else self._seen[place]
+            expect = ANYTHING if moves and place[:2] in moves else self._seen[place]
             if write.value is not None or expect is not ABSENT:
                 writes.append(write if write.expect is expect else write._replace(expect=expect))
-        writes += self._moves.values()
-        if writes:
+        writes += moves.values()
+        if writes and (moves or len(self._seen) > len(self._writes)):
             writes += [
                 Write(*place, CHECK, None, seen)
                 for place, seen in self._seen.items()
-                if seen is not ANYTHING and (place not in self._writes or place[:2] in self._moves)
+                if seen is not ANYTHING and (place not in self._writes or place[:2] in moves)
             ]
         return in_order(writes) if len(writes) > 1 else writes

@@ -214,10 +214,13 @@ class MemoryStorage(StateStorage, Forkable):
     def _commit(self, writes: Iterable[Write]) -> list[int]:
         writes = tuple(writes)  # which may fail, and then nothing has happened
         with self._writing:
-            if len(writes) == 1:
+            if len(writes) == 1:  # which needs no second pass, and every `set` is one
                 kind, sender, name, value, at, expect = writes[0]
-                if expect is ANYTHING and name is not EVERY:  # a `set`, which needs no more
-                    return [self._tables[kind].write(sender, name, value, at)]
+                table = self._tables[kind]
+                if name is not EVERY:
+                    if expect is not ANYTHING and not holds(expect, table.find(sender, name)):
+                        raise Overtaken
+                    return [table.write(sender, name, value, at)]
             for kind, sender, name, _, _, expect in writes:
                 if name is not EVERY and not holds(expect, self._tables[kind].find(sender, name)):
                     raise Overtaken
