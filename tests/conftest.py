@@ -14,6 +14,12 @@ pytest_plugins = ["tests.services", "tests.redis_services"]
 # The servers that the tests start inherit it, and are stopped by it: nohup would have it ignored.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# What ignores a signal has its processes ignore it, and a run does that begins with `nohup`, or in
+# the background of a script: servers would not end that are told to. What handles it does not.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+
 # How long an example takes depends on what else the machine does. Examples that failed once are
 # not kept in the checkout: a failure prints how to repeat it.
 settings.register_profile(
