@@ -9,6 +9,9 @@ PYTEST = pytest -n $(WORKERS) --dist loadgroup
 # An environment of their own: what others need must not change what the tests run with.
 PEERS := $(VENV)/benchmarks
 
+# The tests start hundreds of processes, each of which would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test test-quick coverage check format stress bench clean
 
 help: ## show what there is to make

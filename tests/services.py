@@ -30,6 +30,13 @@ from tests.janitor import Janitor
 
 Found = TypeVar("Found")
 
+ENVIRONMENT = dict(os.environ)
+"""What this run was started with, for what asks other machines."""
+
+# PyMySQL reads all certification authorities of the machine for each connection that it makes,
+# which takes longer than most tests. Nobody here asks for one.
+os.environ["SSL_CERT_FILE"] = os.devnull
+
 JANITOR = Janitor()
 PASSWORD = "Geh3im-" + secrets.token_hex(8)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import ENVIRONMENT
+
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[1]
@@ -38,6 +40,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -69,11 +72,12 @@ def test_installs_into_an_empty_environment(
     distributions: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:
     python = tmp_path / "venv" / "bin" / "python"
-    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
-    run(python, "-m", "pip", "install", "--quiet", distributions[kind], cwd=tmp_path)
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    pip = (sys.executable, "-m", "pip", "--python", python)  # installing pip takes longest of all
+    run(*pip, "install", "--quiet", "--no-compile", distributions[kind], cwd=tmp_path)
     (tmp_path / "elsewhere").mkdir()
     run(python, "-c", SMOKE, cwd=tmp_path / "elsewhere")
-    listed = run(python, "-m", "pip", "show", "--files", "salmon-state", cwd=tmp_path)
+    listed = run(*pip, "show", "--files", "salmon-state", cwd=tmp_path)
     assert "salmon_state/py.typed" in listed
     licence = (
         "import importlib.metadata as m; print(m.metadata('salmon-state')['License-Expression'])"
