@@ -85,6 +85,11 @@ class RedisServer(Server):
             client.flushdb()
         return self.url(db=OWN_DATABASE)
 
+    def empty(self) -> None:
+        """Removes what earlier tests left: what goes through a database goes through theirs."""
+        with self.client() as client:
+            client.flushall()
+
     def runs(self) -> bool:
         """Returns whether the process is there."""
         return self.process is not None and self.process.poll() is None
@@ -254,9 +259,14 @@ class RedisCluster(Several):
 
     def fresh_database(self) -> str:
         """Does the same as a server; there is one database only."""
-        with self.client() as client:
-            client.flushdb(target_nodes=client.get_primaries())
+        self.empty()
         return self.url()
+
+    def empty(self) -> None:
+        """Removes what earlier tests left."""
+        for server in self.members.values():
+            with server.client() as client, contextlib.suppress(redis.ReadOnlyError):
+                client.flushall()
 
     def client(self, **options: Any) -> redis.RedisCluster:
         """Returns an administrator's client."""

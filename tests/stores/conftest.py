@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from salmon_state import SQLAlchemyStorage
+from salmon_state.testing import OpenStore
 from tests.stores.sqlalchemy_places import Place
 
 
@@ -28,6 +32,40 @@ def served(request: pytest.FixtureRequest) -> Iterator[Place]:
     server.resume()
     if server.process.poll() is not None:
         server.start()
+
+
+@pytest.fixture(scope="module")
+def emptied() -> Iterator[Callable[[str, Any], str]]:
+    """Gives a function that returns the URL of a database whose tables have no row.
+
+    For tests of what a store does with rows: making the tables takes longer than most of them.
+    """
+    kept: dict[str, tuple[str, Any]] = {}
+    with contextlib.ExitStack() as administrators:
+
+        def empty(kind: str, server: Any) -> str:
+            if kind not in kept:
+                place = Place(kind, server.fresh_database(), server)
+                SQLAlchemyStorage(place.url).close()
+                kept[kind] = place.url, administrators.enter_context(place.administrator())
+            url, cursor = kept[kind]
+            remove = "TRUNCATE" if kind == "postgresql" else "DELETE FROM"  # the quicker one
+            for table in ("salmon_state", "salmon_state_entries"):
+                cursor.execute(f"{remove} {table}")
+            return url
+
+        yield empty
+
+
+@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
+def open_anywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, emptied: Callable[[str, Any], str]
+) -> OpenStore:
+    """What opens a store that is empty, in each kind of database."""
+    if request.param == "sqlite":
+        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
+    server = request.getfixturevalue(request.param)
+    return partial(SQLAlchemyStorage, emptied(request.param, server))
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from salmon_state import (
     SQLAlchemyStorage,
     StorageUnavailable,
     current_conversation,
-    open_storage,
 )
 from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
 from salmon_state.testing.endings import elsewhere, refused
@@ -27,23 +26,12 @@ from tests.stores.sqlalchemy_places import HANG, Place, eventually
 ANNA, BEN = "anna@example.com", "ben@example.com"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database of each kind, for all tests: making one takes longer than most of them."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('conversations')}/states.db"
-    fresh: str = request.getfixturevalue(request.param).fresh_database()
-    return fresh
-
-
 class TestSQL(ConversationSuite, SharedConversationSuite):
     conversation_runs = 10
 
     @pytest.fixture
-    def open_store(self, url: str) -> OpenStore:
-        with open_storage(url) as store:
-            store.clear()
-        return partial(open_storage, url)
+    def open_store(self, open_anywhere: OpenStore) -> OpenStore:
+        return open_anywhere
 
 
 # ---------------------------------------------------------------- connections

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,28 +24,6 @@ from salmon_state.testing import (
 )
 from salmon_state.testing.suite import OpenStore
 
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def databases() -> dict[str, str]:
-    """One database on each server: making a table takes a tenth of the time."""
-    return {}
-
-
-@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
-def anywhere(
-    request: pytest.FixtureRequest, tmp_path: Path, databases: dict[str, str]
-) -> OpenStore:
-    """What opens a store that is fresh for its test, in each kind of database."""
-    kind = request.param
-    if kind == "sqlite":
-        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
-    server = request.getfixturevalue(kind)
-    if kind not in databases:
-        databases[kind] = server.fresh_database()
-    return partial(SQLAlchemyStorage, databases[kind], table=f"states{next(_numbers)}")
-
 
 class TestSQLAlchemyStorage(
     ContractSuite,
@@ -61,8 +38,8 @@ class TestSQLAlchemyStorage(
     runs = 30
 
     @pytest.fixture
-    def open_store(self, anywhere: OpenStore) -> OpenStore:
-        return anywhere
+    def open_store(self, open_anywhere: OpenStore) -> OpenStore:
+        return open_anywhere
 
 
 @pytest.mark.stress
@@ -75,8 +52,8 @@ class TestSQLAlchemyStorageForLong(ModelSuite, ThreadSuite, DurableSuite, Shared
     kills_beside_others = 20
 
     @pytest.fixture
-    def open_store(self, anywhere: OpenStore) -> OpenStore:
-        return anywhere
+    def open_store(self, open_anywhere: OpenStore) -> OpenStore:
+        return open_anywhere
 
 
 @pytest.fixture(scope="module", params=("sqlite", "postgresql", "mariadb"))

@@ -32,6 +32,7 @@ LEASE = 2.0
 class OneServer(StoreSuite):
     @pytest.fixture
     def open_store(self, redis_server: RedisServer) -> OpenStore:
+        redis_server.empty()
         return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), lease=LEASE)
 
 
@@ -115,6 +116,7 @@ class TestSentinelConversations(BehindSentinel, ConversationSuite, SharedConvers
 class InACluster(StoreSuite):
     @pytest.fixture
     def open_store(self, redis_cluster: RedisCluster) -> OpenStore:
+        redis_cluster.empty()
         return partial(RedisStorage, redis_cluster.url(), prefix=fresh_prefix(), lease=LEASE)
 
 
