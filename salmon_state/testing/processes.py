@@ -25,12 +25,26 @@ from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
 from salmon_state.storage import Record, StateStorage
 
-__all__ = ["PATIENCE", "StoreProcess", "store_processes"]
+__all__ = ["PATIENCE", "StoreProcess", "forking_context", "store_processes"]
 
 PATIENCE = 180.0
 """Seconds after which a process is taken to be stuck; nothing here takes a twentieth of it."""
 
+_STORES_NEED = ("salmon_state.stores", "sqlalchemy.dialects", "psycopg", "pymysql", "redis")
+
 _IDLE: list[StoreProcess] = []
+
+
+def forking_context() -> Any:
+    """Returns the context for processes that share nothing that is open here.
+
+    They are forked from a server that has opened nothing, and has imported what stores need as far
+    as it is imported here: that takes longer than most tests.
+    """
+    context = multiprocessing.get_context("forkserver")
+    needed = {name for name in sys.modules if name.startswith(_STORES_NEED)}
+    context.set_forkserver_preload(sorted(needed | {__name__}))  # counts until the first starts
+    return context
 
 
 class StoreProcess:
@@ -41,7 +55,7 @@ class StoreProcess:
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would share what is open
+        context = forking_context()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
+from salmon_state.testing.processes import forking_context
 from tests.stores.sqlalchemy_places import HANG
 
-# A process without our threads and connections, which need not import everything again.
-CONTEXT: Any = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT = forking_context()
 
 
 class Answers:
