@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.keys import Sender
@@ -33,20 +32,21 @@ class HostileKeySuite(StoreSuite):
             assert store.get(*key) == _STATES[key], _describe(key)
         assert contents(store) == _STATES
 
-    @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=_describe)
-    def test_key_comes_back(self, store: StateStorage, key: tuple[str, Sender]) -> None:
-        """One key through every method that takes one."""
-        module, sender = key
-        assert store.compare_and_set(module, sender, ROUTE_FIRST_STATE, "ONE") is True
-        assert store.get(module, sender) == "ONE"
-        assert [(record.module, record.sender) for record in store] == [key]
-        assert list(contents(store, module=module, sender=sender, state="ONE")) == [key]
-        assert store.rename(module, "ONE", "TWO") == 1
-        assert store.set_all(sender, "THREE") == 1
-        assert store.compare_and_set(module, sender, "THREE", "FOUR") is True
-        assert store.get(module, sender) == "FOUR"
-        store.set(module, sender, ROUTE_FIRST_STATE)
-        assert contents(store) == {}
+    def test_each_key_comes_back(self, store: StateStorage) -> None:
+        """One key after the other through every method that takes one, alone in the store."""
+        for key in HOSTILE_KEYS:
+            (module, sender), which = key, _describe(key)
+            assert store.compare_and_set(module, sender, ROUTE_FIRST_STATE, "ONE") is True, which
+            assert store.get(module, sender) == "ONE", which
+            assert [(record.module, record.sender) for record in store] == [key], which
+            found = contents(store, module=module, sender=sender, state="ONE")
+            assert list(found) == [key], which
+            assert store.rename(module, "ONE", "TWO") == 1, which
+            assert store.set_all(sender, "THREE") == 1, which
+            assert store.compare_and_set(module, sender, "THREE", "FOUR") is True, which
+            assert store.get(module, sender) == "FOUR", which
+            store.set(module, sender, ROUTE_FIRST_STATE)
+            assert contents(store) == {}, which
 
     def test_removing_one_key_keeps_the_others(self, store: StateStorage) -> None:
         """Removed are exactly those that were set to START."""

@@ -36,7 +36,7 @@ Expected = tuple[type[StateStorage], type[StoreSuite], str]
 IN_MEMORY: tuple[Expected, ...] = (
     (keys.FoldsCase, HostileKeySuite, "test_no_two_keys_meet"),
     (keys.StripsSpaces, HostileKeySuite, "test_no_two_keys_meet"),
-    (keys.IgnoresTrailingSpaces, HostileKeySuite, "test_key_comes_back"),
+    (keys.IgnoresTrailingSpaces, HostileKeySuite, "test_each_key_comes_back"),
     (keys.NormalizesUnicode, HostileKeySuite, "test_no_two_keys_meet"),
     (keys.EndsAtNul, HostileKeySuite, "test_no_two_keys_meet"),
     (keys.ReplacesSurrogates, HostileKeySuite, "test_no_two_keys_meet"),
