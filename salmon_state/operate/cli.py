@@ -7,7 +7,7 @@ import sys
 import click
 
 from salmon_state.errors import StorageError, StorageUnavailable
-from salmon_state.operate import copying, doctor, look, mend
+from salmon_state.operate import copying, doctor, look, mend, outbox
 from salmon_state.operate.given import Given
 
 __all__ = ["cli", "main"]
@@ -40,7 +40,13 @@ def cli(context: click.Context, url: str | None, to_json: bool) -> None:
     context.call_on_close(context.obj.close)
 
 
-for command in (*look.COMMANDS, *mend.COMMANDS, *copying.COMMANDS, *doctor.COMMANDS):
+for command in (
+    *look.COMMANDS,
+    *mend.COMMANDS,
+    *outbox.COMMANDS,
+    *copying.COMMANDS,
+    *doctor.COMMANDS,
+):
     cli.add_command(command)
 
 

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from salmon_state import ConversationBusy, StateStorage, open_storage
 from salmon_state.entries import Kind, Write
+from salmon_state.mail.outbox import Outbox
 from salmon_state.operate.cli import cli
 from salmon_state.testing.endings import elsewhere
 
@@ -155,6 +156,23 @@ def test_copying(url: str, store: StateStorage, tmp_path: Path) -> None:
     assert json.loads(again.stdout) == {"entries": 4, "before": 5, "equal": False}
     store.set(APP, "only@there", "POSTING")
     assert rows(url, "copy", copied, url, "--yes")[0]["equal"]  # back again, with its time
+
+
+@pytest.mark.slow
+def test_the_outbox(url: str, store: StateStorage) -> None:
+    outbox = Outbox(store)
+    assert rows(url, "outbox", "status") == [{"pending": 0, "first_due": None, "dead": 0}]
+    for number in range(2):
+        outbox.send(f"{number}@example.com", "list@example.com", "Hello", "Hello!")
+    first, second = rows(url, "outbox", "pending")
+    assert (first["to"], second["to"]) == ("0@example.com", "1@example.com")
+    assert rows(url, "outbox", "status")[0]["pending"] == 2
+    assert rows(url, "outbox", "retry", first["name"]) == [{"done": 1}]
+    assert rows(url, "outbox", "drop", first["name"], "--yes") == [{"done": 1}]
+    assert isinstance(typed(url, "outbox", "drop", "nothing", "--yes").exception, SystemExit)
+    assert [row["to"] for row in rows(url, "outbox", "pending", "-n", "5")] == ["1@example.com"]
+    assert rows(url, "outbox", "dead") == []
+    assert isinstance(typed(url, "outbox", "retry").exception, UsageError)
 
 
 # ---------------------------------------------------------------- one store
