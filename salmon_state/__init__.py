@@ -19,12 +19,14 @@ from salmon_state.storage import Record, StateStorage
 from salmon_state.stores.memory import MemoryStorage
 
 if TYPE_CHECKING:
+    from salmon_state.mail.confirmations import Confirmations
     from salmon_state.stores.redis import RedisStorage
     from salmon_state.stores.shelf import ShelveStorage
     from salmon_state.stores.sqlalchemy import SQLAlchemyStorage
 
 __all__ = [
     "ConfigurationError",
+    "Confirmations",
     "Conversation",
     "ConversationBusy",
     "MemoryStorage",
@@ -46,6 +48,7 @@ __all__ = [
 
 # Imported on first use: whoever keeps states in memory need not load a database toolkit.
 _LAZY = {
+    "Confirmations": "salmon_state.mail.confirmations",
     "RedisStorage": "salmon_state.stores.redis",
     "SQLAlchemyStorage": "salmon_state.stores.sqlalchemy",
     "ShelveStorage": "salmon_state.stores.shelf",
