@@ -120,12 +120,3 @@ class Cluster(Server):
             raise reply
         # First and last slot, then the primary's address and name.
         return sorted([*part[:2], *part[2][:3]] for part in reply)
-
-    def batch(
-        self, pool: Connections, keys: Sequence[bytes], commands: Sequence[Command]
-    ) -> list[Any]:
-        replies = super().batch(pool, keys, commands)
-        for number, reply in enumerate(replies):
-            if isinstance(reply, (AskError, TryAgainError)):  # a MovedError is an AskError
-                replies[number] = self.read(keys[number], commands[number])
-        return replies

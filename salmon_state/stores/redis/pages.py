@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
-
-from redis import ResponseError
 
 from salmon_state.entries import EVERY, Entry, Kind, Page, Where
 from salmon_state.errors import StorageUnavailable
 from salmon_state.keys import Sender
-from salmon_state.stores.redis.connections import Command, Connections
-from salmon_state.stores.redis.due import CLAIM, PAGE
+from salmon_state.stores.encoding import encode_state
+from salmon_state.stores.redis.connections import Connections
 from salmon_state.stores.redis.entries import (
     SENDER,
     Keys,
@@ -23,32 +21,18 @@ from salmon_state.stores.redis.entries import (
     decode_found,
     decode_name,
     decode_sender,
+    encode_field,
     encode_time,
     is_lease,
     tail_of,
 )
-from salmon_state.stores.redis.scripts import DROP, Script
+from salmon_state.stores.redis.listing import CLAIM, COUNT, LOOK, PAGE, SOME
+from salmon_state.stores.redis.scripts import DROP
 from salmon_state.stores.redis.servers import Server
 
 __all__ = ["Pages"]
 
-# KEYS: a hash. ARGV: fields; the deadline. Returns of how many the rest is, and what they hold.
-SOME = Script("""
-local found, bytes = {0}, 0
-for i = 1, #ARGV - 1 do
-  local field, at = ARGV[i], '@' .. ARGV[i]
-  local both = redis.call('HMGET', KEYS[1], field, at)
-  if both[1] then
-    for _, each in ipairs({field, both[1], at, both[2] or ''}) do found[#found + 1] = each end
-    bytes = bytes + #both[1]
-  end
-  found[1] = i
-  if bytes > 1000000 then break end
-end
-return found
-""")
-
-_GROUP_BYTES = 1_000_000
+_BYTES = 1_000_000
 """How many bytes of senders are read at once: an attacker's may have millions each."""
 _ENTRIES = 500
 _LATEST = 2**63 - 1
@@ -85,16 +69,15 @@ class Pages:
             return self._by_time(kind, _LATEST if where.before is None else where.before)
         if where.sender is not EVERY:
             return self._of_sender(kind, where.sender)
-        return self._by_key(kind)
+        return self._by_key(kind, where)
 
     # ---------------------------------------------------------------- one sender's
 
     def _of_sender(self, kind: Kind, sender: Sender) -> Iterator[list[Entry]]:
         key = self._keys.of(sender, kind)
         if kind is Kind.STATE:
-            reply = checked(key, self._server.read(key, (b"HGETALL", key)))
-            if reply:
-                yield list(decode_found(self._keys, kind, key, reply))
+            reply = self._server.read(key, (b"HGETALL", key))
+            yield list(decode_found(self._keys, kind, key, reply)) if reply else []
             return
         fields = self._server.read(key, (b"HKEYS", key))
         names = [field for field in fields if field != SENDER and field[:1] != b"@"]
@@ -161,9 +144,8 @@ class Pages:
         for pool, dues in self._server.by_pool(all_dues):
             commands = [(b"ZRANGE", due, 0, 0, b"WITHSCORES") for due in dues]
             for due, reply in zip(dues, self._server.batch(pool, dues, commands), strict=True):
-                found = checked(due, reply)
-                if found:
-                    score = found[0][1] if isinstance(found[0], (list, tuple)) else found[1]
+                if reply:
+                    score = reply[0][1] if isinstance(reply[0], (list, tuple)) else reply[1]
                     heads.append((int(float(score)), due))
         heapq.heapify(heads)
         return heads
@@ -186,18 +168,27 @@ class Pages:
 
     # ---------------------------------------------------------------- all keys
 
-    def _by_key(self, kind: Kind) -> Iterator[list[Entry]]:
-        """Yields the entries of a kind, each once.
-
-        Redis may give a key repeatedly while its table of keys shrinks. What was seen is known by
-        16 bytes of a digest for each sender, which are some 100 bytes of memory in a set.
-        """
-        for pool, keys in self._fresh_keys(self._keys.pattern(kind)):
-            for group in self._groups(pool, keys):
+    def _by_key(self, kind: Kind, where: Where) -> Iterator[list[Entry]]:
+        """Yields the entries of a kind that may match, each once, and nothing of large parts."""
+        state = latest = b""
+        if kind is Kind.STATE and where.value is not None:  # the others' are compared here
+            state = encode_state(str(where.value)).encode()
+        if kind is Kind.STATE and where.before is not None:
+            latest = encode_time(where.before)
+        argv = b"" if where.name is EVERY else encode_field(where.name), state, latest
+        for pool, keys in self._hashes(kind):
+            waiting = [list(self._keys.by_slot(keys))]
+            while waiting:
                 page: list[Entry] = []
-                for key, reply in self._read(pool, group, lambda key: (b"HGETALL", key)):
-                    if reply:
-                        page += decode_found(self._keys, kind, key, reply)
+                groups = waiting.pop()
+                limit = b"%d" % (_BYTES // (len(groups) or 1))
+                replies = self._server.run_each(pool, LOOK, groups, (*argv, limit))
+                for group, found in zip(groups, replies, strict=True):
+                    for key, reply in zip(group, found, strict=False):
+                        if reply:
+                            page += decode_found(self._keys, kind, key, reply)
+                    if len(found) < len(group):
+                        waiting.append([group[len(found) :]])
                 yield page
 
     def count(self, kind: Kind) -> int:
@@ -205,16 +196,14 @@ class Pages:
         if kind.due:
             dues = [self._due_in(due, kind, _LATEST, b"") for _, due in self._heads(kind)]
             return sum(1 for _ in chain.from_iterable(dues))
-        each = 1 if kind is Kind.STATE else 2
         total = 0
-        for pool, keys in self._fresh_keys(self._keys.pattern(kind)):
-            sizes = self._read(pool, keys, lambda key: (b"HLEN", key))
-            senders = self._read(pool, keys, lambda key: (b"HSTRLEN", key, SENDER))
-            for (key, fields), (_, length) in zip(sizes, senders, strict=True):
-                if fields and length:
-                    total += (fields - 1) // each
-                elif fields and self._server.read(key, (b"EXISTS", key)):
-                    raise damaged(key, SENDER)
+        fields = b"1" if kind is Kind.STATE else b"2"
+        for pool, keys in self._hashes(kind):
+            groups = list(self._keys.by_slot(keys))
+            for count in self._server.run_each(pool, COUNT, groups, (fields,)):
+                if isinstance(count, bytes):
+                    raise damaged(count, SENDER)
+                total += count
         return total
 
     def wipe(self) -> None:
@@ -231,62 +220,30 @@ class Pages:
                     self._server.change(DROP, group, ())
 
     def _keys_like(self, pattern: bytes) -> Iterator[tuple[Connections, list[bytes]]]:
+        """Yields keys that match, as they come: some hundred at a time, or none."""
         layout = self._server.layout()
         for pool in self._server.pools():
             for keys in self._server.scan(pool, pattern):
-                if keys:
-                    yield pool, keys
+                yield pool, keys
         if self._server.layout() != layout:
             raise StorageUnavailable(
                 "the servers of the cluster changed while its keys were gone through, so that some "
                 "may have been left out: try again"
             )
 
-    def _fresh_keys(self, pattern: bytes) -> Iterator[tuple[Connections, list[bytes]]]:
+    def _hashes(self, kind: Kind) -> Iterator[tuple[Connections, list[bytes]]]:
+        """Yields the keys of a kind, each once.
+
+        Redis may give a key repeatedly while its table of keys shrinks. What was seen is known by
+        half of a digest for each sender, which is some 130 bytes of memory in a set.
+        """
         seen: set[bytes] = set()
-        for pool, keys in self._keys_like(pattern):
-            fresh = []
-            for key in keys:
-                digest = key[len(self._keys.head) :][:32]  # too long for two to begin alike
-                if digest not in seen:
-                    seen.add(digest)
-                    fresh.append(key)
-            if fresh:
-                yield pool, fresh
-
-    def _groups(self, pool: Connections, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
-        group: list[bytes] = []
-        size = 0
-        for key, length in self._read(pool, keys, lambda key: (b"HSTRLEN", key, SENDER)):
-            if group and size + length > _GROUP_BYTES:
-                yield group
-                group, size = [], 0
-            group.append(key)
-            size += length
-        if group:
-            yield group
-
-    def _read(
-        self, pool: Connections, keys: Sequence[bytes], command: Callable[[bytes], Command]
-    ) -> Iterator[tuple[bytes, Any]]:
-        replies = self._server.batch(pool, keys, [command(key) for key in keys])
-        for key, reply in zip(keys, replies, strict=True):
-            yield key, checked(key, reply)
+        start = len(self._keys.head)
+        for pool, keys in self._keys_like(self._keys.pattern(kind)):
+            fresh = {key[start:][:32]: key for key in keys if key[start:][:32] not in seen}
+            seen.update(fresh)
+            yield pool, list(fresh.values())
 
 
 def _split(reply: Sequence[bytes], count: int) -> list[Any]:
     return [*reply[:count], reply[count:]]
-
-
-def checked(key: bytes, reply: Any) -> Any:
-    """Returns a reply, or raises what it says about a key.
-
-    Raises:
-        StorageError: Something else is there than what belongs there.
-        redis.ResponseError: The server's error.
-    """
-    if not isinstance(reply, Exception):
-        return reply
-    if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
-        raise damaged(key) from reply
-    raise reply

@@ -229,14 +229,27 @@ class Server(Forkable):
     def batch(
         self, pool: Connections, keys: Sequence[bytes], commands: Sequence[Command]
     ) -> list[Any]:
-        """Returns the replies to commands that were sent together; `redis.ResponseError` is one.
+        """Returns the replies to commands, each about a key of one server, sent together."""
+        replies = exchange(pool, commands, again=True)
+        return [
+            self.read(key, command) if isinstance(reply, Exception) else reply
+            for key, command, reply in zip(keys, commands, replies, strict=True)
+        ]
 
-        Args:
-            pool: The server that has the keys.
-            keys: What each of the commands is about.
-            commands: What to send; reads, which may happen twice.
-        """
-        return exchange(pool, commands, again=True)
+    def run_each(
+        self,
+        pool: Connections,
+        script: Script,
+        groups: Sequence[Sequence[bytes]],
+        argv: Sequence[bytes],
+    ) -> list[Any]:
+        """Does the same for a script that reads, and groups of keys, each of one slot."""
+        commands = [_called(script, keys, argv) for keys in groups]
+        replies = exchange(pool, commands, again=True) if groups else []
+        return [
+            self.run(script, keys, argv, again=True) if isinstance(reply, Exception) else reply
+            for keys, reply in zip(groups, replies, strict=True)
+        ]
 
 
 def _called(

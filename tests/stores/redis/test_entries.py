@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from salmon_state import ConfigurationError, StorageError, StorageUnavailable
-from salmon_state.entries import Kind, Write
+from salmon_state.entries import Kind, Where, Write
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.entries import Keys, decode_value
 from salmon_state.testing.suite import contents, fill, set_clock
@@ -456,17 +456,36 @@ def test_many_large_senders_are_read_a_few_at_a_time(store: RedisStorage) -> Non
     senders = [f"{number}" + "\0" * 400_000 for number in range(12)]
     for sender in senders:
         store.set(MODULE, sender, "POSTING")
-    groups: list[int] = []
-    batch = store._server.batch
+    sizes: list[int] = []
+    run_each = store._server.run_each
 
-    def watched(pool: Any, keys: Any, commands: Any, **options: Any) -> Any:
-        if commands[0][0] == b"HGETALL":
-            groups.append(len(keys))
-        return batch(pool, keys, commands, **options)
+    def watched(*arguments: Any) -> Any:
+        replies = run_each(*arguments)
+        sizes.append(sum(bool(found) for reply in replies for found in reply))
+        return replies
 
-    store._server.batch = watched  # type: ignore[method-assign]
+    store._server.run_each = watched  # type: ignore[method-assign]
     assert {record.sender for record in store} == set(senders)
-    assert max(groups) == 1
+    assert max(sizes) <= 2
+
+
+@pytest.mark.parametrize("count", [0, 700])
+def test_a_page_looks_at_some_keys_however_few_of_them_match(
+    store: RedisStorage, raw: Any, prefix: str, count: int
+) -> None:
+    """Of others' keys, too, of which there may be very many."""
+    for number in range(count):
+        store.set(MODULE, f"{number}@example.com", "POSTING")
+    others = [f"other {prefix} {number}" for number in range(3000)]
+    raw.mset(dict.fromkeys(others, "x"))
+    try:
+        calls = raw.info("commandstats")["cmdstat_scan"]["calls"]
+        pages = list(store._pages(Kind.STATE, Where(value="NOBODY")))
+        assert not any(page.entries for page in pages)
+        assert raw.info("commandstats")["cmdstat_scan"]["calls"] - calls == len(pages) - 1
+        assert len(pages) > 3
+    finally:
+        raw.delete(*others)
 
 
 def test_a_pattern_of_any_prefix() -> None:

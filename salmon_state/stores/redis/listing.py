@@ -1,13 +1,71 @@
-"""The scripts about what is due: to claim it, to page through it, to count it.
+"""The scripts that go through entries: those of hashes, and what is due.
 
-They find the hashes by the members of the set, in the slot that the set is in.
+Those of what is due find the hashes by the members of a set, in the slot that the set is in.
 """
 
 from __future__ import annotations
 
 from salmon_state.stores.redis.scripts import Script
 
-__all__ = ["CLAIM", "PAGE"]
+__all__ = ["CLAIM", "COUNT", "LOOK", "PAGE", "SOME"]
+
+# KEYS: hashes. ARGV: a field that they must have, or ''; the state that one must have and the
+# latest time, or '' for either; how many bytes of senders to give; the deadline. Returns for the
+# first of them what they hold, or nothing where surely none of that matches or is damaged. One
+# comes in any case if all the bytes of a page are for it.
+LOOK = Script("""
+local field, wanted, latest, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local found, bytes = {}, 0
+
+local function may_match(value)
+  local at, state = string.match(value, '^(%-?%d*) ([%w_]+)$')
+  if not at or at == '' or #at > 17 or state == 'START' then return true end
+  return (wanted == '' or state == wanted) and (not latest or (tonumber(at) or 0) <= latest)
+end
+
+for i, key in ipairs(KEYS) do
+  local value = field ~= '' and redis.call('HGET', key, field)
+  local all = {}
+  if field == '' or (value and may_match(value)) then
+    bytes = bytes + redis.call('HSTRLEN', key, 'sender')
+    if bytes > limit and (i > 1 or limit < 1000000) then break end
+    all = redis.call('HGETALL', key)
+    local some = wanted == '' and not latest
+    for j = 1, #all, 2 do some = some or (all[j] ~= 'sender' and may_match(all[j + 1])) end
+    if not some then all = {} end
+  end
+  found[i] = all
+end
+return found
+""")
+
+# KEYS: hashes. ARGV: how many fields an entry has; the deadline. Returns how many entries there
+# are, or the key of a hash that is damaged.
+COUNT = Script("""
+local count = 0
+for _, key in ipairs(KEYS) do
+  local fields = redis.call('HLEN', key)
+  if fields > 0 and redis.call('HSTRLEN', key, 'sender') == 0 then return key end
+  if fields > 0 then count = count + math.floor((fields - 1) / ARGV[1]) end
+end
+return count
+""")
+
+# KEYS: a hash. ARGV: fields; the deadline. Returns of how many the rest is, and what they hold.
+SOME = Script("""
+local found, bytes = {0}, 0
+for i = 1, #ARGV - 1 do
+  local field, at = ARGV[i], '@' .. ARGV[i]
+  local both = redis.call('HMGET', KEYS[1], field, at)
+  if both[1] then
+    for _, each in ipairs({field, both[1], at, both[2] or ''}) do found[#found + 1] = each end
+    bytes = bytes + #both[1]
+  end
+  found[1] = i
+  if bytes > 1000000 then break end
+end
+return found
+""")
 
 # A member that begins with '!' stands for all in another set, from where they are moved here. What
 # became of an entry since says its hash: a member without one goes, one with another time moves.
