@@ -85,10 +85,9 @@ class Cluster(Server):
             self._by_pool = {pool: c for pool, c in self._by_pool.items() if pool in pools}
         self._stale = False
 
-    def close(self) -> None:
-        if self._given is None and self._made is not None:
-            self._made.disconnect_connection_pools()
-            self._made.close()
+    def _disconnect(self) -> None:
+        self._made.disconnect_connection_pools()
+        self._made.close()
 
     # ---------------------------------------------------------------- many keys
 

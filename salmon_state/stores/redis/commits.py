@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Kind, Seen, Write
+from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, STATE, Kind, Seen, Write
 from salmon_state.errors import ConversationBusy, Overtaken, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.leases import Lease
@@ -52,7 +52,7 @@ class _Group:
     def __init__(self, keys: Keys, kind: Kind, sender: Sender) -> None:
         self.key = keys.of(sender, kind)
         self.text = encode_sender(sender)
-        self.due = b"state" if kind is Kind.STATE else b""
+        self.due = b"state" if kind is STATE else b""
         if kind.due:
             self.due = keys.due(self.key, kind)
         self.writes: list[tuple[int, list[bytes]]] = []  # each with its number in the commit

@@ -30,7 +30,7 @@ from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.entries import Entry, Kind
+from salmon_state.entries import STATE, Entry, Kind
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.keys import Sender, parse_key
 from salmon_state.stores.encoding import decode_state, encode_state, sender_digest
@@ -96,7 +96,7 @@ class Keys:
         """Returns the pattern of the hashes of a kind."""
         return self.everything + tail_of(kind)
 
-    def of(self, sender: Sender, kind: Kind = Kind.STATE) -> bytes:
+    def of(self, sender: Sender, kind: Kind = STATE) -> bytes:
         """Returns the key of a sender's hash."""
         return b"%b%b%b" % (self.head, sender_digest(sender).hex().encode(), tail_of(kind))
 
@@ -140,7 +140,7 @@ def tags() -> list[bytes]:
 
 def tail_of(kind: Kind) -> bytes:
     """Returns what the key of a hash ends in: for states what it did before there were others."""
-    return b"}" if kind is Kind.STATE else b"}:%d" % kind
+    return b"}" if kind is STATE else b"}:%d" % kind
 
 
 def lease_of(key: bytes) -> bytes:
@@ -225,26 +225,22 @@ def decode_entries(kind: Kind, sender: Sender, key: bytes, reply: Any) -> list[E
     Raises:
         StorageError: Something else wrote there.
     """
-    if kind is Kind.STATE:
-        return [
-            Entry(kind, sender, decode_name(key, field), state, at)
-            for field, at, state in _decode_states(key, reply)
-        ]
     found = dict(pairs(reply))
-    return [
-        Entry(kind, sender, decode_name(key, field), value, _decode_time(found, key, field))
-        for field, value in found.items()
-        if field != SENDER and field[:1] != b"@"
-    ]
-
-
-def _decode_states(key: bytes, reply: Any) -> Iterator[tuple[bytes, int | None, str]]:
-    for field, raw in pairs(reply):
-        if field != SENDER:
-            value = decode_value(raw)
-            if value is None:
+    found.pop(SENDER, None)
+    entries = []
+    for field, value in found.items():
+        if kind is STATE:
+            decoded = decode_value(value)
+            if decoded is None:
                 raise damaged(key, field)
-            yield field, *value
+            entries.append(Entry(STATE, sender, decode_name(key, field), decoded[1], decoded[0]))
+        elif field[:1] != b"@":
+            at = found.get(b"@" + field, b"")
+            if not _TIME.fullmatch(at):
+                raise damaged(key, b"@" + field)
+            moment = None if at == b"-" else int(at)
+            entries.append(Entry(kind, sender, decode_name(key, field), value, moment))
+    return entries
 
 
 def decode_found(keys: Keys, kind: Kind, key: bytes, reply: Any) -> Iterator[Entry]:
@@ -277,10 +273,3 @@ def decode_sender(keys: Keys, kind: Kind, key: bytes, text: bytes | None) -> Sen
         if keys.of(sender, kind) == key:
             return sender
     raise damaged(key, SENDER)
-
-
-def _decode_time(found: dict[bytes, bytes], key: bytes, field: bytes) -> int | None:
-    raw = found.get(b"@" + field, b"")
-    if not _TIME.fullmatch(raw):
-        raise damaged(key, b"@" + field)
-    return None if raw == b"-" else int(raw)

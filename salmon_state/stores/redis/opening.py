@@ -19,7 +19,7 @@ from salmon_state.stores.redis.connections import Connections, exchange
 from salmon_state.stores.redis.entries import Keys, pairs
 from salmon_state.stores.redis.scripts import FORGET
 from salmon_state.stores.redis.servers import Server
-from salmon_state.stores.redis.urls import parse_target, place_of
+from salmon_state.stores.redis.urls import parse_target, target_of
 
 __all__ = [
     "Options",
@@ -97,22 +97,20 @@ def open_server(
     """
     if (url is None) == (client is None):
         raise ConfigurationError("RedisStorage needs a URL or a client, and not both")
-    waiting: dict[str, Any] = {"replicas": options.replicas, "wait": options.wait}
     if client is None:
         target = parse_target(url, options.timeout)
-        kind = Cluster if target.cluster else Server
-        limits: dict[str, Any] = {"limit": target.limit, "patience": options.timeout}
-        return kind(target.connect, **limits, **waiting), target.place, target.secrets
-    _check_client(client)
-    if isinstance(client, RedisCluster):
-        server: Server = Cluster(_never, given=client, **waiting)
     else:
-        server = Server(_never, given=client.connection_pool, **waiting)
-    return server, *place_of(client)
-
-
-def _never() -> Any:
-    raise AssertionError("a given client is never made again")
+        _check_client(client)
+        target = target_of(client)
+    server = (Cluster if target.cluster else Server)(
+        target.connect,
+        own=client is None,
+        limit=target.limit,
+        patience=options.timeout,
+        replicas=options.replicas,
+        wait=options.wait,
+    )
+    return server, target.place, target.secrets
 
 
 def _check_client(client: object) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from salmon_state.entries import EVERY, Entry, Kind, Page, Where
+from salmon_state.entries import EVERY, STATE, Entry, Kind, Page, Where
 from salmon_state.errors import StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.stores.encoding import encode_state
@@ -75,7 +75,7 @@ class Pages:
 
     def _of_sender(self, kind: Kind, sender: Sender) -> Iterator[list[Entry]]:
         key = self._keys.of(sender, kind)
-        if kind is Kind.STATE:
+        if kind is STATE:
             reply = self._server.read(key, (b"HGETALL", key))
             yield list(decode_found(self._keys, kind, key, reply)) if reply else []
             return
@@ -171,9 +171,9 @@ class Pages:
     def _by_key(self, kind: Kind, where: Where) -> Iterator[list[Entry]]:
         """Yields the entries of a kind that may match, each once, and nothing of large parts."""
         state = latest = b""
-        if kind is Kind.STATE and where.value is not None:  # the others' are compared here
+        if kind is STATE and where.value is not None:  # the others' are compared here
             state = encode_state(str(where.value)).encode()
-        if kind is Kind.STATE and where.before is not None:
+        if kind is STATE and where.before is not None:
             latest = encode_time(where.before)
         argv = b"" if where.name is EVERY else encode_field(where.name), state, latest
         for pool, keys in self._hashes(kind):
@@ -197,7 +197,7 @@ class Pages:
             dues = [self._due_in(due, kind, _LATEST, b"") for _, due in self._heads(kind)]
             return sum(1 for _ in chain.from_iterable(dues))
         total = 0
-        fields = b"1" if kind is Kind.STATE else b"2"
+        fields = b"1" if kind is STATE else b"2"
         for pool, keys in self._hashes(kind):
             groups = list(self._keys.by_slot(keys))
             for count in self._server.run_each(pool, COUNT, groups, (fields,)):

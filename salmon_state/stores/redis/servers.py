@@ -33,10 +33,10 @@ class Server(Forkable):
     """One Redis server.
 
     Args:
-        connect: Makes the pool of connections, or the client, of a store's own; called again
-            after a fork.
-        given: The application's pool or client instead, which is never closed.
-        limit: How many connections to a server may be in use at once.
+        connect: Makes the pool of connections or, for a cluster, the client.
+        own: Whether they are the store's own, which are made anew after a fork and closed in the
+            end, and not an application's.
+        limit: How many connections to a server may be in use at once; 0 if they are not its own.
         patience: How long a thread waits for one of them, in seconds.
         replicas: How many replicas must have confirmed a write before it returns; 0 for none.
         wait: How long to wait for them, in milliseconds.
@@ -46,23 +46,23 @@ class Server(Forkable):
         self,
         connect: Callable[[], Any],
         *,
-        given: Any = None,
-        limit: int = 0,
-        patience: float = 0.0,
-        replicas: int = 0,
-        wait: int = 0,
+        own: bool,
+        limit: int,
+        patience: float,
+        replicas: int,
+        wait: int,
     ) -> None:
         self._connect = connect
-        self._given = given
-        self._made: Any = given
+        self._own = own
         self._limit = limit
         self._patience = patience
-        self._forget_connections()
+        self._begin()
         self._replicas = replicas
         self._confirm: tuple[Command, ...] = ((b"WAIT", replicas, wait),) if replicas else ()
         _watch.add(self)
 
-    def _forget_connections(self) -> None:
+    def _begin(self) -> None:
+        self._made: Any = None
         self._making = threading.Lock()
         self._by_pool: dict[Any, Connections] = {}
         self._one: Connections | None = None
@@ -81,21 +81,22 @@ class Server(Forkable):
         return self._made
 
     def after_fork(self, *, child: bool) -> None:
-        """Begins anew in the child; a given client finds out by itself."""
-        if not child:
-            return
-        if self._given is None and self._made is not None:
-            _inherited.append((self._made, self._by_pool))
-            self._made = None
-        self._forget_connections()
+        """Begins anew in the child; an application's client finds out by itself."""
+        if child:
+            if self._own:
+                _inherited.append((self._made, self._by_pool))
+            self._begin()
 
     def close(self) -> None:
         """Closes the connections, unless they are the application's."""
-        if self._given is None and self._made is not None:
-            self._made.disconnect()
-            if hasattr(self._made, "sentinel_manager"):  # which has connections of its own
-                for watcher in self._made.sentinel_manager.sentinels:
-                    watcher.close()
+        if self._own and self._made is not None:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._made.disconnect()
+        if hasattr(self._made, "sentinel_manager"):  # which has connections of its own
+            for watcher in self._made.sentinel_manager.sentinels:
+                watcher.close()
 
     # ---------------------------------------------------------------- one key
 

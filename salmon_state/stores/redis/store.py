@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ChildDeadlockedError
 
 from salmon_state.backend import UnitOfWork
-from salmon_state.entries import Entry, Kind, Page, Want, Where, Write
+from salmon_state.entries import STATE, Entry, Kind, Page, Want, Where, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.masking import Mask
@@ -136,7 +136,7 @@ class RedisStorage(StateStorage):
     def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
         key, field = self._keys.of(sender, kind), encode_field(name)
         raw = self._server.read(key, (b"HGET", key, field))
-        if raw is None or kind is not Kind.STATE:
+        if raw is None or kind is not STATE:
             return raw
         value = decode_value(raw)
         if value is None:
@@ -149,7 +149,7 @@ class RedisStorage(StateStorage):
     def _commit(self, writes: Iterable[Write]) -> list[int]:
         if type(writes) is tuple and len(writes) == 1:
             (write,) = writes
-            if write.kind is Kind.STATE:
+            if write.kind is STATE:
                 return self._commits.one_state(write)
         return self._commits.make(writes)
 

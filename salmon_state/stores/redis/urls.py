@@ -24,7 +24,7 @@ from salmon_state.errors import ConfigurationError
 from salmon_state.masking import check_login, is_secret
 from salmon_state.options import check_query, closest
 
-__all__ = ["Target", "parse_target", "place_of"]
+__all__ = ["Target", "parse_target", "target_of"]
 
 _SCHEMES = (
     *("redis", "rediss", "unix"),
@@ -69,7 +69,7 @@ class Target(NamedTuple):
     secrets: tuple[str, ...]
     """What must never be shown."""
     limit: int
-    """How many connections to a server may be in use at once."""
+    """How many connections to a server may be in use at once; 0 if their pool is not ours."""
 
 
 def parse_target(url: object, timeout: float) -> Target:
@@ -262,24 +262,28 @@ def _set_db(scheme: str, path: str, options: dict[str, Any]) -> None:
         options.setdefault("db", int(path.rstrip("/")))
 
 
-def place_of(client: redis.Redis | RedisCluster) -> tuple[str, tuple[str, ...]]:
-    """Returns where a client's servers are, for people, and what must never be shown."""
+def target_of(client: redis.Redis | RedisCluster) -> Target:
+    """Returns what a URL would say of an application's client."""
+    source: Any = client
+    clustered = isinstance(client, RedisCluster)
     if isinstance(client, RedisCluster):
         kwargs: dict[str, Any] = client.get_connection_kwargs()
         nodes: Any = client.get_nodes()
         place = "redis+cluster://" + ",".join(sorted(node.name for node in nodes))
     else:
-        kwargs = client.connection_pool.connection_kwargs
-        service = getattr(client.connection_pool, "service_name", None)
+        source = client.connection_pool
+        kwargs = source.connection_kwargs
+        service = getattr(source, "service_name", None)
         if service is not None:
-            kwargs = {**kwargs, **_sentinel_login(client.connection_pool)}
+            kwargs = {**kwargs, **_sentinel_login(source)}
             place = f"redis+sentinel:///{quote(str(service))}/{kwargs.get('db', 0)}"
         elif "path" in kwargs:
             place = f"unix://{kwargs['path']}?db={kwargs.get('db', 0)}"
         else:
             host, port = kwargs.get("host", "localhost"), kwargs.get("port", 6379)
             place = f"redis://{host}:{port}/{kwargs.get('db', 0)}"
-    return place, tuple(str(value) for name, value in kwargs.items() if value and is_secret(name))
+    secrets = [str(value) for name, value in kwargs.items() if value and is_secret(name)]
+    return Target(lambda: source, clustered, place, tuple(secrets), 0)
 
 
 def _sentinel_login(pool: Any) -> dict[str, Any]:

@@ -459,8 +459,8 @@ def test_many_large_senders_are_read_a_few_at_a_time(store: RedisStorage) -> Non
     sizes: list[int] = []
     run_each = store._server.run_each
 
-    def watched(*arguments: Any) -> Any:
-        replies = run_each(*arguments)
+    def watched(pool: Any, script: Any, groups: Any, argv: Any) -> Any:
+        replies = run_each(pool, script, groups, argv)
         sizes.append(sum(bool(found) for reply in replies for found in reply))
         return replies
 

@@ -164,7 +164,7 @@ def cut_once(proxy: Proxy, marker: bytes) -> list[bytes]:
         (b"EVAL", lambda store: store.set(MODULE, BEN, "START")),
         (b"EVAL", lambda store: store.set_all(ANNA, "A")),
         (b"HGETALL", lambda store: list(store.records(sender=ANNA))),
-        (b"HGETALL", lambda store: list(store)),
+        (b"EVAL", lambda store: list(store)),
         (b"EVAL", lambda store: store.conversation(ANNA).__enter__().__exit__(None, None, None)),
         (b"INFO", lambda store: store.ping()),
     ],
