@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from salmon_state.entries import EVERY, STATE, Entry, Kind, Page, Where
@@ -89,13 +89,8 @@ class Pages:
     # ---------------------------------------------------------------- what is due
 
     def _by_time(self, kind: Kind, before: int) -> Iterator[list[Entry]]:
-        page: list[Entry] = []
-        for *_, entry in self._merged(kind, before):
-            page.append(entry)
-            if len(page) == _ENTRIES:
-                yield page
-                page = []
-        if page:
+        entries = (entry for *_, entry in self._merged(kind, before))
+        while page := list(islice(entries, _ENTRIES)):
             yield page
 
     def _merged(self, kind: Kind, before: int) -> Iterator[_Due]:
@@ -121,11 +116,12 @@ class Pages:
 
     def _due_in(self, due: bytes, kind: Kind, before: int, values: bytes = b"1") -> Iterator[_Due]:
         """Yields what is due before a moment in one set."""
+        entries = self._keys.head, tail_of(kind)
         ends = encode_time(before), b"%d" % _ENTRIES, values
-        more, place = b"1", [b"", b""]
+        more, at, last = b"1", b"", b""
         while more:
-            argv = (self._keys.head, tail_of(kind), *place, *ends)
-            more, *place, found = _split(self._server.run(PAGE, (due,), argv, again=True), 3)
+            argv = (*entries, at, last, *ends)
+            more, at, last, *found = self._server.run(PAGE, (due,), argv, again=True)
             yield from self._decode(kind, found)
 
     def _decode(self, kind: Kind, found: Sequence[bytes]) -> Iterator[_Due]:
@@ -159,8 +155,8 @@ class Pages:
             upto = min(now, heads[0][0]) if heads else now
             left = limit - len(claimed)
             times = (encode_time(upto), encode_time(until), encode_time(left))
-            reply = self._server.change(CLAIM, (due,), (self._keys.head, tail_of(kind), *times))
-            head, found = _split(reply, 1)
+            argv = (self._keys.head, tail_of(kind), *times)
+            head, *found = self._server.change(CLAIM, (due,), argv)
             claimed += [entry for *_, entry in self._decode(kind, found)]
             if head:
                 heapq.heappush(heads, (int(float(head)), due))
@@ -243,7 +239,3 @@ class Pages:
             fresh = {key[start:][:32]: key for key in keys if key[start:][:32] not in seen}
             seen.update(fresh)
             yield pool, list(fresh.values())
-
-
-def _split(reply: Sequence[bytes], count: int) -> list[Any]:
-    return [*reply[:count], reply[count:]]
