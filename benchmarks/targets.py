@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from benchmarks.rounds import Ratio
+
 Results = dict[str, dict[str, Any]]
 
 
@@ -78,6 +80,12 @@ def _mail(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
             times = naive["p50"] / ours["p50"]
             name = f"{group}: a mail in the 8th state, naive ORM ÷ ours with attach"
             yield Verdict(name, "≥ 3×", f"{times:.1f}×", times >= 3)
+    for group in ("sqlite", "postgresql", "mariadb", "redis"):
+        without = by_key.get((group, "salmon-state, attach"))
+        once = by_key.get((group, "salmon-state, attach, once_within"))
+        if without and once:
+            name = f"{group}: a mail in the 8th state with once_within ÷ without"
+            yield _at_most(name, 1.15, Ratio.of(once, without)._asdict())
     floor = by_key.get(("memory", "Salmon's MemoryStorage"))
     ours = by_key.get(("memory", "salmon-state, attach"))
     if floor and ours:

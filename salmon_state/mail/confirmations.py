@@ -14,6 +14,7 @@ from salmon_state.checks import check_lifetime, plain_sender
 from salmon_state.entries import MICROSECOND, Kind, Seen, Where, Write
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.keys import Sender
+from salmon_state.mail.expiry import Expiry
 from salmon_state.storage import StateStorage
 
 __all__ = ["Confirmations", "PendingMails"]
@@ -187,6 +188,7 @@ class _Entries:
             )
         self._storage = storage
         self._expires = expires // MICROSECOND
+        self._expiry = Expiry()
 
     def put(self, sender: Sender, name: str, about: list[Any], data: bytes = b"") -> None:
         until = self._storage._clock() + self._expires
@@ -226,7 +228,8 @@ class _Entries:
         conversation = self._storage._active.conversation
         if conversation is None:
             self._storage._call(self._storage._commit, (write,))
-        else:
+            self._expiry.step(self._storage)
+        else:  # whoever delivers its mail removes what has expired
             conversation.add(write)
 
 

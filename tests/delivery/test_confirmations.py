@@ -214,6 +214,9 @@ def test_they_expire(memory: MemoryStorage) -> None:
     assert confirmations.pending.get(key) is None
     confirmations.store("subscribe", ANNA, "another", "1")
     assert confirmations.get("subscribe", ANNA) == ("another", "1")
+    set_clock(memory, NOON + 3_600_000_001)
+    Confirmations(memory).store("post", ANNA, "secret", None)  # which takes the old ones along
+    assert len(everything(memory, Kind.CONFIRMATION)) == 2
 
 
 def test_a_conversation_that_is_left_with_a_temporary_failure(memory: MemoryStorage) -> None:
