@@ -1,22 +1,24 @@
-"""A Salmon server in a process of its own, attached to a store.
-
-The process is ``python -m tests.salmon_server smtp 2525 URL HANDLERS 5 2``.
-"""
+"""A Salmon server in a process of its own, attached to a store."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from salmon.routing import Router
+from salmon.server import LMTPReceiver, SMTPReceiver
+
+from salmon_state import attach, open_storage
+from salmon_state.testing.processes import forking_context
 from tests.services import free_port
 
+CONTEXT = forking_context(__name__)
 HANG = 60.0
-CHECKOUT = Path(__file__).parents[1]
 
 
 class SalmonServer:
@@ -44,19 +46,16 @@ class SalmonServer:
         self.kind = kind
         self.port = free_port()
         self._log = directory / f"{kind}.{self.port}.log"
-        times = (str(timeout), str(lock_timeout))
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, kind, str(self.port), url, handlers, *times],
-                cwd=directory,
-                env={"PYTHONPATH": str(CHECKOUT)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._log.touch()
+        self.process = CONTEXT.Process(
+            target=_serve,
+            args=(self._log, kind, self.port, url, handlers, timeout, lock_timeout),
+            daemon=True,
+        )
+        self.process.start()
         deadline = time.monotonic() + HANG
         while not self._listens():
-            assert self.process.poll() is None, self.log()
+            assert self.process.is_alive(), self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
 
@@ -73,34 +72,31 @@ class SalmonServer:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Sends it a signal and waits for its end."""
-        self.process.send_signal(number)
-        self.process.wait(HANG)
+        os.kill(self.process.pid, number)
+        self.process.join(HANG)
+        assert not self.process.is_alive(), self.log()
 
     def end(self) -> None:
         """Kills it if it still runs."""
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
 
-def main(kind: str, port: str, url: str, handlers: str, *times: str) -> None:
+def _serve(
+    log: Path, kind: str, port: int, url: str, handlers: str, timeout: float, lock_timeout: float
+) -> None:
     """Serves until it is killed, which is how ``salmon stop`` ends a server."""
-    from salmon.routing import Router
-    from salmon.server import LMTPReceiver, SMTPReceiver
-
-    from salmon_state import attach, open_storage
-
+    os.chdir(log.parent)
+    with log.open("wb") as file:
+        for output in (1, 2):
+            os.dup2(file.fileno(), output)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s"
     )
     Router.LOG_EXCEPTIONS = False  # a module that cannot be imported ends the server
     Router.load([handlers])
     Router.LOG_EXCEPTIONS = True
-    timeout, lock_timeout = map(float, times)
     attach(Router, open_storage(url, timeout=timeout), lock_timeout=lock_timeout)
-    receiver = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}[kind]("127.0.0.1", int(port))
+    receiver = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}[kind]("127.0.0.1", port)
     receiver.start()
     receiver.poller.join()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -31,19 +31,21 @@ PATIENCE = 180.0
 """Seconds after which a process is taken to be stuck; nothing here takes a twentieth of it."""
 
 _STORES_NEED = ("salmon_state.stores", "sqlalchemy.dialects", "psycopg", "pymysql", "redis")
+_PROCESSES_NEED = {__name__}
 
 _IDLE: list[StoreProcess] = []
 
 
-def forking_context() -> Any:
+def forking_context(*modules: str) -> Any:
     """Returns the context for processes that share nothing that is open here.
 
-    They are forked from a server that has opened nothing, and has imported what stores need as far
-    as it is imported here: that takes longer than most tests.
+    They are forked from a server that has opened nothing, and has imported some modules and what
+    stores need as far as it is imported here: that takes longer than most tests.
     """
     context = multiprocessing.get_context("forkserver")
-    needed = {name for name in sys.modules if name.startswith(_STORES_NEED)}
-    context.set_forkserver_preload(sorted(needed | {__name__}))  # counts until the first starts
+    imported = (name for name in sys.modules if name.startswith(_STORES_NEED))
+    _PROCESSES_NEED.update(modules, imported)
+    context.set_forkserver_preload(sorted(_PROCESSES_NEED))  # counts until the first one starts
     return context
 
 

@@ -13,7 +13,7 @@ from salmon_state import SQLAlchemyStorage, StorageUnavailable
 from salmon_state.testing.processes import forking_context
 from tests.stores.sqlalchemy_places import HANG
 
-CONTEXT = forking_context()
+CONTEXT = forking_context(__name__)
 
 
 class Answers:
