@@ -229,6 +229,13 @@ def get_many(store: StateStorage, keys: Sequence[tuple[str, Sender]]) -> list[st
     return [store.get(module, sender) for module, sender in keys]
 
 
+def get_and_list(
+    store: StateStorage, keys: Sequence[tuple[str, Sender]]
+) -> tuple[list[str], list[Record]]:
+    """Returns the states of some conversations, and all records."""
+    return get_many(store, keys), read(store)
+
+
 def set_forever(store: StateStorage, module: str, senders: int) -> Iterator[int]:
     """Moves some senders on in turn, step by step, and acknowledges each set when it returned."""
     for step in itertools.count():

@@ -63,9 +63,8 @@ class VersionSuite(StoreSuite):
             for entry in _STATES:
                 store.set(*entry)
             (moment,) = {record.updated_at for record in store}
-        found = elsewhere(open_store, processes.get_many, HOSTILE_KEYS)
+        found, records = elsewhere(open_store, processes.get_and_list, HOSTILE_KEYS)
         assert found == [state for *_, state in _STATES]
-        records = elsewhere(open_store, processes.read)
         assert sorted(records, key=ascii) == sorted(
             ((*entry, moment) for entry in _STATES), key=ascii
         )

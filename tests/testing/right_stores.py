@@ -44,6 +44,7 @@ class TableStorage(StateStorage):
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")  # it need not outlive the machine
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
