@@ -12,6 +12,7 @@ import sys
 # allowed to.
 from email import contentmanager, feedparser, headerregistry, parser, policy  # noqa: F401
 from pathlib import Path
+from typing import Any
 
 from salmon.queue import Queue
 from salmon.routing import Router
@@ -19,11 +20,12 @@ from salmon.routing import Router
 from config import settings
 from config.environment import SettingsError
 from config.patience import when_there
-from config.relays import Outbox, SMTPRelay
 from config.run_directory import private_directory, private_maildir, private_secret
+from config.sending import Sending, make_relay
 from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
+from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
 
 # A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
@@ -37,16 +39,6 @@ try:
     )
 except OSError as error:
     raise SettingsError(f"cannot write the log to {error.filename}: {error.strerror}") from None
-
-if settings.relay_address:
-    lists.relay = SMTPRelay(
-        *settings.relay_address,
-        user=settings.relay_user,
-        password=settings.relay_password,
-        tls=settings.relay_tls,
-    )
-else:
-    lists.relay = Outbox(private_maildir(settings.outbox_directory))
 
 lists.list_names = settings.list_names
 lists.list_domain = settings.list_domain
@@ -67,6 +59,8 @@ except ConfigurationError as error:
 except StorageUnavailable as error:
     raise SettingsError(f"SALMON_STATE_URL: {error.detail}") from None
 
+lists.relay = Outbox(Router.STATE_STORE, make_relay())
+
 Router.UNDELIVERABLE_QUEUE = Queue(str(private_maildir(settings.undeliverable_directory)))
 Router.RELOAD = False  # re-importing the handlers before every mail is for development
 Router.defaults(**settings.router_defaults)
@@ -77,12 +71,12 @@ for handler in settings.handlers:
 
 try:
     if settings.receiver_kind == "queue":
-        settings.receiver = QueueReceiver(
+        _receiver: Any = QueueReceiver(
             str(private_maildir(settings.queue_directory)), size_limit=settings.size_limit
         )
     else:
         _receivers = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}
-        settings.receiver = _receivers[settings.receiver_kind](
+        _receiver = _receivers[settings.receiver_kind](
             settings.receiver_host, settings.receiver_port, size_limit=settings.size_limit
         )
 except OSError as error:
@@ -90,3 +84,5 @@ except OSError as error:
         f"SALMON_HOST={settings.receiver_host} SALMON_PORT={settings.receiver_port}: "
         f"cannot listen there: {error.strerror}"
     ) from None
+
+settings.receiver = Sending(_receiver, lists.relay)

@@ -18,7 +18,7 @@ from salmon.routing import Router
 
 from salmon_state import MemoryStorage
 
-__all__ = ["main"]
+__all__ = ["log_to_terminal", "main"]
 
 LOG = logging.getLogger("config.serve")
 
@@ -63,7 +63,7 @@ def main() -> int:
             signal.signal(each, signal.SIG_DFL)
         receiver.stop()
 
-    _log_to_terminal()
+    log_to_terminal()
     # A queue's start() blocks; this thread must be free for the signals.
     threading.Thread(target=receiver.start, name="start").start()
     sys.stdout.write(_welcome())
@@ -72,6 +72,7 @@ def main() -> int:
         signal.signal(number, stop)
     while not receiver.wait(0.5):
         pass
+    receiver.close()
     Router.STATE_STORE.close()
     if not stopped_by:
         LOG.error("the receiver ended by itself, see logs/salmon.log")
@@ -84,7 +85,8 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _log_to_terminal() -> None:
+def log_to_terminal() -> None:
+    """Shows what is logged."""
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().addHandler(terminal)
@@ -100,7 +102,7 @@ def _welcome() -> str:
         place = f"the Maildir {settings.queue_directory}"
     replies = f"in the Maildir {settings.outbox_directory}; SALMON_RELAY=host:port sends them"
     if settings.relay_address:
-        replies = f"sent by {lists.relay!r}"
+        replies = f"sent through {lists.relay.relay!r}"
     subscribe, outbox = f"{name}-subscribe@{domain}", settings.outbox_directory
     confirm = f"grep -ho '{name}-confirm-[0-9a-z]*@{domain}' {outbox}/new/* | tail -n 1"
     swaks = _swaks(subscribe)

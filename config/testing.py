@@ -5,8 +5,10 @@ Import it in place of `config.boot`, then talk to the router with
 """
 
 import logging
+from collections.abc import Sequence
+from email import message_from_bytes
 from email.message import Message
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from salmon.routing import Router
 
@@ -14,32 +16,51 @@ from config import settings
 from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import MemoryStorage, attach
+from salmon_state.entries import Kind
+from salmon_state.mail.batches import decode
+from salmon_state.mail.outbox import Outbox
 
 
 class Sent(NamedTuple):
-    """A mail that a handler sent."""
+    """A mail that a handler sent to somebody."""
 
     message: Message
     recipient: str
     sender: str
 
 
-class SentMail(list[Sent]):
-    """A relay that remembers what it was given."""
+class SentMail(Outbox, Sequence[Sent]):
+    """An outbox whose mails are read and not sent: those that are committed, in their order."""
 
-    def deliver(self, message: Message, To: str, From: str) -> None:  # noqa: N803 - as in Salmon
-        """Remembers a message."""
-        self.append(Sent(message, To, From))
+    def _all(self) -> list[Sent]:
+        sent: list[Sent] = []
+        for mail in sorted(self.pending(), key=lambda mail: mail.name):
+            body = self.storage._find(Kind.BODY, mail.sender, decode(mail.entry).body)
+            for group in mail.groups:
+                for to in group.recipients:
+                    sent.append(Sent(message_from_bytes(body), to, group.sender))  # noqa: PERF401
+        return sent
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def clear(self) -> None:
+        """Forgets what was sent so far."""
+        for mail in self.pending():
+            self.drop(mail)
 
 
 settings.receiver = None
-lists.relay = SentMail()
 lists.list_names = settings.list_names
 lists.list_domain = settings.list_domain
 lists.list_secret = b"known to everybody, for tests only"
 
 Router.STATE_STORE = MemoryStorage()
 # Against another store: Router.STATE_STORE = salmon_state.open_storage("sqlite:///run/tests.db")
+lists.relay = SentMail(Router.STATE_STORE)
 attach(Router)
 subscribers.prepare()
 

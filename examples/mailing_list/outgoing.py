@@ -2,13 +2,14 @@
 
 Our own have a null sender in their envelope, so that nothing can come back and start a loop. A
 post has a different one for each recipient, so that a bounce tells whose address is dead (VERP).
+
+What is sent here is recorded: it leaves when what the handler did is committed, or never.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import smtplib
 from email.errors import MessageError
 from email.header import Header
 from email.message import EmailMessage, Message
@@ -19,6 +20,7 @@ from salmon.server import SMTPError
 
 from examples.mailing_list import settings, tokens
 from examples.mailing_list.incoming import author_name, parsed, readable
+from examples.mailing_list.roster import Subscriber
 from examples.mailing_list.subscribers import bounce_token, on_list, once_an_hour
 
 __all__ = ["address_of", "ask_to_confirm", "distribute", "say_goodbye", "say_welcome"]
@@ -57,51 +59,53 @@ def ask_to_confirm(list_name: str, recipient: str) -> bool:
     """Sends the mail whose reply confirms a subscription, unless one was sent within the hour.
 
     Returns:
-        Whether it was sent.
-
-    Raises:
-        SMTPError: It cannot be sent: 451 for now, 550 for ever.
+        Whether it is sent.
     """
-    with once_an_hour("confirm", list_name, recipient) as token:
-        if token:
-            sender = address_of(list_name, f"-confirm-{token}")
-            _send_own(list_name, recipient, sender, f"Please confirm: {list_name}", CONFIRM)
+    token = once_an_hour("confirm", list_name, recipient)
+    if token:
+        sender = address_of(list_name, f"-confirm-{token}")
+        _send_own(list_name, recipient, sender, f"Please confirm: {list_name}", CONFIRM)
     return token is not None
 
 
 def say_welcome(list_name: str, recipient: str) -> None:
-    """Sends a greeting; it is not worth failing for."""
-    _send_if_possible("welcome", list_name, recipient, f"Welcome to {list_name}", WELCOME)
+    """Sends a greeting."""
+    if once_an_hour("welcome", list_name, recipient):
+        sender = address_of(list_name)
+        _send_own(list_name, recipient, sender, f"Welcome to {list_name}", WELCOME)
 
 
 def say_goodbye(list_name: str, recipient: str) -> None:
     """Sends a farewell, which also tells people that somebody unsubscribed them."""
-    _send_if_possible("goodbye", list_name, recipient, f"You have left {list_name}", GOODBYE)
+    if once_an_hour("goodbye", list_name, recipient):
+        sender = address_of(list_name)
+        _send_own(list_name, recipient, sender, f"You have left {list_name}", GOODBYE)
 
 
 def distribute(list_name: str, message: Any) -> int:
     """Sends a post to all subscribers, each with an envelope of its own.
 
-    It is sent at least once: when the relay goes away in the middle, the author's mail server is
-    asked to try again, and those who have had it get it twice, with the same Message-ID.
-
     Returns:
-        The number of copies sent.
+        The number of copies.
 
     Raises:
-        SMTPError: 451, the relay is down; 554, the post cannot be understood.
+        SMTPError: 554, the post cannot be understood.
     """
     try:
         post = _as_post(list_name, parsed(message), message.From)
     except (MessageError, ValueError, LookupError, TypeError) as error:
         LOG.warning("%s: post from %r not understood: %s", list_name, message.From, error)
         raise SMTPError(554, "5.6.0 This mail cannot be understood") from None
-    sent = 0
-    for subscriber in on_list(list_name):
-        bounced = f"{bounce_token(subscriber)}-{tokens.escape(subscriber.address)}"
-        sent += _deliver(post, subscriber.address, address_of(list_name, f"-bounce-{bounced}"))
-    LOG.info("%s: post from %r sent to %d subscribers", list_name, message.From, sent)
-    return sent
+    copies = on_list(list_name)
+    settings.relay.fan_out(post, ((each.address, _bounces(each)) for each in copies))
+    LOG.info("%s: post from %r goes to %d subscribers", list_name, message.From, len(copies))
+    return len(copies)
+
+
+def _bounces(subscriber: Subscriber) -> str:
+    """Returns the address that a post to a subscriber comes back to."""
+    bounced = f"{bounce_token(subscriber)}-{tokens.escape(subscriber.address)}"
+    return address_of(subscriber.list_name, f"-bounce-{bounced}")
 
 
 def _as_post(list_name: str, mail: Message, author: str) -> Message:
@@ -128,7 +132,7 @@ def _as_post(list_name: str, mail: Message, author: str) -> Message:
             mail[name] = value
     mail["Precedence"] = "list"
     _add_list_headers(list_name, mail)
-    mail.as_bytes()  # raises now what it would raise later, when some have had their copy
+    mail.as_bytes()  # raises now what it would raise when it is recorded
     return mail
 
 
@@ -162,34 +166,4 @@ def _send_own(list_name: str, recipient: str, sender: str, subject: str, text: s
             unsubscribe=address_of(list_name, "-unsubscribe"),
         )
     )
-    if not _deliver(mail, recipient, ""):
-        raise SMTPError(550, "5.1.8 Your address does not accept our reply")
-
-
-def _send_if_possible(
-    purpose: str, list_name: str, recipient: str, subject: str, text: str
-) -> None:
-    with once_an_hour(purpose, list_name, recipient) as token:
-        if token:
-            try:
-                _send_own(list_name, recipient, address_of(list_name), subject, text)
-            except SMTPError as error:
-                LOG.warning("%s: no %r to %r: %s", list_name, subject, recipient, error)
-
-
-def _deliver(mail: Message, recipient: str, sender: str) -> bool:
-    """Sends a mail; returns False if this recipient is refused for good.
-
-    Raises:
-        SMTPError: 451: it cannot be sent now, so whoever caused it shall try again later.
-    """
-    try:
-        settings.relay.deliver(mail, To=recipient, From=sender)
-    except OSError as error:
-        LOG.error("mail to %r not sent: %s: %s", recipient, type(error).__name__, error)
-        if isinstance(error, smtplib.SMTPRecipientsRefused) and all(
-            code >= 500 for code, _ in error.recipients.values()
-        ):
-            return False
-        raise SMTPError(451, "4.4.1 Mail cannot be sent on now, try again later") from error
-    return True
+    settings.relay.deliver(mail, To=recipient, From="")

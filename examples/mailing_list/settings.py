@@ -14,4 +14,4 @@ list_domain = "lists.example.com"
 list_secret = b""
 """Signs the tokens: at least 32 bytes that nobody else knows, the same on all servers."""
 relay: Any = None
-"""Sends mail: its method ``deliver(message, To, From)`` raises an ``OSError`` if it cannot."""
+"""The `salmon_state.mail.outbox.Outbox` of the store."""

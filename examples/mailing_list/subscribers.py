@@ -8,7 +8,6 @@ transaction. Every other store is asked for its conversations in the state POSTI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
@@ -16,8 +15,7 @@ from typing import Any, TypeVar
 from salmon.routing import ROUTE_FIRST_STATE, Router
 from salmon.server import SMTPError
 
-from examples.mailing_list import apart, roster, tokens
-from examples.mailing_list.apart import at_once
+from examples.mailing_list import roster, tokens
 from examples.mailing_list.roster import Subscriber
 from salmon_state import SQLAlchemyStorage
 
@@ -54,7 +52,6 @@ def prepare() -> None:
 
     A table that is made for a store with subscribers in it begins with these.
     """
-    apart.prepare()
     if _have_a_table():
         roster.prepare(_posting())
 
@@ -91,34 +88,19 @@ def in_step(handler: _Handler) -> _Handler:
     return handle  # type: ignore[return-value]
 
 
-@contextmanager
-def once_an_hour(purpose: str, list_name: str, address: str) -> Iterator[str | None]:
-    """Gives a token if a mail for this purpose may be sent to an address now, or else ``None``.
+def once_an_hour(purpose: str, list_name: str, address: str) -> str | None:
+    """Returns a token if a mail for this purpose may be sent to an address now, or else ``None``.
 
     Anybody can write in somebody else's name; this is what keeps us from passing all of it on.
-    That the mail was sent is committed before it is, apart from everything else: should the rest
-    fail, the mail that caused it comes again, and again, and must not send ours each time.
-
-    When the block fails, the mail is taken for not sent.
-
-    Raises:
-        StorageUnavailable: It cannot be committed; nothing may be sent.
+    That the mail is sent is committed together with the mail itself.
     """
     key = _key(purpose, list_name, address)
-    store = Router.STATE_STORE
-    earlier = store.get(_TOKENS, key)
+    earlier = Router.STATE_STORE.get(_TOKENS, key)
     if _is_recent(earlier, purpose, list_name, address):
-        yield None
-        return
+        return None
     token = tokens.make(purpose, list_name, address)
-    if not at_once(store.compare_and_set, _TOKENS, key, earlier, token):
-        yield None  # somebody else was faster
-        return
-    try:
-        yield token
-    except BaseException:
-        at_once(store.compare_and_set, _TOKENS, key, token, ROUTE_FIRST_STATE)
-        raise
+    Router.STATE_STORE.compare_and_set(_TOKENS, key, earlier, token)
+    return token
 
 
 def was_asked(list_name: str, address: str, token: str) -> bool:

@@ -105,7 +105,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Starts its threads and returns."""
-        self._outbox._listeners.append(self._woken.set)
+        self._outbox.listeners.append(self.wake)
         for number in range(self._connections):
             self._run(self._work, f"connection {number}")
         self._run(self._feed, "claims")
@@ -114,6 +114,10 @@ class Dispatcher:
         thread = threading.Thread(target=target, name=f"outbox {name}", daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def wake(self) -> None:
+        """Makes it look at once for what there is to send."""
+        self._woken.set()
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Ends when the transactions in hand have had their answer; what is left stays for others.
@@ -126,8 +130,8 @@ class Dispatcher:
         """
         self._stopping.set()
         self._woken.set()
-        if self._woken.set in self._outbox._listeners:
-            self._outbox._listeners.remove(self._woken.set)
+        if self.wake in self._outbox.listeners:
+            self._outbox.listeners.remove(self.wake)
         for _ in range(self._connections):
             self._jobs.put(None)
         deadline = time.monotonic() + timeout

@@ -79,6 +79,7 @@ class Outbox:
     Attributes:
         given_up: Called by a dispatcher of this process with each `Mail` that it gives up, before
             that is committed: after a crash in between once more. What it raises is logged.
+        listeners: Called when something was recorded by this process; must neither raise nor wait.
     """
 
     given_up: Callable[[Mail], object] | None = None
@@ -88,7 +89,7 @@ class Outbox:
             raise TypeError(f"storage must be a StateStorage, not {type(storage).__name__}")
         self.storage = storage
         self.relay = relay
-        self._listeners: list[Callable[[], None]] = []
+        self.listeners: list[Callable[[], None]] = []
         self._bodies: WeakKeyDictionary[Conversation, dict[bytes, str]] = WeakKeyDictionary()
         self._naming = threading.Lock()
         self._last = 0
@@ -182,7 +183,7 @@ class Outbox:
             return f"{self._last:016x}{secrets.token_hex(6)}"
 
     def _announce(self) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener()
 
     # ---------------------------------------------------------------- for operators
@@ -312,7 +313,7 @@ def _as_bytes(message: Any) -> bytes:
     for name, make in (("Message-ID", _message_id), ("Date", formatdate)):
         if not re.search(rb"(?im)^%s[ \t]*:" % name.encode(), head):
             data = f"{name}: {make()}\r\n".encode() + data
-    return data if data.endswith(b"\r\n") else data + b"\r\n"
+    return data
 
 
 def _message_id() -> str:

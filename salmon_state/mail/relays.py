@@ -226,6 +226,8 @@ class _SMTPSession(Session):
             if taking and self._data(taking, message, refused):
                 return refused
             self._smtp.rset()
+        except RelayDown:
+            raise
         except OSError as error:
             self._smtp.close()
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -277,7 +279,8 @@ class _SMTPSession(Session):
             return False
         self._dotted = True
         self._wait(self._final_timeout)
-        self._smtp.send(re.sub(rb"(?m)^\.", b"..", message) + b".\r\n")
+        ending = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
+        self._smtp.send(re.sub(rb"(?m)^\.", b"..", message) + ending)
         for each in recipients if isinstance(self._smtp, smtplib.LMTP) else [""]:
             answer = self._answer("", final=True)
             if answer.code != 250:

@@ -69,7 +69,8 @@ class MailServer:
         self.how = how
         self.port = free_port()
         self.process: subprocess.Popen[str] | None = None
-        mine = {"STATE_URL": state_url, "RECEIVER": receiver, "PORT": str(self.port), **settings}
+        mine = {"STATE_URL": state_url, "RECEIVER": receiver, "PORT": str(self.port)}
+        mine |= {"DISPATCHER": "thread", **settings}  # starting a process takes a while
         self.environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith("SALMON_")},
             **{f"SALMON_{name}": text for name, text in mine.items()},

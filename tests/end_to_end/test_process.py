@@ -16,12 +16,13 @@ from tests.end_to_end.conftest import Serve, States
 from tests.end_to_end.conversation import ask, confirm
 from tests.end_to_end.mail_server import HOW, MailServer, wait_until
 from tests.end_to_end.smtp_sink import SMTPSink
+from tests.services import free_port
 
-ANNA = "anna@example.com"
+ANNA, BEN = "anna@example.com", "ben@example.com"
 
 
 def test_the_daemon_as_salmons_documentation_says(serve: Serve) -> None:
-    server = serve(how="daemon", state_url="")
+    server = serve(how="daemon", state_url="", DISPATCHER="process")
     status = server.salmon("status")
     assert status.stdout == f"Salmon running with PID {server.pid_file.read_text().strip()}\n"
     confirm(server, ANNA, ask(server, ANNA))
@@ -51,26 +52,58 @@ def check_modes(directory: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-@pytest.mark.parametrize("receiver", ["smtp", "lmtp", "queue"])
-def test_the_mail_in_hand_is_finished_before_the_end(
-    receiver: str, serve: Serve, states: States
+@pytest.mark.parametrize("dispatcher", ["thread", "process"])
+def test_what_is_being_sent_is_sent_before_the_end(
+    dispatcher: str, serve: Serve, states: States
 ) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(recipients: list[str]) -> str:
+        asked.set()
+        go_on.wait(30)
+        return "250 OK"
+
     with SMTPSink() as sink:
-        server = serve(receiver=receiver, RELAY=sink.address)
-        sink.may_answer.clear()
-        client = threading.Thread(target=server.send, args=(ANNA, "news-subscribe"))
-        client.start()
-        assert sink.arrived.wait(30)
+        sink.final_answer = answer
+        server = serve(RELAY=sink.address, DISPATCHER=dispatcher)
+        server.send(ANNA, "news-subscribe")
+        assert asked.wait(30)
         assert server.process is not None
         server.process.send_signal(signal.SIGINT)
         wait_until(lambda: is_caught(server), "the signal to arrive")
-        sink.may_answer.set()
+        go_on.set()
         assert server.process.wait(30) == 0, server.output()
-        client.join()
+        server.start()
+        server.stop()
 
     assert [mail[:2] for mail in sink.mails] == [("<>", f"<{ANNA}>")]
     assert states() == {ANNA: "CONFIRMING"}
     assert "Traceback" not in server.output()
+
+
+@pytest.mark.parametrize("end", ["kill", "dispatcher"])
+def test_a_dispatcher_lives_as_long_as_its_server(end: str, serve: Serve) -> None:
+    """It is started anew if it dies, and ends with a server that is killed."""
+    with SMTPSink() as sink:
+        server = serve(RELAY=sink.address, DISPATCHER="process")
+        server.send(ANNA, "news-subscribe")
+        wait_until(lambda: sink.mails, "the mail")
+        assert server.process is not None
+        [child] = children(server.process.pid)
+        if end == "kill":
+            server.kill()
+            wait_until(lambda: not Path(f"/proc/{child}").exists(), "its end")
+            return
+        os.kill(child, signal.SIGKILL)
+        server.send(BEN, "news-subscribe")
+        wait_until(lambda: len(sink.mails) == 2, "the other mail")
+        assert server.stop() == 0
+
+
+def children(pid: int) -> list[int]:
+    """Returns the processes that a process started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def is_caught(server: MailServer) -> bool:
@@ -82,13 +115,14 @@ def is_caught(server: MailServer) -> bool:
 
 
 def test_a_relay_that_is_down_costs_no_mail(serve: Serve, states: States) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # but does not listen
-        server = serve(RELAY=f"127.0.0.1:{nobody.getsockname()[1]}")
-        with pytest.raises(Exception, match=r"4\.4\.1 Mail cannot be sent on now") as failure:
-            server.send(ANNA, "news-subscribe")
-    assert getattr(failure.value, "smtp_code", None) == 451
-    assert states() == {}
+    port = free_port()
+    server = serve(RELAY=f"127.0.0.1:{port}")
+    server.send(ANNA, "news-subscribe")
+    assert states() == {ANNA: "CONFIRMING"}
+    wait_until(lambda: "the relay is down" in server.output(), "an attempt")
+    with SMTPSink(port) as sink:
+        wait_until(lambda: sink.mails, "the mail")
+    assert [mail[:2] for mail in sink.mails] == [("<>", f"<{ANNA}>")]
 
 
 def test_what_a_newcomer_reads(serve: Serve) -> None:

@@ -111,9 +111,9 @@ def test_all_that_a_mail_sends_is_its_senders(outbox: Outbox) -> None:
     assert {entry.sender for entry in everything(store, Kind.BODY)} == {ANNA}
 
 
-def test_listeners_hear_of_it_after_the_commit(outbox: Outbox) -> None:
+def testlisteners_hear_of_it_after_the_commit(outbox: Outbox) -> None:
     heard: list[int] = []
-    outbox._listeners.append(lambda: heard.append(len(envelopes(outbox))))
+    outbox.listeners.append(lambda: heard.append(len(envelopes(outbox))))
     with outbox.storage.conversation(ANNA), outbox.storage.conversation(ANNA):
         outbox.deliver(HI, To=ANNA, From=LIST)
         outbox.deliver(HI, To=BEN, From=LIST)

@@ -56,6 +56,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_url: str) -> Ite
     Router.clear_routes()
     importlib.reload(handlers)
     Router.STATE_STORE = open_storage(state_url)
+    lists.relay = SentMail(Router.STATE_STORE)
     subscribers.prepare()
     empty(Router.STATE_STORE)
     yield lists.relay

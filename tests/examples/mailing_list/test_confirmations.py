@@ -94,7 +94,7 @@ def test_without_a_secret_there_are_no_tokens(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_token_that_nobody_asked_for(sent: SentMail) -> None:
     refuse(ANNA, f"news-confirm-{tokens.make('confirm', 'news', ANNA)}@{DOMAIN}")
-    assert (state_of(ANNA), sent) == ("START", [])
+    assert (state_of(ANNA), list(sent)) == ("START", [])
 
 
 def test_a_token_that_has_expired(sent: SentMail, later: Later) -> None:
@@ -206,7 +206,7 @@ def test_nothing_is_sent_before_that_is_committed(
         for _ in range(3):
             with pytest.raises(SMTPError, match="451"):
                 write(ANNA, f"news-{request_}@{DOMAIN}")
-    assert sent == []
+    assert list(sent) == []
     write(ANNA, f"news-{request_}@{DOMAIN}")
     assert len(sent) == 1
 
@@ -235,28 +235,12 @@ def test_what_must_come_again_is_not_answered_again(
     for _ in range(3):
         with pytest.raises(SMTPError, match="451"):
             write_in_vain(ANNA, to)
-    assert (state_of(ANNA), len(sent)) == (before, count + 1)
+    assert (state_of(ANNA), len(sent)) == (before, count)
     write(ANNA, to)
     assert len(sent) == count + 1
     assert state_of(ANNA) == {"subscribe": "CONFIRMING", "confirm": "POSTING"}.get(
         request_, "START"
     )
-
-
-def test_a_request_that_could_not_be_sent_is_sent_later(
-    sent: SentMail, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as down:
-        down.setattr(sent, "deliver", not_now)
-        for _ in range(3):
-            with pytest.raises(SMTPError, match="451"):
-                write(ANNA, SUBSCRIBE)
-    write(ANNA, asked(ANNA, sent))
-    assert state_of(ANNA) == "POSTING"
-
-
-def not_now(*_: object, **__: object) -> None:
-    raise ConnectionRefusedError
 
 
 STATES = ("START", "CONFIRMING", "POSTING", "SUSPENDED", "ERROR")

@@ -232,21 +232,6 @@ def test_a_bounce_comes_again_while_a_mail_of_its_address_is_in_hand(
     assert (rows(), state_of(ANNA), state_of(ANNA, "book-club")) == ([], "SUSPENDED", "SUSPENDED")
 
 
-def test_a_post_on_its_way_keeps_nobody_from_writing(
-    state_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subscribe(ANNA)
-
-    class Relay(SentMail):
-        def deliver(self, *_: object, **__: object) -> None:
-            other.set(KEY, BEN, "CONFIRMING")
-
-    monkeypatch.setattr(settings, "relay", Relay())
-    with open_storage(state_url) as other:
-        write(ANNA, NEWS)
-    assert state_of(BEN) == "CONFIRMING"
-
-
 # ---------------------------------------------------------------- how the table begins
 
 

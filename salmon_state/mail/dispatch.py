@@ -1,0 +1,162 @@
+"""A dispatcher in a process of its own: ``python -m salmon_state.mail.dispatch URL``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from salmon_state.errors import ConfigurationError, StorageUnavailable
+from salmon_state.log import log
+from salmon_state.mail.dispatcher import Dispatcher
+from salmon_state.mail.outbox import Outbox
+from salmon_state.mail.relays import MaildirRelay, SMTPRelay
+from salmon_state.registry import open_storage
+
+__all__ = ["DispatcherProcess", "main", "run"]
+
+_RESTART_AFTER = 1.0
+
+
+def run(dispatcher: Dispatcher, *, by_stdin: bool = False) -> None:
+    """Sends until SIGTERM or SIGINT comes, or with `by_stdin` until standard input ends.
+
+    Args:
+        dispatcher: What to run.
+        by_stdin: Whether a parent holds the other end of standard input: what it writes wakes the
+            dispatcher, and when it dies this ends as well. Ctrl-C is then the parent's to obey.
+    """
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN if by_stdin else lambda *_: ended.set())
+    with dispatcher:
+        if by_stdin:
+            threading.Thread(target=_listen, args=(dispatcher, ended), daemon=True).start()
+        while not ended.wait(1.0):  # in the main thread, which must be free for signals
+            pass
+
+
+def _listen(dispatcher: Dispatcher, ended: threading.Event) -> None:
+    while os.read(0, 4096):
+        dispatcher.wake()
+    ended.set()
+
+
+class DispatcherProcess:
+    """Runs a dispatcher beside this process, so that its work keeps no handler waiting.
+
+    It is told at once what this process records, started anew if it dies, and ends with this
+    process, whatever kills that.
+
+    Args:
+        outbox: What this process records in.
+        command: What to start; it calls `run` with ``by_stdin=True``.
+    """
+
+    def __init__(self, outbox: Outbox, command: Sequence[str]) -> None:
+        self._outbox = outbox
+        self._command = command
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts it, and a thread that watches over it."""
+        self._start()
+        self._outbox.listeners.append(self.wake)
+        self._thread = threading.Thread(target=self._watch, name="dispatcher", daemon=True)
+        self._thread.start()
+
+    def _start(self) -> None:
+        process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603 - as given
+        assert process.stdin is not None  # noqa: S101 - for the type checker
+        os.set_blocking(process.stdin.fileno(), False)
+        self._process = process
+
+    def _watch(self) -> None:
+        while self._process is not None:
+            status = self._process.wait()
+            if self._stopping.is_set():
+                return
+            log().error("the dispatcher ended with status %d, started again", status)
+            time.sleep(_RESTART_AFTER)
+            self._start()
+
+    def wake(self) -> None:
+        """Tells it that there is something to send."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # full, so it knows; or gone
+                os.write(self._process.stdin.fileno(), b"\n")
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Lets it finish the transactions in hand, and ends it."""
+        self._stopping.set()
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sends what is in the outbox of a store; returns the status to exit with."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    try:
+        store = open_storage(options.url)
+    except (ConfigurationError, StorageUnavailable) as error:
+        sys.stderr.write(f"{getattr(error, 'detail', error)}\n")
+        return 1
+    with store:
+        outbox = Outbox(store, _relay(options))
+        if options.given_up:
+            module, _, function = options.given_up.partition(":")
+            outbox.given_up = getattr(importlib.import_module(module), function)
+        run(Dispatcher(outbox, connections=options.connections, poll=options.poll))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m salmon_state.mail.dispatch", description=main.__doc__
+    )
+    parser.add_argument("url", help="the store; '${NAME}' in it is a variable of the environment")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--relay", metavar="HOST:PORT", help="the mail server to send through")
+    where.add_argument("--maildir", metavar="DIR", help="keep mail there instead of sending it")
+    parser.add_argument("--tls", choices=("none", "starttls", "tls"), default="none")
+    parser.add_argument(
+        "--user", default="", help="how to log in; the password is in SALMON_RELAY_PASSWORD"
+    )
+    parser.add_argument("--connections", type=int, default=4, metavar="N")
+    parser.add_argument("--poll", type=float, default=1.0, metavar="SECONDS")
+    parser.add_argument(
+        "--given-up", metavar="MODULE:FUNCTION", help="called with each mail that is given up"
+    )
+    return parser
+
+
+def _relay(options: argparse.Namespace) -> Any:
+    if options.maildir:
+        return MaildirRelay(options.maildir)
+    host, _, port = options.relay.rpartition(":")
+    password = os.environ.get("SALMON_RELAY_PASSWORD", "") if options.user else ""
+    return SMTPRelay(
+        host.strip("[]"), int(port), user=options.user, password=password, tls=options.tls
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

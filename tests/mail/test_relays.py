@@ -1,0 +1,120 @@
+"""Where mail goes."""
+
+from __future__ import annotations
+
+import mailbox
+from email import message_from_bytes
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from salmon_state.mail.relays import (
+    Answer,
+    ConnectionLost,
+    MaildirRelay,
+    RelayDown,
+    SMTPRelay,
+    open_session,
+)
+from tests.end_to_end.smtp_sink import SMTPSink
+
+DATA = b"Subject: hi\r\nContent-Type: text/plain; charset=latin-1\r\n\r\n\xe9\r\n.\r\n"
+
+
+@pytest.fixture(params=[(), ("PIPELINING", "8BITMIME", "SMTPUTF8")], ids=["plain", "extended"])
+def sink(request: pytest.FixtureRequest, sink: SMTPSink) -> SMTPSink:
+    sink.extensions = request.param
+    return sink
+
+
+def test_a_relay_sends_a_mail_as_it_is(sink: SMTPSink) -> None:
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    for _ in range(2):
+        assert session.send("", ["anna@example.com", "ben@example.com"], DATA) == {}
+    session.close()
+    sent = DATA.replace(b"\r\n.", b"\r\n..")
+    assert sink.mails == [("<>", f"<{n}@example.com>", sent) for n in ("anna", "ben")] * 2
+
+
+def test_a_connection_goes_on_after_refusals(sink: SMTPSink) -> None:
+    sink.answer_to = lambda recipient: "550 no" if "x" in recipient else "250 OK"
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    no = Answer(550, "550 no")
+    assert session.send("me@y", ["x@y"], DATA) == {"x@y": no}
+    assert session.send("me@y", ["x@y", "a@y"], DATA) == {"x@y": no}
+    sink.final_answer = lambda recipients: "552 too large"
+    assert session.send("me@y", ["a@y"], DATA) == {"a@y": Answer(552, "552 too large")}
+    sink.final_answer = lambda recipients: "250 OK"
+    assert session.send("me@y", ["a@y"], DATA) == {}
+    session.close()
+    assert sink.connections == 1
+
+
+def test_addresses_that_are_not_ascii(sink: SMTPSink) -> None:
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    refused = session.send("me@y", ["ü@y", "a@y", "\udcff@y"], DATA)
+    session.close()
+    assert {answer.code for answer in refused.values()} == {553}
+    assert set(refused) == {"\udcff@y"} | (set() if sink.extensions else {"ü@y"})
+    assert {recipient for _, recipient, _ in sink.mails} == (
+        {"<a@y>", "<ü@y>"} if sink.extensions else {"<a@y>"}
+    )
+
+
+@pytest.mark.parametrize("answer", ["421 busy", "", "silence"])
+def test_a_connection_that_breaks(sink: SMTPSink, answer: str) -> None:
+    def reply(recipient: str) -> str:
+        if answer == "silence":
+            sink.may_answer.wait(10)
+        elif not answer:
+            raise ConnectionResetError
+        return answer or "250 OK"
+
+    sink.answer_to = reply
+    session = open_session(SMTPRelay("127.0.0.1", sink.port, timeout=0.3))
+    sink.may_answer.clear()
+    expected = RelayDown if answer == "421 busy" else ConnectionLost
+    with pytest.raises(expected) as lost:
+        session.send("me@y", ["a@y"], DATA)
+    if isinstance(lost.value, ConnectionLost):
+        assert (lost.value.hung, lost.value.uncertain) == (answer == "silence", False)
+    session.close()
+
+
+def test_what_was_taken_is_sent_however_the_farewell_goes(sink: SMTPSink) -> None:
+    sink.farewell = "500 never heard of it"
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    session.send("", ["a@x"], DATA)
+    session.close()
+    assert len(sink.mails) == 1
+
+
+def test_a_login_that_the_relay_does_not_offer_is_an_error(sink: SMTPSink) -> None:
+    relay = SMTPRelay("127.0.0.1", sink.port, user="me", password="hunter2")
+    assert "hunter2" not in repr(relay)
+    with pytest.raises(RelayDown, match="SMTPNotSupportedError") as down:
+        open_session(relay)
+    assert "hunter2" not in str(down.value)
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_without_tls_nothing_is_sent_to_a_relay_that_must_have_it(sink: SMTPSink, tls: str) -> None:
+    with pytest.raises(RelayDown):
+        open_session(SMTPRelay("127.0.0.1", sink.port, tls=tls, timeout=5))
+    with pytest.raises(ValueError, match="tls must be"):
+        SMTPRelay("127.0.0.1", sink.port, tls="ssl")
+
+
+def test_a_maildir_records_the_envelope(tmp_path: Path) -> None:
+    mail = EmailMessage()
+    mail["Subject"] = "hi"
+    mail.set_content("hello é")
+    relay = MaildirRelay(tmp_path / "outbox")
+    relay.deliver(mail, To="anna@example.com\nBcc: x", From="")
+    relay.deliver(message_from_bytes(DATA), To="anna@example.com", From="")
+    kept, other = sorted(mailbox.Maildir(tmp_path / "outbox"), key=len)[::-1]
+    assert (kept["X-Envelope-To"], kept["X-Envelope-From"]) == ("<anna@example.com Bcc: x>", "<>")
+    assert kept["Subject"] == "hi"
+    assert kept.get_payload(decode=True) == "hello é\n".encode()
+    assert other.get_payload(decode=True) == b"\xe9\n.\n"
