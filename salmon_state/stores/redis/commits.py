@@ -256,19 +256,19 @@ def _counts(reply: Any) -> list[int]:
 
 def _encode(write: Write) -> list[bytes]:
     """Returns field, what to do on what condition, time and value of a write, for `WRITE`."""
-    kind, _, name, value, at, expect = write
+    _, _, name, value, at, expect = write
     field = b"" if name is EVERY else encode_field(name)
     if value is CHECK or value is None:
         act = b"c" if value is CHECK else b"r"
-        return [field, act + _condition(kind, expect), b"", b""]
+        return [field, act + _condition(expect), b"", b""]
     keeps = isinstance(expect, Seen) and expect.at == at
-    act = (b"k" if keeps else b"w") + _condition(kind, expect)
+    act = (b"k" if keeps else b"w") + _condition(expect)
     if isinstance(value, str):
         return [field, act, b"", encode_value(value, at)]
     return [field, act, encode_time(at), value]
 
 
-def _condition(kind: Kind, expect: object) -> bytes:
+def _condition(expect: object) -> bytes:
     if not isinstance(expect, Seen):
         return b"*" if expect is ANYTHING else b"-"
     moment = b"*" if expect.at is ANYTHING else encode_time(expect.at)

@@ -98,7 +98,8 @@ class Keys:
 
     def of(self, sender: Sender, kind: Kind = STATE) -> bytes:
         """Returns the key of a sender's hash."""
-        return b"%b%b%b" % (self.head, sender_digest(sender).hex().encode(), tail_of(kind))
+        key = self.head + sender_digest(sender).hex().encode()
+        return key + b"}" if kind is STATE else key + tail_of(kind)
 
     def due(self, key: bytes, kind: Kind) -> bytes:
         """Returns the key of the set of what is due in a hash."""

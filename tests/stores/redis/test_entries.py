@@ -452,7 +452,8 @@ def test_the_server_is_never_kept_busy(store: RedisStorage, raw: Any) -> None:
     assert {"scan", "unlink"} <= used
 
 
-def test_many_large_senders_are_read_a_few_at_a_time(store: RedisStorage) -> None:
+def test_many_large_senders_are_read_a_few_at_a_time(url: str, prefix: str) -> None:
+    store = RedisStorage(url, prefix=prefix)
     senders = [f"{number}" + "\0" * 400_000 for number in range(12)]
     for sender in senders:
         store.set(MODULE, sender, "POSTING")
@@ -467,6 +468,7 @@ def test_many_large_senders_are_read_a_few_at_a_time(store: RedisStorage) -> Non
     store._server.run_each = watched  # type: ignore[method-assign]
     assert {record.sender for record in store} == set(senders)
     assert max(sizes) <= 2
+    store.close()
 
 
 @pytest.mark.parametrize("count", [0, 700])
