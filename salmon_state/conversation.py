@@ -270,9 +270,9 @@ class Conversation:
             self._draft.add(Write(STATE, sender, EVERY, state, now))
         return len(modules)
 
-    def _check_hooks(self, method: str) -> None:
+    def _check_hooks(self, what: Kind | str) -> None:
         if not self._store._has_hooks:
-            self._store._cannot(f"do {method}")
+            self._store._cannot(f"keep a {what.name}" if isinstance(what, Kind) else f"do {what}")
 
     def forget(self) -> None:
         """Drops what was read and written so far: the store was cleared."""
@@ -293,7 +293,7 @@ class Conversation:
         Raises:
             NotImplementedError: The store keeps states only.
         """
-        self._check_hooks(f"keep a {write.kind.name}")
+        self._check_hooks(write.kind)
         self._draft.add(write)
 
     def find(self, kind: Kind, sender: Sender, name: str) -> Any:
@@ -306,7 +306,7 @@ class Conversation:
             NotImplementedError: The store keeps states only.
             StorageError: It is damaged, or cannot be read now.
         """
-        self._check_hooks(f"keep a {kind.name}")
+        self._check_hooks(kind)
         try:
             return self._look(kind, sender, name)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise

@@ -198,7 +198,8 @@ class Delivery(Forkable):
         name = "" if inbox is None else fingerprint(message)
         wants = () if inbox is None else ((Kind.HANDLED, name),)
         with store._converse(message.From, self.lock_timeout, wants) as conversation:
-            if inbox is not None and inbox.knows(conversation, name):
+            receipt = None if inbox is None else inbox.look(conversation, name)
+            if receipt is not None and receipt.is_known:
                 log().info(
                     "a mail from %r to %r was handled before, and is not again",
                     *(message.From, message.To),
@@ -209,11 +210,11 @@ class Delivery(Forkable):
             try:
                 self._deliver(message)
             except Exception as error:
-                if inbox is not None and _has_handled(error, raised):
-                    inbox.sign(conversation, name)
+                if receipt is not None and _has_handled(error, raised):
+                    receipt.sign()
                 raise
-            if inbox is not None:
-                inbox.sign(conversation, name)
+            if receipt is not None:
+                receipt.sign()
 
     def _store(self) -> StateStorage:
         found = self._router.STATE_STORE

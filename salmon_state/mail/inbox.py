@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from salmon_state.checks import check_lifetime
 from salmon_state.conversation import Conversation
@@ -13,7 +13,7 @@ from salmon_state.entries import ABSENT, MICROSECOND, Condition, Kind, Seen, Wri
 from salmon_state.errors import ConfigurationError
 from salmon_state.storage import StateStorage
 
-__all__ = ["NO_MARKS", "Inbox", "fingerprint"]
+__all__ = ["NO_MARKS", "Inbox", "Receipt", "fingerprint"]
 
 NO_MARKS = (
     "%r has get, set and clear only and cannot keep which mails were handled: with it, once_within "
@@ -48,32 +48,41 @@ class Inbox:
         if not store._has_hooks:
             raise ConfigurationError(NO_MARKS % store)
 
-    def knows(self, conversation: Conversation, name: str) -> bool:
-        """Returns whether a mail of the conversation's sender was handled before.
+    def look(self, conversation: Conversation, name: str) -> Receipt:
+        """Returns what there is about a mail of the conversation's sender.
 
         Args:
             conversation: Whose snapshot has the mark, if there is one.
             name: The mail's `fingerprint`.
         """
-        mark = _mark(conversation, name)
-        return mark is not None and int(mark) > conversation._store._clock()
+        now = conversation._store._clock()
+        mark = conversation.find(Kind.HANDLED, conversation.sender, name)
+        # The time is the value as well, because that is what a conversation finds. A mark that has
+        # expired is there until somebody removes it.
+        is_known = mark is not None and int(mark) > now
+        return Receipt(conversation, name, is_known, mark, now + self._microseconds)
 
-    def sign(self, conversation: Conversation, name: str) -> None:
-        """Marks a mail as handled, with everything else that the conversation commits.
+
+class Receipt(NamedTuple):
+    """What there is about a mail, and is to be."""
+
+    conversation: Conversation
+    name: str
+    is_known: bool
+    """Whether the mail was handled before."""
+    mark: bytes | None
+    until: int
+
+    def sign(self) -> None:
+        """Marks the mail as handled, with everything else that its conversation commits.
 
         Where no lock keeps two of the same mail apart, as with a null sender, one of them is
         overtaken.
         """
-        until = conversation._store._clock() + self._microseconds
-        old = _mark(conversation, name)  # which has expired, and nobody has removed it yet
-        expect: Condition = ABSENT if old is None else Seen(value=old)
-        # The time is the value as well, because that is what a conversation finds.
-        value = b"%d" % until
-        conversation.add(Write(Kind.HANDLED, conversation.sender, name, value, until, expect))
-
-
-def _mark(conversation: Conversation, name: str) -> Any:
-    return conversation.find(Kind.HANDLED, conversation.sender, name)
+        expect: Condition = ABSENT if self.mark is None else Seen(value=self.mark)
+        sender, value = self.conversation.sender, b"%d" % self.until
+        write = Write(Kind.HANDLED, sender, self.name, value, self.until, expect)
+        self.conversation.add(write)
 
 
 def fingerprint(message: Any) -> str:
