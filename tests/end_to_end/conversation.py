@@ -55,6 +55,7 @@ def post_everywhere(servers: Sequence[MailServer], person: str, text: str, reade
     for client in clients:
         client.join()
     assert errors == []
+    post(servers[0], person, f"The next: {text[::-1]}", reader)  # copies leave in their order
     found = [mail for mail in servers[0].mail_to(reader) if text in mail.as_string()]
     assert len(found) == 1, f"{reader} got {len(found)} copies"
 
