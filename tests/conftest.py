@@ -42,12 +42,15 @@ settings.register_profile(
 
 
 # Each process that runs tests starts its own servers, and a cluster has six, Sentinel four; and
-# each would run the kit over all the wrong stores.
+# each would run the kit over all the wrong stores, fill three databases with many rows, install
+# the example.
 TOGETHER = {
     "several Redis servers": r"stores/redis/(?!test_kit)|redis.*(cluster|sentinel)",
     "PostgreSQL with a standby": r"test_sqlalchemy_standby",
     "wrong stores": r"test_wrong_stores",
     "wrong conversations": r"test_wrong_conversations",
+    "many rows": r"test_sqlalchemy_plans",
+    "an installed store": r"test_it_is_found_by_its_url|test_its_own_tests_run_where",
 }
 
 

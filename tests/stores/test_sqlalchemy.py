@@ -35,7 +35,7 @@ class TestSQLAlchemyStorage(
     SharedEntrySuite,
     SharedSuite,
 ):
-    runs = 30
+    runs = reopening_runs = 10  # on each of three databases
 
     @pytest.fixture
     def open_store(self, open_anywhere: OpenStore) -> OpenStore:

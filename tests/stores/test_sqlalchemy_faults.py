@@ -128,7 +128,8 @@ def test_killed_and_stopped_under_load_for_long(served: Place) -> None:
     run_under_load(served, rounds=10, pause=10.0)
 
 
-def test_hammering_shared_keys(place: Place) -> None:
+@pytest.mark.parametrize("steps", [600, pytest.param(15_000, marks=pytest.mark.stress)])
+def test_hammering_shared_keys(place: Place, steps: int) -> None:
     """Without faults nothing is refused, however many there are."""
     SQLAlchemyStorage(place.url).close()
     stop = CONTEXT.Event()
@@ -136,7 +137,7 @@ def test_hammering_shared_keys(place: Place) -> None:
     ready = CONTEXT.Barrier(8)
     jobs = [(place.url, number, 3, ready, stop, progress) for number in range(8)]
     with processes(hammer, jobs) as answers:
-        eventually(lambda: progress.value > 1500)
+        eventually(lambda: progress.value > steps)
         stop.set()
         histories = [answers.next() for _ in jobs]
     with SQLAlchemyStorage(place.url) as store:
