@@ -247,6 +247,9 @@ class Server(Forkable):
         """Does the same for a script that reads, and groups of keys, each of one slot."""
         commands = [_called(script, keys, argv) for keys in groups]
         replies = exchange(pool, commands, again=True) if groups else []
+        if replies and isinstance(replies[0], ResponseError) and _not_run(replies[0]):
+            self.run(script, groups[0], argv, again=True)  # and the server knows it
+            replies = exchange(pool, commands, again=True)
         return [
             self.run(script, keys, argv, again=True) if isinstance(reply, Exception) else reply
             for keys, reply in zip(groups, replies, strict=True)

@@ -490,5 +490,27 @@ def test_a_page_looks_at_some_keys_however_few_of_them_match(
         raw.delete(*others)
 
 
+def test_servers_that_do_not_know_a_script_are_told_it_once(
+    cluster: RedisCluster, prefix: str
+) -> None:
+    """And not for each of the keys that are looked at together."""
+    with RedisStorage(cluster.url(), prefix=prefix) as store:
+        senders = {f"{number}@example.com" for number in range(60)}
+        for sender in senders:
+            store.set(MODULE, sender, "POSTING")
+        with cluster.client() as client:
+            client.script_flush()
+        asked: list[object] = []
+        run = store._server.run
+
+        def watched(script: Any, keys: Any, argv: Any, *, again: bool = False) -> Any:
+            asked.append(keys)
+            return run(script, keys, argv, again=again)
+
+        store._server.run = watched  # type: ignore[method-assign]
+        assert {record.sender for record in store} == senders
+        assert len(asked) <= len(store._server.pools())
+
+
 def test_a_pattern_of_any_prefix() -> None:
     assert Keys("a*[b]?\\^-c").pattern(Kind.STATE) == rb"a\*\[b\]\?\\\^\-c:{*}"
