@@ -78,7 +78,7 @@ def _prepare_database(path: Path, timeout: float) -> None:
             "open it as sqlite:///..., or give another path"
         )
     with closing(Shelf(path, timeout)) as new:
-        new.states.create()
+        new.create()
         for suffix in ("", *_OF_SQLITE):
             make_private(beside(path, suffix))
         _finish_moves(path, new)
@@ -104,7 +104,7 @@ def _convert(path: Path, old: OldShelf, timeout: float) -> None:
         _discard(temporary)
         create_private_file(temporary)
         with closing(Shelf(temporary, timeout, journal="DELETE")) as new, new.transaction():
-            new.states.create()
+            new.create()
             _adopt(path, read_old_shelf(path, old), new)
             new.complete()
             new.execute("CREATE TABLE Moves (old BLOB, new BLOB)")
@@ -191,8 +191,11 @@ def _parse_legacy(key: bytes) -> tuple[str, Sender]:
 
 def _legacy_rows(new: Shelf) -> list[tuple[bytes, bytes]]:
     # The index answers at once: what we write begins with [' or [" and sorts before.
-    rows, _ = new.page("SELECT key, value FROM Dict WHERE key > X'5B62' ORDER BY key", ())
-    return list(takewhile(lambda row: row[0][:3] in (b"[b'", b'[b"'), rows))
+    sql = (
+        "SELECT key, value, length(key) + length(value) FROM Dict WHERE key > X'5B62' ORDER BY key"
+    )
+    rows, _ = new.page(sql, ())
+    return [row[:2] for row in takewhile(lambda row: row[0][:3] in (b"[b'", b'[b"'), rows)]
 
 
 # ---------------------------------------------------------------- files

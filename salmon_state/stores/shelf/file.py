@@ -54,19 +54,19 @@ class ShelfFile:
     def page(self, sql: str, values: Any) -> tuple[list[Any], bool]:
         """Returns the first rows of a query, and whether there may be more.
 
-        At most 500, and no more than 1 MiB if more than one: a sender may have megabytes. Between
-        two pages nothing is open, which would keep SQLite from emptying its WAL.
+        At most 500, and no more than 1 MiB if more than one: a sender may have megabytes. The last
+        column says how long a row is. Between two pages nothing is open, which would keep SQLite
+        from emptying its WAL.
         """
         rows: list[Any] = []
         length = 0
         with closing(self.execute(f"{sql} LIMIT {_PAGE}", values)) as cursor:
             for row in cursor:
                 rows.append(row)
-                # A row of the states begins with its key, and then comes again with it.
-                length += sum(len(column) for column in row[1:] if isinstance(column, (str, bytes)))
-                if len(rows) == _PAGE or length > _PAGE_BYTES:
+                length += row[-1]
+                if length > _PAGE_BYTES:
                     return rows, True
-        return rows, False
+        return rows, len(rows) == _PAGE
 
     @property
     def in_transaction(self) -> bool:

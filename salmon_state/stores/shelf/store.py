@@ -188,7 +188,8 @@ class ShelveStorage(StateStorage, Forkable):
     def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
         shelf = self._open()
         try:
-            return shelf.table(kind).value(kind, sender, name)
+            entry = shelf.table(kind).find(kind, sender, name)
+            return None if entry is None else entry.value
         finally:
             self._using.release()
 
@@ -229,8 +230,8 @@ class ShelveStorage(StateStorage, Forkable):
 
     def _wipe(self) -> None:
         with self._transaction() as shelf:
-            shelf.states.clear()
-            shelf.entries.clear()
+            shelf.execute("DELETE FROM Dict")
+            shelf.execute("DELETE FROM Entries")
 
     def _count(self, kind: Kind) -> int:
         with self._opened() as shelf:
