@@ -18,6 +18,7 @@ from salmon_state.checks import (
     plain_sender,
     plain_state,
 )
+from salmon_state.consistency import findings
 from salmon_state.conversation import Active, Conversation
 from salmon_state.entries import (
     ABSENT,
@@ -25,7 +26,6 @@ from salmon_state.entries import (
     MICROSECOND,
     STATE,
     Condition,
-    Entry,
     Kind,
     Seen,
     Where,
@@ -33,7 +33,7 @@ from salmon_state.entries import (
     as_plain,
     from_microseconds,
 )
-from salmon_state.errors import Overtaken, StorageError, StorageUnavailable
+from salmon_state.errors import Overtaken, StorageError
 from salmon_state.keys import Sender
 from salmon_state.thread_locks import ThreadLocks
 
@@ -507,51 +507,7 @@ class StateStorage(Backend, routing.StateStorage):
             StorageUnavailable: The store cannot be read now; also while iterating.
         """
         self._check_open()
-        return self._check_all()
-
-    def _check_all(self) -> Iterator[str]:
-        try:
-            yield from self._examine()
-        except Exception as error:  # noqa: BLE001 - a driver may raise anything
-            yield self._finding(error)
-        for kind in Kind:
-            try:
-                yield from self._check_kind(kind)
-            except Exception as error:  # noqa: BLE001 - a driver may raise anything
-                yield self._finding(error)
-
-    def _check_kind(self, kind: Kind) -> Iterator[str]:
-        after = None
-        while True:
-            page = self._page(kind, Where(), after)
-            wrong = [entry for entry in page.entries if not self._is_found(entry)]
-            # What was changed since the page was read is not there any more as it was.
-            still = self._page(kind, Where(), after).entries if wrong else []
-            for entry in wrong:
-                if entry in still:
-                    place = f"{entry.name[:200]!r} of {(entry.sender or '')[:200]!r}"
-                    yield (
-                        f"{kind.name} {place} is listed, and not found when it is looked up: what "
-                        "leads to it is damaged; set it anew, or restore a copy"
-                    )
-            after = page.after
-            if after is None:
-                return
-
-    def _is_found(self, entry: Entry) -> bool:
-        try:
-            return bool(self._find(*entry[:3]) == entry.value)
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            return False
-
-    def _finding(self, error: Exception) -> str:
-        """Returns what is damaged; raises what is not damage."""
-        explained = error if isinstance(error, StorageError) else self._explain(error)
-        if isinstance(error, NotImplementedError) or isinstance(explained, StorageUnavailable):
-            self._raise(error)
-        return self._mask(str(explained))
+        return findings(self)
 
     def close(self) -> None:
         """Releases what the store itself opened, and only that; harmless when repeated.
