@@ -115,7 +115,8 @@ class Draft:
     def drop(self, kinds: Container[Kind]) -> None:
         """Forgets what this draft itself, without those beneath, would write of some kinds."""
         for place in [place for place in self._writes if place[0] in kinds]:
-            del self._writes[place], self._seen[place]
+            del self._writes[place]
+            self._seen.pop(place, None)  # of what a move wrote here, it is in a layer beneath
 
     def clear(self) -> None:
         """Forgets everything, in the layers beneath as well."""

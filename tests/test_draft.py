@@ -152,7 +152,10 @@ def test_what_is_dropped_is_not_asked_for_either() -> None:
     draft = Draft()
     draft.add(Write(Kind.OUTGOING, ANNA, "1", b"mail", 7, ABSENT))
     draft.add(state("app", "ONE"))
-    draft.drop([Kind.OUTGOING])
+    moved = Draft(draft)
+    moved.add(Write(Kind.OUTGOING, ANNA, EVERY, b"other"))
+    for layer in (moved, draft):
+        layer.drop([Kind.OUTGOING])
     assert draft.writes() == [state("app", "ONE")]
 
 
