@@ -222,11 +222,15 @@ class Backend:
 
     @cached_property
     def _threads(self) -> ThreadLocks:
-        return ThreadLocks()
+        # From Python 3.12 on two threads may be here at once; there must be one of these for both.
+        threads: ThreadLocks = self.__dict__.setdefault("_threads", ThreadLocks())
+        return threads
 
     @cached_property
     def _entry_leases(self) -> EntryLeases:
-        return EntryLeases(self._commit, self._load, self._clock, self.lease_seconds)
+        made = EntryLeases(self._commit, self._load, self._clock, self.lease_seconds)
+        leases: EntryLeases = self.__dict__.setdefault("_entry_leases", made)
+        return leases
 
     def _begin(self) -> UnitOfWork:
         """Returns what an outermost conversation works with: for databases with transactions."""

@@ -230,7 +230,7 @@ def in_order(writes: Iterable[Write]) -> list[Write]:
 
 
 def _rank(write: Write) -> tuple[int, Kind, bool, str, str]:
-    kind, sender, name, value, *_ = write
+    kind, sender, name, value, _, _ = write
     step = 0 if value is CHECK else 1 if name is EVERY else 2
     return step, kind, sender is not None, sender or "", "" if name is EVERY else name
 

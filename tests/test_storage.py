@@ -12,6 +12,7 @@ from salmon import routing
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state import MemoryStorage, StateStorage, StorageError, StorageUnavailable
+from salmon_state.backend import Backend
 from salmon_state.entries import Kind, Page, Where
 from salmon_state.keys import Sender
 from salmon_state.testing import RouterSuite
@@ -115,6 +116,14 @@ class Simple(StateStorage):
 
     def clear(self) -> None:
         self.states.clear()
+
+
+def test_threads_that_come_at_once_get_the_same_locks() -> None:
+    """As two may that are in the function of a `cached_property` together, from Python 3.12 on."""
+    store = Simple()
+    for name in ("_threads", "_entry_leases"):
+        make = vars(Backend)[name].func
+        assert make(store) is make(store)
 
 
 def test_a_simple_store_works_in_the_router(
