@@ -12,12 +12,12 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
-from salmon.routing import ROUTE_FIRST_STATE, Router
+from salmon.routing import Router
 from salmon.server import SMTPError
 
 from examples.mailing_list import roster, tokens
 from examples.mailing_list.roster import Subscriber
-from salmon_state import SQLAlchemyStorage
+from salmon_state import Confirmations, SQLAlchemyStorage
 
 __all__ = [
     "bounce_token",
@@ -36,7 +36,6 @@ CONFIRM_WITHIN = timedelta(days=3)
 WRITE_AGAIN_AFTER = timedelta(hours=1)
 BOUNCE_WITHIN = timedelta(days=14)
 
-_TOKENS = "examples.mailing_list.tokens"
 _STATE_KEY = "examples.mailing_list.handlers:"
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -94,12 +93,12 @@ def once_an_hour(purpose: str, list_name: str, address: str) -> str | None:
     Anybody can write in somebody else's name; this is what keeps us from passing all of it on.
     That the mail is sent is committed together with the mail itself.
     """
-    key = _key(purpose, list_name, address)
-    earlier = Router.STATE_STORE.get(_TOKENS, key)
-    if _is_recent(earlier, purpose, list_name, address):
+    sent = _sent()
+    earlier, _ = sent.get(f"{purpose} {list_name}", address)
+    if earlier and _is_recent(earlier, purpose, list_name, address):
         return None
     token = tokens.make(purpose, list_name, address)
-    Router.STATE_STORE.compare_and_set(_TOKENS, key, earlier, token)
+    sent.store(f"{purpose} {list_name}", address, token, None)
     return token
 
 
@@ -116,9 +115,11 @@ def confirm(list_name: str, address: str, token: str) -> bool:
     """
     if not was_asked(list_name, address, token):
         return False
-    # Together with the next state: when this mail must come again, the token is not spent.
-    key = _key("confirm", list_name, address)
-    return bool(Router.STATE_STORE.compare_and_set(_TOKENS, key, token, ROUTE_FIRST_STATE))
+    sent, target = _sent(), f"confirm {list_name}"
+    if sent.get(target, address) != (token, None):
+        return False
+    sent.delete(target, address)  # if the next state is committed
+    return True
 
 
 def bounce_token(subscriber: Subscriber) -> str:
@@ -151,20 +152,13 @@ def suspend(list_name: str, address: str, token: str) -> int:
 
 
 def forget_unconfirmed() -> int:
-    """Removes subscriptions that nobody confirmed, and tokens that have expired.
-
-    Returns:
-        How many were removed.
-    """
-    store = Router.STATE_STORE
-    removed = store.purge(older_than=CONFIRM_WITHIN, state="CONFIRMING")
-    removed += store.purge(older_than=CONFIRM_WITHIN, module=_TOKENS)
-    return int(removed)
+    """Removes subscriptions that nobody confirmed; returns how many."""
+    return int(Router.STATE_STORE.purge(older_than=CONFIRM_WITHIN, state="CONFIRMING"))
 
 
-def _key(purpose: str, list_name: str, address: str) -> str:
-    """Returns what stands for the last mail of a kind: no sender's own, which `suspend` moves."""
-    return f"{purpose} {list_name} {address}"
+def _sent() -> Confirmations:
+    """Returns the tokens that were sent last, by purpose and list; they are a sender's own."""
+    return Confirmations(Router.STATE_STORE, expires=CONFIRM_WITHIN)
 
 
 def _is_recent(token: str, purpose: str, list_name: str, address: str) -> bool:
