@@ -43,14 +43,14 @@ def kill_others(place: Place) -> None:
 def made(served_store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """An element for each time that the writes of a commit were made, to the last."""
     times: list[object] = []
-    make = served_store._writer.make
+    make = served_store._tables.make
 
-    def counted(cursor: Any, writes: Any) -> Any:
-        counts = make(cursor, writes)
+    def counted(cursor: Any, writes: Any, **options: Any) -> Any:
+        counts = make(cursor, writes, **options)
         times.append(counts)
         return counts
 
-    monkeypatch.setattr(served_store._writer, "make", counted)
+    monkeypatch.setattr(served_store._tables, "make", counted)
     return times
 
 
@@ -65,9 +65,9 @@ def test_what_expects_something_is_not_tried_again_when_its_commit_is_lost(
     made.clear()
     commit = served_store._pool.commit
 
-    def lost(cursor: Any) -> None:
+    def lost(*arguments: Any) -> None:
         kill_others(served)
-        commit(cursor)
+        commit(*arguments)
 
     monkeypatch.setattr(served_store._pool, "commit", lost)
     with pytest.raises(StorageUnavailable) as caught:
@@ -134,7 +134,7 @@ def test_whoever_moves_all_keeps_nobody_from_it_afterwards(
     move(served_store)
     if served.kind == "mariadb":
         names = "SELECT IS_FREE_LOCK('{}')"
-        lock = served_store._access.moving([Write(Kind.STATE, ANNA, EVERY, None)])
+        lock = served_store._tables.moving([Write(Kind.STATE, ANNA, EVERY, None)])
         assert served.rows(names.format(lock)) == [(1,)]
     with SQLAlchemyStorage(served.url, timeout=1) as other:
         other.set_all(ANNA, "AGAIN")

@@ -6,7 +6,6 @@ import random
 import resource
 import time
 import tracemalloc
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -99,8 +98,8 @@ def batches(store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch) -> list[i
     sizes: list[int] = []
     transaction = store._pool.transaction
 
-    def counted(work: Callable[[Any], Any]) -> Any:
-        result = transaction(work)
+    def counted(*arguments: Any, **options: Any) -> Any:
+        result = transaction(*arguments, **options)
         sizes.append(result)
         return result
 

@@ -71,7 +71,7 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteSta
     """Returns the plan as the store's own connection gets it, in one line."""
     explain = "EXPLAIN QUERY PLAN " if place.kind == "sqlite" else "EXPLAIN "
     if isinstance(statement, WriteStatement):
-        parameters = statement.bind(store._states.write(WRITE, 1))
+        parameters = statement.bind(store._tables.states.write(WRITE, 1))
     else:
         parameters = statement.bind(VALUES)
 
@@ -114,7 +114,7 @@ def test_the_primary_key_is_used(
     request: pytest.FixtureRequest,
 ) -> None:
     place, store = full
-    text = plan(store, place, choose(store._states))
+    text = plan(store, place, choose(store._tables.states))
     if place.kind == "sqlite":
         page = request.node.callspec.id.endswith("-page")  # the first: all rows in their order
         assert page or "USING PRIMARY KEY" in text, text

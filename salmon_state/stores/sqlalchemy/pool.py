@@ -6,7 +6,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from salmon_state.errors import Overtaken, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.databases.base import Database, Step
 
 __all__ = ["Loan", "Pool"]
 
@@ -57,6 +57,7 @@ class Pool(Forkable):
         keep: Whether connections stay checked out between two uses.
 
     Attributes:
+        dialect: The engine's.
         driver_error: What the driver raises.
         driver: What SQLAlchemy calls the driver.
         timeout: See above.
@@ -68,6 +69,7 @@ class Pool(Forkable):
         self.driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         self.driver: str = engine.dialect.driver
         self.timeout = timeout
+        self.dialect = engine.dialect
         self._engine = engine
         self._autocommit = (
             engine if keep else engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -277,55 +279,75 @@ class Pool(Forkable):
         finally:
             del error  # whose traceback refers to this frame: a cycle that keeps connections
 
-    def transaction(self, work: Callable[[Any], _Result], moving: str = "") -> _Result:
-        """Returns ``work(cursor)``, done as one transaction.
+    def transaction(
+        self, work: Callable[[Any], _Result], moving: str = "", *, begin: bool = True
+    ) -> _Result:
+        """Returns ``work(cursor)``, done as one transaction; arguments as for `transact`.
 
         It is tried again like an operation of `run`, but not when the connection breaks while the
         commit is awaited: then nobody knows whether it happened.
+        """
+        return self.run(lambda driver: self.transact(driver, work, moving, begin=begin))
+
+    def transact(
+        self,
+        driver: Any,
+        work: Callable[[Any], _Result],
+        moving: str = "",
+        *,
+        begin: bool = True,
+        then: Sequence[Step] = (),
+    ) -> _Result:
+        """Returns ``work(cursor)``, done as one transaction on a connection.
 
         Args:
+            driver: The connection.
             work: What to do, perhaps more than once.
             moving: If no new rows of the senders that it writes about may come until its end, the
                 lock of those who need that.
+            begin: Whether to begin it; otherwise `work` does, in one round trip with more, or
+                somebody has done so.
+            then: What to say in the same round trip as the commit.
+
+        Raises:
+            Overtaken: By `work`; as with the error of a conflict, it is rolled back, and the
+                connection is in order.
+            StorageUnavailable: Nobody knows whether it was committed.
         """
-
-        def transact(driver: Any) -> _Result:
-            cursor = driver.cursor()
-            self.begin(cursor, moving)
-            try:
-                result = work(cursor)
-            except Overtaken:
-                cursor.execute("ROLLBACK")
-                self._end_moving(cursor, moving)
-                raise
-            self.commit(cursor)
-            try:
-                self._end_moving(cursor, moving)
-            except self.driver_error:  # it is committed: not to be tried again
-                driver.close()  # which frees the lock as well
-            cursor.close()
-            return result
-
-        return self.run(transact)
-
-    def begin(self, cursor: Any, moving: str) -> None:
-        """Begins a transaction that writes; `moving` as for `transaction`."""
+        cursor = driver.cursor()
         if moving:
             self._database.begin_moving(cursor, moving, self.timeout / 2)
-        cursor.execute(self._database.begin)
-
-    def _end_moving(self, cursor: Any, moving: str) -> None:
+        try:
+            if begin:
+                cursor.execute(self._database.begin)
+            result = work(cursor)
+            self.commit(cursor, then)
+        except Exception as error:
+            if isinstance(error, Overtaken) or self._database.is_conflict(error):
+                cursor.execute("ROLLBACK")
+                if moving:
+                    self._database.end_moving(cursor, moving)
+            raise
         if moving:
-            self._database.end_moving(cursor, moving)
+            try:
+                self._database.end_moving(cursor, moving)
+            except self.driver_error:  # it is committed: not to be tried again
+                driver.close()  # which frees the lock as well
+        cursor.close()
+        return result
 
-    def commit(self, cursor: Any) -> None:
+    def commit(self, cursor: Any, then: Sequence[Step] = ()) -> None:
         """Ends a transaction.
+
+        Args:
+            cursor: Of its connection.
+            then: What to say in the same round trip.
 
         Raises:
             StorageUnavailable: Nobody knows whether it was committed.
         """
         try:
-            cursor.execute("COMMIT")
+            self._database.say(cursor, [("COMMIT", [()]), *then])
         except self.driver_error as error:
             if self._database.is_conflict(error):
                 raise

@@ -13,10 +13,11 @@ from salmon_state.keys import Sender
 from salmon_state.stores.rows import decode_row, name_digest, sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Database
 from salmon_state.stores.sqlalchemy.pool import Pool
+from salmon_state.stores.sqlalchemy.row_locks import RowLocks
 from salmon_state.stores.sqlalchemy.schema import STATE_INDEXES
 from salmon_state.stores.sqlalchemy.statements import Parameters, RowStatements, Statement
 
-__all__ = ["BATCH", "Reader"]
+__all__ = ["Reader"]
 
 _KINDS = {int(kind): kind for kind in Kind}
 _FIRST_PAGE, _PAGE = 100, 1_000
@@ -24,41 +25,43 @@ _FIRST_PAGE, _PAGE = 100, 1_000
 """How many rows a page goes through at most, whether they match or not."""
 _LONG = 1_000_000
 """After how many characters and bytes of what is read alone a page ends."""
-BATCH = 5_000
+_BATCH = 5_000
 """How many rows a statement goes through at most, whether they match or not."""
 
 
 class Reader:
-    """What a store asks of its tables.
+    """What a store asks of its two tables.
 
     Args:
-        states: What is said about the table of the states.
-        entries: What is said about that of the other kinds.
+        tables: Those of the states and of the entries of all other kinds.
         database: Which kind of database they are in.
         pool: Its connections.
+        space: What two stores agree on if they have the same tables, and with them their locks.
         indexes: Whether there are indexes of the states.
     """
 
     def __init__(
         self,
-        states: RowStatements,
-        entries: RowStatements,
+        tables: tuple[sa.Table, sa.Table],
         database: Database,
         pool: Pool,
+        space: bytes,
         *,
         indexes: bool,
     ) -> None:
+        self.database, self.pool, self.space = database, pool, space
+        self.locks = RowLocks(database, space)
+        self.states, self.entries = (
+            RowStatements(table, database, pool.dialect, self.locks) for table in tables
+        )
         self._indexes = indexes
         self._by_state = database.names[0] in STATE_INDEXES
-        self._states = states
-        self._entries = entries
         self._fetch_one = database.fetch_one
         self._fetch_all = database.fetch_all
-        self._pool = pool
 
     def rows(self, kind: Kind) -> RowStatements:
         """Returns what is said about the rows of a kind."""
-        return self._states if kind is Kind.STATE else self._entries
+        return self.states if kind is Kind.STATE else self.entries
 
     def find(self, driver: Any, kind: Kind, sender: Sender, name: str) -> Any:
         """Returns the row with the value of an entry, or ``None``; an operation for `Pool.run`."""
@@ -68,12 +71,12 @@ class Reader:
     def load(self, driver: Any, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         """Returns what is wanted of a sender, all of one moment; an operation for `Pool.run`."""
         sql, parameters = self.wanted(sender, wants)
-        return self.entries(self._fetch_all(driver, sql, parameters), wants)
+        return self.found(self._fetch_all(driver, sql, parameters), wants)
 
     def wanted(self, sender: Sender, wants: Sequence[Want]) -> tuple[str, Parameters]:
-        """Returns the one statement that reads what is wanted; `entries` understands its rows."""
+        """Returns the one statement that reads what is wanted; `found` understands its rows."""
         if _are_states(wants):
-            return self._states.get_sender.sql, (sender_digest(sender),)
+            return self.states.get_sender.sql, (sender_digest(sender),)
         values: dict[str, Any] = {"sender": sender_digest(sender)}
         for number, (_, name) in enumerate(wants):
             if name is not EVERY:
@@ -87,9 +90,9 @@ class Reader:
             self.rows(kind).wanted(kind, f"name{number}" if named else None)
             for number, (kind, named) in enumerate(shape)
         ]
-        return self._states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts))
+        return self.states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts))
 
-    def entries(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
+    def found(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
         """Returns what is in the rows that `wanted` selects."""
         if _are_states(wants):
             return [decode_row(Kind.STATE, *row) for row in rows]
@@ -104,7 +107,7 @@ class Reader:
         """Returns the number of rows."""
         statement = self.rows(kind).count
         values = statement.bind({"kind": int(kind)})
-        count: int = self._pool.run(self._fetch_one, statement.sql, values)[0]
+        count: int = self.pool.run(self._fetch_one, statement.sql, values)[0]
         return count
 
     # ---------------------------------------------------------------- pages
@@ -129,7 +132,7 @@ class Reader:
         values |= {"size": size, **(after or {})}
         entries: list[Entry] = []
         long = 0
-        found = self._pool.run(self._fetch_all, statement.sql, statement.bind(values))
+        found = self.pool.run(self._fetch_all, statement.sql, statement.bind(values))
         for sender, name, matches, key, value, at in found:
             if not matches:
                 continue
@@ -158,13 +161,13 @@ class Reader:
     def _read_long(self, rows: RowStatements, kind: Kind, sender: bytes, name: bytes) -> Any:
         """Returns a row whose key or value is long; it may be gone by now."""
         values = {"kind": int(kind), "sender": sender, "name": name}
-        return self._pool.run(self._fetch_one, rows.get_row.sql, rows.get_row.bind(values))
+        return self.pool.run(self._fetch_one, rows.get_row.sql, rows.get_row.bind(values))
 
     def batch_end(self, kind: Kind, after: Any) -> tuple[Any, ...] | None:
         """Returns where the next batch of rows ends, or ``None`` if there are no more."""
         statement = self.rows(kind).batch_end
-        values = {**after, "kind": int(kind), "size": BATCH}
-        row = self._pool.run(self._fetch_one, statement.sql, statement.bind(values))
+        values = {**after, "kind": int(kind), "size": _BATCH}
+        row = self.pool.run(self._fetch_one, statement.sql, statement.bind(values))
         return None if row is None else (None, *row)
 
 

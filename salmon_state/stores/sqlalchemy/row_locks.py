@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import Any
 
 from salmon_state.stores.sqlalchemy.databases.base import Database
 
@@ -41,20 +40,18 @@ class RowLocks:
         """Returns the number of the lock of a sender's rows; any, where none is needed."""
         return self.of_all ^ _number(digest) if self._alone else 0
 
-    def lock_many(self, cursor: Any) -> None:
-        """Waits until nobody moves all rows of a sender; then the rows of all may be written."""
-        if self._alone:
-            cursor.execute(f"SELECT {self._alone % self.of_all}")
+    def lock_many(self) -> str:
+        """Returns what waits until nobody moves all rows of a sender; then all may be written."""
+        return f"SELECT {self._alone % self.of_all}" if self._alone else ""
 
-    def lock_senders(self, cursor: Any, digests: Iterable[bytes]) -> None:
-        """Waits until nobody writes a row of some senders; then all of them may be moved.
+    def lock_senders(self, digests: Iterable[bytes]) -> str:
+        """Returns what waits until nobody writes a row of some senders; then all may be moved.
 
         Before any other lock, and until nobody writes the rows of many senders either.
         """
         locks = [self._alone % self.of(digest) for digest in digests] if self._alone else []
-        if locks:
-            # From left to right, in one round trip.
-            cursor.execute(f"SELECT {', '.join([self._shared % self.of_all, *locks])}")
+        # From left to right.
+        return f"SELECT {', '.join([self._shared % self.of_all, *locks])}" if locks else ""
 
 
 def _number(digest: bytes) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -28,12 +27,9 @@ from salmon_state.stores.sqlalchemy.opening import (
     secrets_of,
 )
 from salmon_state.stores.sqlalchemy.pool import Pool
-from salmon_state.stores.sqlalchemy.reading import Reader
-from salmon_state.stores.sqlalchemy.row_locks import RowLocks
 from salmon_state.stores.sqlalchemy.schema import make_metadata, prepare_tables
-from salmon_state.stores.sqlalchemy.statements import Parameters, RowStatements
-from salmon_state.stores.sqlalchemy.work import Access
-from salmon_state.stores.sqlalchemy.writing import Writer
+from salmon_state.stores.sqlalchemy.statements import Parameters
+from salmon_state.stores.sqlalchemy.writing import Tables
 
 __all__ = ["SQLAlchemyStorage"]
 
@@ -132,17 +128,11 @@ class SQLAlchemyStorage(StateStorage):
         self._pool = Pool(engine, self._database, size=pool_size, timeout=timeout, keep=keep)
         # Two stores share their locks if they share the table.
         space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
-        self._locks = RowLocks(self._database, space)
-        self._states = RowStatements(self.table, self._database, engine.dialect, self._locks)
         kinds = self.metadata.tables[f"{self.table.key}_entries"]
-        entries = RowStatements(kinds, self._database, engine.dialect, self._locks)
-        self._reader = Reader(self._states, entries, self._database, self._pool, indexes=indexes)
-        self._writer = Writer(
-            self._states, entries, self._database, self._locks, self._pool.driver_error
+        self._tables = Tables(
+            (self.table, kinds), self._database, self._pool, space, indexes=indexes
         )
-        self._access = Access(self._database, self._pool, self._reader, self._writer, space)
-        self._tables = (self._states.table_name, entries.table_name)
-        self._get_sql = self._states.get.sql
+        self._get_sql = self._tables.states.get.sql
         self._fetch_one = self._database.fetch_one
         self._file_locks: FileLocks | None = None
         try:
@@ -186,27 +176,29 @@ class SQLAlchemyStorage(StateStorage):
             digests = (sender_digest(sender), name_digest(name))
             row = self._pool.run(self._fetch_one, self._get_sql, digests)
             return None if row is None else decode_state(row[0])
-        row = self._pool.run(self._reader.find, kind, sender, name)
+        row = self._pool.run(self._tables.find, kind, sender, name)
         return None if row is None else decode_value(kind, row[0])
 
     def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
-        return self._pool.run(self._reader.load, sender, wants)
+        return self._pool.run(self._tables.load, sender, wants)
 
     def _page(self, kind: Kind, where: Where, after: Any) -> Page:
-        return self._reader.page(kind, where, after)
+        return self._tables.page(kind, where, after)
 
     def _count(self, kind: Kind) -> int:
-        return self._reader.count(kind)
+        return self._tables.count(kind)
 
     # ---------------------------------------------------------------- hooks: writing
 
     def _commit(self, writes: Iterable[Write]) -> list[int]:
-        if self._writer.is_alone(writes) and self._may_happen_twice(writes[0]):
-            return self._pool.run(self._writer.make_alone, writes[0])
+        if self._tables.is_alone(writes) and self._may_happen_twice(writes[0]):
+            return self._pool.run(self._tables.make_alone, writes[0])
         if not isinstance(writes, Sequence):
-            return self._pool.transaction(partial(self._writer.make, writes=_Once(writes)))
+            writes, moving = _Once(writes), ""
+        else:
+            moving = self._tables.moving(writes)
         return self._pool.transaction(
-            lambda cursor: self._writer.make(cursor, writes), self._access.moving(writes)
+            lambda cursor: self._tables.make(cursor, writes), moving, begin=False
         )
 
     def _may_happen_twice(self, write: Write) -> bool:
@@ -224,7 +216,7 @@ class SQLAlchemyStorage(StateStorage):
             return super()._claim(kind, until, limit)
         before = self._clock() + 1
         return self._pool.transaction(
-            lambda cursor: self._writer.claim(
+            lambda cursor: self._tables.claim(
                 cursor, kind, before=before, until=until, limit=limit, skip=skip
             )
         )
@@ -235,18 +227,20 @@ class SQLAlchemyStorage(StateStorage):
         A single statement over a million rows would hold its locks, and the writers that wait for
         them, for longer than a mail server can wait; and take longer than the timeout.
         """
-        if self._reader.is_indexed(kind, where):  # then there are few, and they need no search
+        if self._tables.is_indexed(kind, where):  # then there are few, and they need no search
             return super()._sweep(kind, where, value)
-        rows = self._reader.rows(kind)
+        rows = self._tables.rows(kind)
         values = rows.where(kind, where)
         statement = rows.change_batch(
-            filters=frozenset(values) - {"kind"}, remove=value is None, alone=self._locks.of_all
+            filters=frozenset(values) - {"kind"},
+            remove=value is None,
+            alone=self._tables.locks.of_all,
         )
         if value is not None:
             values["to_value"] = encode_value(kind, value)
         values |= rows.position("after", _BEFORE_ALL)
         total = 0
-        while end := self._reader.batch_end(kind, values):
+        while end := self._tables.batch_end(kind, values):
             values |= rows.position("last", end)
             total += self._pool.transaction(
                 partial(_changed, sql=statement.sql, parameters=statement.bind(values))
@@ -255,20 +249,7 @@ class SQLAlchemyStorage(StateStorage):
         return total
 
     def _wipe(self) -> None:
-        """Removes all rows, at once if the database can."""
-        statements = [sql for table in self._tables for sql in self._database.truncate(table)]
-        if statements:
-
-            def empty(cursor: Any) -> None:
-                try:
-                    for statement in statements:
-                        cursor.execute(statement)
-                except self._pool.driver_error as error:
-                    raise _NotAtOnce from error  # which is not tried again
-
-            with suppress(_NotAtOnce):
-                self._pool.transaction(empty)
-                return
+        """Removes all rows, some thousand at a time: to truncate a table would wait for all."""
         for kind in Kind:
             self._sweep(kind, Where(), None)
 
@@ -280,7 +261,7 @@ class SQLAlchemyStorage(StateStorage):
         return Lock(self._file_locks.acquire(sender, timeout))
 
     def _begin(self) -> UnitOfWork:
-        return self._database.work(self, self._access)
+        return self._database.work(self, self._tables)
 
     # ---------------------------------------------------------------- hooks: the store itself
 
@@ -322,10 +303,6 @@ class _Once:
         if writes is None:
             raise StorageUnavailable("a commit failed, and what it was to write came but once")
         return iter(writes)
-
-
-class _NotAtOnce(Exception):
-    """The table cannot be truncated: somebody uses it, or the user lacks the right."""
 
 
 def _changed(cursor: Any, sql: str, parameters: Parameters) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,39 +14,24 @@ from salmon_state.backend import Backend, UnitOfWork
 from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.errors import ConversationBusy, StorageUnavailable, given_up
 from salmon_state.keys import Sender
-from salmon_state.stores.sqlalchemy.databases.base import Database
-from salmon_state.stores.sqlalchemy.pool import Loan, Pool
-from salmon_state.stores.sqlalchemy.reading import Reader
-from salmon_state.stores.sqlalchemy.writing import Writer, moves_all
+from salmon_state.stores.sqlalchemy.databases.base import Step
+from salmon_state.stores.sqlalchemy.pool import Loan
+from salmon_state.stores.sqlalchemy.writing import Tables
 
-__all__ = ["BEFORE_HANDLERS", "Access", "SQLWork"]
+__all__ = ["BEFORE_HANDLERS", "SQLWork"]
 
 BEFORE_HANDLERS = "salmon_state"
 """The savepoint from which handlers take part."""
 
 
-class Access(NamedTuple):
-    """What a store and its conversations reach the database with."""
-
-    database: Database
-    pool: Pool
-    reader: Reader
-    writer: Writer
-    space: bytes
-    """What two stores agree on if they have the same tables, and with them their locks."""
-
-    def moving(self, writes: Sequence[Write]) -> str:
-        """Returns the lock that a transaction needs in which no new rows may come, or nothing."""
-        return sha256(self.space + b"moves").hexdigest()[:60] if moves_all(writes) else ""
-
-
 class SQLWork(UnitOfWork):
     """One connection from the first need of it to the end."""
 
-    def __init__(self, store: Backend, access: Access) -> None:
+    def __init__(self, store: Backend, tables: Tables) -> None:
         super().__init__(store)
-        self._access = access
-        self._pool = access.pool
+        self._tables = tables
+        self._database = tables.database
+        self._pool = tables.pool
         self._loan: Loan | None = None
         self._in_transaction = False
         self._lost = False
@@ -66,7 +50,7 @@ class SQLWork(UnitOfWork):
         if self._loan is None:
             return super().load(sender, wants)
         with self._on_loan():
-            return self._access.reader.load(self._loan.driver, sender, wants)
+            return self._tables.load(self._loan.driver, sender, wants)
 
     def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
         self._check_connection()
@@ -90,15 +74,19 @@ class SQLWork(UnitOfWork):
             raise given_up()
 
     def _write(self, cursor: Any, writes: Sequence[Write]) -> None:
-        writer = self._access.writer
-        if not self._in_transaction and writer.is_alone(writes):
-            assert self._loan is not None  # noqa: S101 - for the type checker
-            self._pool.alone(self._loan.driver, writer.make_alone, writes[0])
+        assert self._loan is not None  # noqa: S101 - for the type checker
+        tables, then, begin = self._tables, self._freeing(cursor), not self._in_transaction
+        if begin and tables.is_alone(writes):
+            self._pool.alone(self._loan.driver, tables.make_alone, writes[0], then)
             return
-        self._begin(cursor, self._access.moving(writes))
-        writer.make(cursor, writes)
-        self._pool.commit(cursor)
         self._in_transaction = False
+        self._pool.transact(
+            self._loan.driver,
+            lambda cursor: tables.make(cursor, writes, begin=begin),
+            tables.moving(writes) if begin else "",
+            begin=False,
+            then=then,
+        )
 
     def check(self) -> None:
         self._check_connection()
@@ -136,12 +124,16 @@ class SQLWork(UnitOfWork):
                 cursor.execute("ROLLBACK")
                 self._in_transaction = False
 
+    def _freeing(self, cursor: Any) -> list[Step]:
+        """Returns what may be said with the commit, to free those locks without a round trip."""
+        return []
+
     def _unlock(self) -> None:
         """Frees the locks that neither a transaction's end nor `UnitOfWork.close` frees."""
 
-    def _begin(self, cursor: Any, moving: str = "") -> None:
+    def _begin(self, cursor: Any) -> None:
         if not self._in_transaction:
-            self._pool.begin(cursor, moving)
+            cursor.execute(self._database.begin)
             self._in_transaction = True
 
     # ---------------------------------------------------------------- the connection
@@ -220,4 +212,4 @@ class SQLWork(UnitOfWork):
 
     def _recover(self, cursor: Any) -> None:
         """Makes it possible to commit states without what the handler that failed had written."""
-        cursor.execute(self._access.database.begin)
+        cursor.execute(self._database.begin)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from hashlib import sha256
 from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeGuard
 
-from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Entry, Kind, Seen, Write, holds
+from salmon_state.entries import (
+    ABSENT,
+    ANYTHING,
+    CHECK,
+    EVERY,
+    Condition,
+    Entry,
+    Kind,
+    Seen,
+    Write,
+    holds,
+)
 from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
 from salmon_state.stores.rows import decode_row, sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database
-from salmon_state.stores.sqlalchemy.row_locks import RowLocks
-from salmon_state.stores.sqlalchemy.statements import RowStatements, WriteStatement
+from salmon_state.stores.sqlalchemy.databases.base import Step
+from salmon_state.stores.sqlalchemy.reading import Reader
+from salmon_state.stores.sqlalchemy.statements import Parameters, WriteStatement
 
-__all__ = ["Writer", "moves_all"]
+__all__ = ["Tables"]
 
 _AT_ONCE = 500
 """How many rows a driver is given at once."""
@@ -55,12 +67,16 @@ def _form(write: Write) -> _Form:
 _shared_form = lru_cache(maxsize=None)(_Form)
 
 
-def moves_all(writes: Sequence[Write]) -> bool:
-    """Returns whether no new rows of a sender may come before the commit.
+class _Step(NamedTuple):
+    """A statement of a commit."""
 
-    So it is if all of a sender are moved; and if one is removed that may not be there, together
-    with other writes: where there is no row, there is nothing to lock.
-    """
+    sql: str
+    rows: Sequence[Parameters]
+    counts: Callable[[Any], list[int]] = lambda _: []
+    """Returns how many rows the writes changed that it makes; raises `Overtaken`."""
+
+
+def _moves_all(writes: Sequence[Write]) -> bool:
     return any(
         write.name is EVERY
         or (len(writes) > 1 and write.value is None and write.expect is ANYTHING)
@@ -68,34 +84,16 @@ def moves_all(writes: Sequence[Write]) -> bool:
     )
 
 
-class Writer:
-    """Makes writes in the order in which they come.
+class Tables(Reader):
+    """What a store writes into them besides, in the order in which it comes."""
 
-    Args:
-        states: What is said about the table of the states.
-        entries: What is said about that of the other kinds.
-        database: Which kind of database they are in.
-        locks: The locks of their rows.
-        driver_error: What the driver raises.
-    """
+    def moving(self, writes: Sequence[Write]) -> str:
+        """Returns the lock that a transaction needs in which no new rows may come, or nothing.
 
-    def __init__(
-        self,
-        states: RowStatements,
-        entries: RowStatements,
-        database: Database,
-        locks: RowLocks,
-        driver_error: type[Exception],
-    ) -> None:
-        self._states = states
-        self._entries = entries
-        self._database = database
-        self._locks = locks
-        self._driver_error = driver_error
-
-    def rows(self, kind: Kind) -> RowStatements:
-        """Returns what is said about the rows of a kind."""
-        return self._states if kind is Kind.STATE else self._entries
+        So it is if all of a sender are moved; and if one is removed that may not be there, together
+        with other writes: where there is no row, there is nothing to lock.
+        """
+        return sha256(self.space + b"moves").hexdigest()[:60] if _moves_all(writes) else ""
 
     def is_alone(self, writes: Iterable[Write]) -> TypeGuard[Sequence[Write]]:
         """Returns whether it is one write that one statement makes, which needs no transaction."""
@@ -104,76 +102,102 @@ class Writer:
         (write,) = writes
         return (
             write.value is not CHECK
-            and (write.name is not EVERY or self._database.one_writer)
+            and (write.name is not EVERY or self.database.one_writer)
             and (write.value is not None or write.expect is not ABSENT)
         )
 
-    def make_alone(self, driver: Any, write: Write) -> list[int]:
-        """Makes a write that `is_alone`, as `make` does; an operation for `Pool.run`."""
+    def make_alone(self, driver: Any, write: Write, then: Sequence[Step] = ()) -> list[int]:
+        """Makes a write that `is_alone`, as `make` does; an operation for `Pool.run`.
+
+        Args:
+            driver: The connection.
+            write: What to write.
+            then: What to say in the same round trip, once it is committed.
+        """
         form = _form(write)
         statement = self._statement(form)
         parameters = statement.bind(self.rows(form.kind).write(write, None))
-        self._database.check_size(driver, statement.sql, (parameters,))
+        self.database.check_size(driver, statement.sql, (parameters,))
         try:
-            count = self._database.execute(driver, statement.sql, parameters)
-        except self._driver_error as error:
-            if self._is_overtaken(form, error):
+            if then:
+                step = (statement.sql, [parameters])
+                count, *_ = self.database.say(driver.cursor(), [step, *then])
+            else:
+                count = self.database.execute(driver, statement.sql, parameters)
+        except self.pool.driver_error as error:
+            if self.database.is_duplicate(error):
                 raise Overtaken from error
             raise
         return _counts(form, 1, count)
 
-    def make(self, cursor: Any, writes: Iterable[Write]) -> list[int]:
+    def make(self, cursor: Any, writes: Iterable[Write], *, begin: bool = True) -> list[int]:
         """Makes all writes of a commit; returns how many rows each of them changed.
+
+        Args:
+            cursor: Of the connection.
+            writes: What to write, in order.
+            begin: Whether the transaction is yet to be begun.
 
         Raises:
             Overtaken: An expectation does not hold; the transaction must be rolled back.
         """
-        if self.is_alone(writes):  # as most of those of conversations
-            return self._make(cursor, _form(writes[0]), writes, None)
-        lock = self._lock(cursor, writes)
         counts: list[int] = []
+        steps: list[_Step] = [_Step(self.database.begin, [()])] if begin else []
+        rows = 0
+        for step in self._steps(writes):
+            if rows + len(step.rows) > _AT_ONCE:
+                counts += self._say(cursor, steps)
+                steps, rows = [], 0
+            steps.append(step)
+            rows += len(step.rows)
+        return counts + self._say(cursor, steps)
+
+    def _say(self, cursor: Any, steps: list[_Step]) -> list[int]:
+        for step in steps:
+            self.database.check_size(cursor.connection, step.sql, step.rows)
+        try:
+            results = self.database.say(cursor, [(step.sql, step.rows) for step in steps])
+        except self.pool.driver_error as error:
+            if self.database.is_duplicate(error):
+                raise Overtaken from error
+            raise
+        return [
+            count
+            for step, result in zip(steps, results, strict=True)
+            for count in step.counts(result)
+        ]
+
+    def _steps(self, writes: Iterable[Write]) -> Iterator[_Step]:
+        """Yields the statements that make writes, and before them those that win locks."""
+        lock = None
+        if not self.is_alone(writes):  # as most of those of conversations
+            lock, before = self._lock(writes)
+            if before:
+                yield _Step(before, [()])
         for form, group in groupby(writes, _form):
             at_once = _AT_ONCE if form.condition or form.what in ("put", "check") else 1
             while batch := list(islice(group, at_once)):
                 if form.what == "check":
-                    self._check(cursor, form.kind, batch)
-                    counts += [0] * len(batch)
+                    yield from self._checks(form.kind, batch)
                 else:
-                    counts += self._make(cursor, form, batch, lock)
-        return counts
+                    yield self._step(form, batch, lock)
 
-    def _lock(self, cursor: Any, writes: Iterable[Write]) -> int | None:
-        """Wins locks of rows beforehand; returns the one to share if it is not a sender's."""
+    def _lock(self, writes: Iterable[Write]) -> tuple[int | None, str]:
+        """Returns the lock to share if it is not a sender's, and what wins locks beforehand."""
         # What is no sequence cannot be looked at twice.
         if not isinstance(writes, Sequence) or len({w.sender for w in writes}) > _MANY:
-            self._locks.lock_many(cursor)
-            return self._locks.of_all
-        if len(writes) > 1 or moves_all(writes):
+            return self.locks.of_all, self.locks.lock_many()
+        if len(writes) > 1 or _moves_all(writes):
             forms = ((write, _form(write).what) for write in writes)
             whole = {w.sender for w, what in forms if what in ("check", "every", "remove")}
-            self._locks.lock_senders(cursor, sorted(map(sender_digest, whole)))
-        return None
+            return None, self.locks.lock_senders(sorted(map(sender_digest, whole)))
+        return None, ""
 
-    def _make(
-        self, cursor: Any, form: _Form, writes: Sequence[Write], lock: int | None
-    ) -> list[int]:
+    def _step(self, form: _Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
         statement = self._statement(form)
         values = self.rows(form.kind).write
         rows = [statement.bind(values(write, lock)) for write in writes]
-        self._database.check_size(cursor.connection, statement.sql, rows)
-        try:
-            if len(rows) == 1:
-                cursor.execute(statement.sql, rows[0])
-            else:
-                cursor.executemany(statement.sql, rows)
-        except self._driver_error as error:
-            if self._is_overtaken(form, error):
-                raise Overtaken from error
-            raise
-        return _counts(form, len(rows), cursor.rowcount)
-
-    def _is_overtaken(self, form: _Form, error: Exception) -> bool:
-        return form.what == "insert" and self._database.is_duplicate(error)
+        return _Step(statement.sql, rows, partial(_counts, form, len(rows)))
 
     def _statement(self, form: _Form) -> WriteStatement:
         rows = self.rows(form.kind)
@@ -199,14 +223,11 @@ class Writer:
             skip: What makes a SELECT lock rows and leave out those that are locked.
         """
         rows = self.rows(kind)
-        values = {"kind": int(kind), "before": before, "size": limit}
+        values = {"kind": int(kind), "before": before, "until": until, "size": limit}
         cursor.execute(rows.due.sql + skip, rows.due.bind(values))
         found = cursor.fetchall()
         postpone = rows.postpone
-        moved = [
-            postpone.bind({"kind": int(kind), "sender": sender, "name": name, "until": until})
-            for sender, name, *_ in found
-        ]
+        moved = [postpone.bind({**values, "sender": row[0], "name": row[1]}) for row in found]
         if moved:
             cursor.executemany(postpone.sql, moved)
         return [
@@ -215,36 +236,40 @@ class Writer:
 
     # ---------------------------------------------------------------- expectations alone
 
-    def _check(self, cursor: Any, kind: Kind, writes: list[Write]) -> None:
-        """Raises `Overtaken` if an expectation does not hold, and keeps those that do.
+    def _checks(self, kind: Kind, writes: list[Write]) -> Iterator[_Step]:
+        """Yields what raises `Overtaken` if an expectation does not hold, and keeps those that do.
 
-        Where rows are locked one by one, a row that is not there is made and removed again:
+        Where rows are locked one by one, a row that must not be there is made and removed again:
         nobody else can make it then before the transaction ends.
         """
-        absent = []
+        marks: list[Write] = []
         for sender, group in groupby(writes, lambda write: write.sender):
-            asked = {str(write.name): write for write in group}
-            found = self._find(cursor, kind, sender, list(asked))
-            for name, write in asked.items():
-                if not holds(write.expect, found.get(name)):
-                    raise Overtaken
-                if name not in found:
-                    absent.append(write)
-        if absent and self._database.holds_rows_only:
-            marks = [write._replace(value=_mark(kind), at=0, expect=ABSENT) for write in absent]
-            self._make(cursor, _form(marks[0]), marks, None)
-            for mark in marks:
-                gone = mark._replace(value=None, expect=Seen())
-                self._make(cursor, _form(gone), [gone], None)
+            asked: dict[str, Condition] = {}
+            for write in group:
+                if write.expect is ABSENT and self.database.holds_rows_only:
+                    marks.append(write._replace(value=_mark(kind), at=0))
+                else:
+                    asked[str(write.name)] = write.expect
+            if asked:
+                yield self._look(kind, sender, asked)
+        if marks:
+            yield self._step(_form(marks[0]), marks)._replace(counts=lambda _: [0] * len(marks))
+            gone = [mark._replace(value=None, expect=Seen()) for mark in marks]
+            yield self._step(_form(gone[0]), gone)._replace(counts=lambda _: [])
 
-    def _find(self, cursor: Any, kind: Kind, sender: Sender, names: list[str]) -> dict[str, Entry]:
+    def _look(self, kind: Kind, sender: Sender, asked: Mapping[str, Condition]) -> _Step:
+        """Returns what reads entries of a sender, locks them and compares them."""
         rows = self.rows(kind)
-        one = len(names) == 1
-        statement = rows.get_row if one else rows.get_sender
-        values = rows.place(kind, sender, names[0])
-        cursor.execute(statement.sql + self._database.for_share, statement.bind(values))
-        found = (decode_row(kind, *row) for row in cursor.fetchall())
-        return {entry.name: entry for entry in found}
+        statement = rows.get_row if len(asked) == 1 else rows.get_sender
+        values = rows.place(kind, sender, next(iter(asked)))
+
+        def counts(found: Any) -> list[int]:
+            there = {entry.name: entry for entry in (decode_row(kind, *row) for row in found)}
+            if not all(holds(expect, there.get(name)) for name, expect in asked.items()):
+                raise Overtaken
+            return [0] * len(asked)
+
+        return _Step(statement.sql + self.database.for_share, [statement.bind(values)], counts)
 
 
 def _counts(form: _Form, size: int, changed: int) -> list[int]:

@@ -13,7 +13,13 @@ from sqlalchemy.sql.dml import Insert
 from salmon_state.backend import UnitOfWork
 from salmon_state.stores.locks import FileLocks
 
-__all__ = ["Database"]
+__all__ = ["Database", "Step"]
+
+Step = tuple[str, Sequence[tuple[Any, ...]]]
+"""A statement, and the rows of parameters to run it with: one, if it is a SELECT."""
+
+_MOST, _SHORT = 20, 100_000
+"""How many statements are said in one text at most, and of how many characters and bytes."""
 
 
 class Database:
@@ -27,6 +33,8 @@ class Database:
     """Those whose waiting can be bounded, as SQLAlchemy calls them; the usual one first."""
     extra: ClassVar[str] = ""
     """The extra that installs it."""
+    fewest: ClassVar[int] = 2
+    """How many statements it takes to gain by saying them in one text."""
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
     lock_alone: ClassVar[str] = ""
@@ -93,6 +101,48 @@ class Database:
         rows: list[Any] = cursor.fetchall()
         cursor.close()
         return rows
+
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
+        """Runs statements one after the other, in one round trip if the driver can.
+
+        Only what is short is said in one text, and no COMMIT after what may wait: it would happen
+        although the client has given up.
+
+        Args:
+            cursor: Of the connection.
+            steps: Pairs of a statement and the rows of parameters to run it with.
+
+        Returns:
+            For each statement its rows if it is a SELECT, otherwise how many rows it changed.
+        """
+        statements = sum(len(rows) for _, rows in steps)
+        together = None
+        if self.fewest <= statements <= _MOST and _length(steps) < _SHORT:
+            together = self.speaker(cursor)
+        if together is None:
+            return [_run(cursor, *step) for step in steps]
+        texts = [sql for sql, rows in steps for _ in rows]
+        together.execute(
+            "; ".join(texts), [each for _, rows in steps for row in rows for each in row]
+        )
+        results: list[Any] = []
+        for sql, rows in steps:
+            if sql.startswith("SELECT"):
+                results.append(together.fetchall())
+                together.nextset()
+                continue
+            results.append(0)
+            for _ in rows:
+                results[-1] += together.rowcount
+                together.nextset()
+        return results
+
+    def speaker(self, cursor: Any) -> Any:
+        """Returns a cursor of the same connection that takes several statements in one text.
+
+        ``None`` if the driver has none.
+        """
+        return None
 
     def begin_moving(self, cursor: Any, lock: str, timeout: float) -> None:
         """Makes the transaction that is begun next lock rows that do not exist yet, if it must.
@@ -171,14 +221,6 @@ class Database:
     def check_size(self, driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Raises `StorageError` if the server does not take a statement that is so long."""
 
-    def truncate(self, table: str) -> tuple[str, ...]:
-        """Returns the statements that empty a table at once, or none if DELETE is as fast.
-
-        They give up soon when somebody uses the table, such as an open conversation, because
-        whoever comes after them has to wait as long as they do.
-        """
-        return ()
-
     def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
         """Returns the locks of conversations where the database has none of its own."""
         return None
@@ -245,3 +287,17 @@ class Database:
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         pass
+
+
+def _run(cursor: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> Any:
+    if len(rows) > 1:
+        cursor.executemany(sql, rows)
+        return cursor.rowcount
+    cursor.execute(sql, rows[0])
+    return cursor.fetchall() if sql.startswith("SELECT") else cursor.rowcount
+
+
+def _length(steps: Sequence[Step]) -> int:
+    """Returns how many characters and bytes the parameters have."""
+    values = (each for _, rows in steps for row in rows for each in row)
+    return sum(len(each) for each in values if isinstance(each, (str, bytes)))

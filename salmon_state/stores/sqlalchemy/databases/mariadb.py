@@ -19,13 +19,15 @@ from salmon_state.entries import Entry, Want, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable, busy
 from salmon_state.keys import Sender
 from salmon_state.stores.rows import sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database
-from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, Access, SQLWork
+from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
+from salmon_state.stores.sqlalchemy.writing import Tables
 
 __all__ = ["MariaDB"]
 
 
 _NO_SUCH_SAVEPOINT = 1305
+_MULTI_STATEMENTS = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _TAKEN_BY_ALL = 500_000
 """A statement with so many characters and bytes is no longer than any server allows."""
 _ATTEMPTS = 5
@@ -37,12 +39,12 @@ class MariaDBWork(SQLWork):
 
     The lock belongs to the connection: it ends with it, which the server closes when the client
     dies; and it needs one that stays the same, which a transaction pooler in between does not
-    give. It needs 2 round trips to begin and 1 to end; to write, 1 for one state, and for several
-    as many and 2 more.
+    give. It needs 1 round trip to begin and 1 to end, which writes one state as well; where there
+    are several, or something was read beside them, 1 more.
     """
 
-    def __init__(self, store: Backend, access: Access) -> None:
-        super().__init__(store, access)
+    def __init__(self, store: Backend, tables: Tables) -> None:
+        super().__init__(store, tables)
         self._names: list[str] = []
 
     def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
@@ -62,48 +64,48 @@ class MariaDBWork(SQLWork):
 
     def _name(self, what: bytes) -> str:
         # At most 64 characters, and one name space for all databases of the server.
-        return hashlib.sha256(self._access.space + what).hexdigest()[:60]
+        return hashlib.sha256(self._tables.space + what).hexdigest()[:60]
 
     def _open(
         self, driver: Any, name: str | None, sender: Sender, timeout: float, wants: Sequence[Want]
     ) -> list[Entry] | None:
-        if name is not None:
-            cursor = driver.cursor()
-            won = self._win(cursor, name, timeout)
-            cursor.close()
-            if not won:
-                return None
-        return self._access.reader.load(driver, sender, wants)
-
-    def _win(self, cursor: Any, name: str, timeout: float) -> bool:
+        cursor = driver.cursor()
+        tables, database = self._tables, self._database
+        sql, parameters = tables.wanted(sender, wants)
+        read: Step = (sql, [parameters])
+        if name is None:
+            return tables.found(database.say(cursor, [read])[0], wants)
         deadline = time.monotonic() + timeout
         while True:
             # In portions, each well within the time after which the driver takes the server for
             # dead.
             wait = max(0.0, min(deadline - time.monotonic(), self._pool.timeout / 2))
-            cursor.execute("SELECT GET_LOCK(%s, %s)", (name, wait))
-            if cursor.fetchone()[0] == 1:
-                return True
+            # A statement of its own: it sees what happened while the lock was waited for.
+            won, rows = database.say(cursor, [("SELECT GET_LOCK(%s, %s)", [(name, wait)]), read])
+            if won[0][0] == 1:
+                return tables.found(rows, wants)
             if time.monotonic() >= deadline:
-                return False
+                return None
 
     def _write(self, cursor: Any, writes: Sequence[Write]) -> None:
         for _ in range(_ATTEMPTS):
             try:
-                super()._write(cursor, writes)
+                self._write_once(cursor, writes)
                 return
             except self._pool.driver_error as error:
                 # The sender's lock is the connection's and stays; what handlers did does not.
-                if self._shared or not self._access.database.is_conflict(error):
+                if self._shared or not self._database.is_conflict(error):
                     raise
-                cursor.execute("ROLLBACK")
-                self._in_transaction = False
-        super()._write(cursor, writes)
+        self._write_once(cursor, writes)
 
-    def _begin(self, cursor: Any, moving: str = "") -> None:
-        if moving and not self._in_transaction:
-            self._names.append(moving)
-        super()._begin(cursor, moving)
+    def _write_once(self, cursor: Any, writes: Sequence[Write]) -> None:
+        super()._write(cursor, writes)
+        if self._freeing(cursor):
+            self._names.clear()
+
+    def _freeing(self, cursor: Any) -> list[Step]:
+        free: Step = ("DO RELEASE_LOCK(%s)", [(name,) for name in self._names])
+        return [free] if self._names and self._database.speaker(cursor) else []
 
     def _was_given_up(self, cursor: Any) -> bool:
         try:
@@ -161,7 +163,9 @@ class MariaDB(Database):
     def connect(
         self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
     ) -> Any:
-        connection = dialect.connect(*arguments, **options)
+        # As PyMySQL alone does not let anybody, and mysqlclient and psycopg do.
+        flags = options.get("client_flag", 0) | _MULTI_STATEMENTS
+        connection = dialect.connect(*arguments, **{**options, "client_flag": flags})
         cursor = connection.cursor()
         # No gap locks, with which two inserts can deadlock; and a server that gives up before its
         # client does, so that nothing happens after the client was told that it did not. What
@@ -175,6 +179,10 @@ class MariaDB(Database):
         )
         cursor.close()
         return connection
+
+    def speaker(self, cursor: Any) -> Any:
+        flags = getattr(cursor.connection, "client_flag", 0)
+        return cursor if flags & _MULTI_STATEMENTS else None
 
     def upsert(self, insert: Any) -> Insert:
         changed = {
@@ -226,10 +234,10 @@ class MariaDB(Database):
     def begin_moving(self, cursor: Any, lock: str, timeout: float) -> None:
         # Whoever waits for a row already keeps others from making one before it, and two that have
         # locked the same gap keep each other from making one in it.
-        cursor.execute("SELECT GET_LOCK(%s, %s)", (lock, timeout))
-        if cursor.fetchone()[0] != 1:
+        isolation = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"  # of the next one only
+        win: Step = ("SELECT GET_LOCK(%s, %s)", [(lock, timeout)])
+        if self.say(cursor, [win, (isolation, [()])])[0][0][0] != 1:
             raise StorageUnavailable(f"others were moving conversations for {timeout:g} s")
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # of the next one only
 
     def end_moving(self, cursor: Any, lock: str) -> None:
         cursor.execute("DO RELEASE_LOCK(%s)", (lock,))
@@ -250,15 +258,6 @@ class MariaDB(Database):
         if not key:
             return column <= bound
         return sa.or_(column < bound, sa.and_(column == bound, self.up_to(key, last)))
-
-    def truncate(self, table: str) -> tuple[str, ...]:
-        return (
-            "SET @salmon_state = @@lock_wait_timeout",
-            # Not at all, or MySQL's least of 1 s: if we gave up first, it might happen later.
-            "SET SESSION lock_wait_timeout = 0",
-            f"TRUNCATE TABLE {table}",
-            "SET SESSION lock_wait_timeout = @salmon_state",
-        )
 
     def is_conflict(self, error: BaseException) -> bool:
         return _error_number(error) in self._CONFLICTS

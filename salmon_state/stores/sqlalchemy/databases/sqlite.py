@@ -16,7 +16,7 @@ from sqlalchemy.dialects import sqlite
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.stores.files import create_private_file, make_private, resolve_path
 from salmon_state.stores.locks import FileLocks
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.databases.base import Database, Step
 from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
     CANNOT_OPEN,
     NO_DESCRIPTORS,
@@ -56,7 +56,7 @@ class SQLiteWork(SQLWork):
         if self._in_transaction or statement[:7].upper() == "SELECT ":
             return
         try:
-            cursor.execute(self._access.database.begin)
+            cursor.execute(self._database.begin)
         except self._pool.driver_error as error:
             self._store._raise(error)
         self._in_transaction = True
@@ -147,6 +147,19 @@ class SQLite(Database):
     fetch_one = staticmethod(fetch_one)
     fetch_all = staticmethod(fetch_all)
     execute = staticmethod(execute)
+
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
+        driver = cursor.connection
+        results: list[Any] = []
+        for sql, rows in steps:
+            if sql in (self.begin, "COMMIT"):
+                cursor.execute(sql)
+                results.append(0)
+                continue
+            # In a transaction that writes nobody has to wait: not with our cursor, for its speed.
+            done = driver.execute(sql, rows[0]) if len(rows) == 1 else driver.executemany(sql, rows)
+            results.append(done.fetchall() if sql.startswith("SELECT") else done.rowcount)
+        return results
 
     def skip_locked(self, dialect: sa.Dialect) -> str:
         return ""  # whoever has begun to write is alone
