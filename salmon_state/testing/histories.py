@@ -19,7 +19,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
 
-__all__ = ["Step", "explain", "record_history"]
+__all__ = ["Step", "explain", "read_all", "record_history"]
 
 MODULES = ("one", "three", "two")
 
@@ -138,6 +138,13 @@ def record_history(store: StateStorage, sender: str, who: int, steps: int) -> li
     for _ in range(steps):
         chance.choice(kinds)()
     return history
+
+
+def read_all(store: StateStorage, sender: str) -> Step:
+    """Reads all modules of a sender that nobody changes meanwhile."""
+    called = _now()
+    seen = {module: store.get(module, sender) for module in MODULES}
+    return Step(called, _now(), "read all", seen=seen)
 
 
 def _now() -> int:

@@ -19,6 +19,14 @@ def test_steps_that_overlap_come_in_whatever_order_explains_them() -> None:
     assert explain([[write], [before, after]]) == [before, write, after]
 
 
+@pytest.mark.parametrize("last", ["A", "B"])
+def test_whichever_of_two_came_last(last: str) -> None:
+    """As what is read at the end says: it has to be one of the steps."""
+    one, other = (Step(0, 9, "set", writes={"one": state}) for state in "AB")
+    end = Step(10, 11, "read all", seen={"one": last})
+    assert explain([[one], [other], [end]])[-2:] == [{"A": one, "B": other}[last], end]
+
+
 def test_what_has_returned_comes_first() -> None:
     write = Step(0, 1, "set", writes={"one": "A"})
     stale = Step(2, 3, "get", seen={"one": "START"})
