@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from salmon_state import (
     named_storage,
 )
 from tests.documentation import CHECKOUT, blocks, files, write
+from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 from tests.redis_services import RedisServer
 
 # How many there are: whoever adds one adds it to the tests as well. The guide to writing a store
@@ -33,6 +35,7 @@ PYTHON = {
     "docs/command.md": 0,
     "docs/configuration.md": 4,
     "docs/inbox.md": 0,
+    "docs/outbox.md": 2,
     "docs/performance.md": 0,
     "docs/redis.md": 1,
     "docs/testing.md": 5,
@@ -174,6 +177,25 @@ def test_a_named_store_in_an_application(state_store: StateStorage) -> None:
     assert Router.STATE_STORE is named_storage("main")
     assert vars(Router)["deliver"]
     close_all()
+
+
+# ---------------------------------------------------------------- docs/outbox.md
+
+
+def test_the_outbox() -> None:
+    record, dispatch = blocks("docs/outbox.md")
+    with SMTPSink() as sink:
+        names: dict[str, Any] = {}
+        exec(record.replace("25))", f"{sink.port}))"), names)
+        exec(dispatch.replace("    pass", "    done()"), {**names, "done": partial(wait, sink)})
+    [(sender, recipient, message)] = sink.mails
+    assert (sender, recipient) == ("<list@example.com>", "<anna@example.com>")
+    assert b"Just reply." in message
+    assert names["store"].get("app.handlers", "anna@example.com") == "ASKED"
+
+
+def wait(sink: SMTPSink) -> None:
+    wait_for(lambda: sink.mails, "the mail")
 
 
 # ---------------------------------------------------------------- docs/redis.md
