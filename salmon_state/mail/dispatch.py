@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--user", default="", help="how to log in; the password is in SALMON_RELAY_PASSWORD"
     )
-    parser.add_argument("--connections", type=int, default=4, metavar="N")
+    parser.add_argument("--connections", type=int, default=8, metavar="N")
     parser.add_argument("--poll", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument(
         "--given-up", metavar="MODULE:FUNCTION", help="called with each mail that is given up"

@@ -66,7 +66,7 @@ class Dispatcher:
         self,
         outbox: Outbox,
         *,
-        connections: int = 4,
+        connections: int = 8,
         poll: float = 1.0,
         lease: float = 60.0,
         first_retry: float = 300.0,

@@ -205,6 +205,7 @@ class _SMTPSession(Session):
         self._smtp = connection
         self._timeout: float = getattr(relay, "timeout", _TIMEOUT)
         self._final_timeout: float = getattr(relay, "final_timeout", _FINAL_TIMEOUT)
+        self._message = self._wire = b""
         self._wait(self._timeout)
         connection.ehlo_or_helo_if_needed()
         self._pipelining = connection.has_extn("pipelining")
@@ -252,8 +253,8 @@ class _SMTPSession(Session):
         if not (sender + "".join(recipients)).isascii():
             options.append("SMTPUTF8")
             self._smtp.command_encoding = "utf-8"
-        mail = f"MAIL FROM:{smtplib.quoteaddr(sender)} {' '.join(options)}".rstrip()
-        rcpts = [f"RCPT TO:{smtplib.quoteaddr(each)}" for each in recipients]
+        mail = f"MAIL FROM:<{sender}> {' '.join(options)}".rstrip()
+        rcpts = [f"RCPT TO:<{each}>" for each in recipients]
         if self._pipelining:
             self._smtp.send("".join(f"{line}\r\n" for line in (mail, *rcpts)))
         answer = self._answer("" if self._pipelining else mail)
@@ -279,8 +280,10 @@ class _SMTPSession(Session):
             return False
         self._dotted = True
         self._wait(self._final_timeout)
-        ending = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
-        self._smtp.send(re.sub(rb"(?m)^\.", b"..", message) + ending)
+        if message is not self._message:  # it often goes to others right after
+            ending = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
+            self._message, self._wire = message, re.sub(rb"(?m)^\.", b"..", message) + ending
+        self._smtp.send(self._wire)
         for each in recipients if isinstance(self._smtp, smtplib.LMTP) else [""]:
             answer = self._answer("", final=True)
             if answer.code != 250:

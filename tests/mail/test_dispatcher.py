@@ -288,7 +288,8 @@ def test_an_answer_that_never_comes_is_an_uncertainty(
     dispatch()
     done(outbox)
     [(_, _, message)] = sink.mails
-    assert message == bytes(before.value).replace(b"\r\n.", b"\r\n..")  # type: ignore[arg-type]
+    assert isinstance(before.value, bytes)
+    assert message == before.value.replace(b"\r\n.", b"\r\n..") + b"\r\n"
 
 
 @pytest.mark.parametrize("reason", ["refused", "away"])
