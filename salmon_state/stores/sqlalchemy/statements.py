@@ -47,7 +47,10 @@ class Statement:
         return tuple(values.get(name, self._fixed[name]) for name in self._names)
 
 
-_WRITTEN = ("sender", "name", "kind", "key", "value", "at", "rows", "seen_value", "seen_at")
+_WRITTEN = (
+    *("sender", "name", "kind", "key", "value", "at", "rows", "seen_value", "seen_at"),
+    "deadline",
+)
 """The parameters of a `WriteStatement`, in the order in which `RowStatements.write` gives them."""
 
 
@@ -110,8 +113,6 @@ class RowStatements:
         self.get_row = self.compile(row.where(*self._one))
         self.get_sender = self.compile(row.where(*self._all))
         self.count = self.compile(sa.select(sa.func.count()).select_from(table).where(*self._kind))
-        self.upsert = self._writing(database.upsert(self._insert()))
-        self.insert_missing = self._writing(database.insert_missing(self._insert()))
 
     def compile(self, clause: sa.ClauseElement) -> Statement:
         """Returns a statement that may be run often."""
@@ -130,12 +131,13 @@ class RowStatements:
             "kind": int(kind),
         }
 
-    def write(self, write: Write, lock: int | None) -> Parameters:
+    def write(self, write: Write, lock: int | None, deadline: float | None = None) -> Parameters:
         """Returns what it takes to make a write: values for all of `_WRITTEN`.
 
         Args:
             write: The write.
             lock: The number of the lock to take, if it is not that of the sender's rows.
+            deadline: Until when it may be made; see `Database.deadline`.
         """
         kind, sender, name, value, at, expect = write
         digest = sender_digest(sender)
@@ -151,6 +153,7 @@ class RowStatements:
             self._locks.of(digest) if lock is None else lock,
             None if seen.value is None else encode_value(kind, seen.value),
             seen.at,
+            deadline,
         )
 
     def where(self, kind: Kind, where: Where) -> dict[str, Any]:
@@ -279,25 +282,48 @@ class RowStatements:
 
     # ---------------------------------------------------------------- writing
 
-    def _insert(self) -> Insert:
-        """Inserts a row, and wins a lock, if there is one, before it makes it."""
+    def _guard(self, *, timed: bool) -> list[sa.ColumnElement[bool]]:
+        """Returns what wins a lock, if there is one, and then fails if it is too late."""
+        guard = [] if self._lock is None else [self._lock]
+        return [*guard, self._database.in_time(_parameter("deadline"))] if timed else guard
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
+    def upsert(self, *, timed: bool = False) -> WriteStatement:
+        """Makes a row or changes it.
+
+        Args:
+            timed: Whether it fails after a deadline.
+        """
+        return self._writing(self._database.upsert(self._insert(timed=timed)))
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
+    def insert_missing(self, *, timed: bool = False) -> WriteStatement:
+        """Makes a row that is not there; `timed` as for `upsert`."""
+        return self._writing(self._database.insert_missing(self._insert(timed=timed)))
+
+    def _insert(self, *, timed: bool) -> Insert:
+        """Inserts a row if its guard lets it."""
         columns = {"sender_digest": "sender", "kind": "kind", self._name.name: "name"}
         columns |= {"key": "key", self._value.name: "value"}
         values: dict[str, Any] = {
             column: _parameter(name) for column, name in columns.items() if column in self._table.c
         }
         at = sa.bindparam("at", type_=sa.BigInteger)
-        values[self._at.name] = at if self._lock is None else sa.case((self._lock, at))
+        guard = self._guard(timed=timed)
+        values[self._at.name] = sa.case((sa.and_(*guard), at)) if guard else at
         return self._database.insert(self._table).values(values)  # type: ignore[no-any-return]
 
     @lru_cache(maxsize=32)  # noqa: B019 - a store has two of these
-    def change(self, *, remove: bool, value: bool, at: bool | None) -> WriteStatement:
+    def change(
+        self, *, remove: bool, value: bool, at: bool | None, timed: bool = False
+    ) -> WriteStatement:
         """Changes or removes a row.
 
         Args:
             remove: Whether it goes.
             value: Whether its value must be the expected one.
             at: Whether its time must be; ``None`` if it must have none.
+            timed: As for `upsert`.
         """
         where = list(self._one)
         if value:
@@ -306,9 +332,7 @@ class RowStatements:
             where.append(self._at.is_(None))
         elif at:
             where.append(self._at == _parameter("seen_at"))
-        if self._lock is not None:
-            where.append(self._lock)
-        return self._changed(where, remove=remove)
+        return self._changed(where + self._guard(timed=timed), remove=remove)
 
     @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
     def change_all(self, *, remove: bool) -> WriteStatement:

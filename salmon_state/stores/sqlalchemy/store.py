@@ -69,7 +69,8 @@ class SQLAlchemyStorage(StateStorage):
             ``postgresql+psycopg://user:password@host/database`` or
             ``mysql+pymysql://user:password@host/database``; TLS and the driver's other options
             are given in its query. Or an application's own `sqlalchemy.Engine`: it is never
-            disposed of, and its pool and time limits are the application's.
+            disposed of, and its pool and time limits are the application's; so its statements
+            have no deadline.
         table: The name of the table of the states; ``<table>_entries`` holds all other kinds of
             entries, and ``<table>_version`` the version of both.
         schema: The database schema of all, if not the default one.
@@ -285,7 +286,7 @@ class SQLAlchemyStorage(StateStorage):
         if self._database.is_damaged(error):
             return StorageError(f"{self._place()}: {text}")
         if isinstance(error, (self._pool.driver_error, SQLAlchemyError, OSError)):
-            return StorageUnavailable(text)
+            return StorageUnavailable(f"{text}{self._database.advice(error)}")
         return super()._explain(error)
 
     def _describe(self, error: object) -> str:

@@ -115,8 +115,9 @@ class Tables(Reader):
             then: What to say in the same round trip, once it is committed.
         """
         form = _form(write)
-        statement = self._statement(form)
-        parameters = statement.bind(self.rows(form.kind).write(write, None))
+        deadline = self.database.deadline(driver)
+        statement = self._statement(form, timed=deadline is not None)
+        parameters = statement.bind(self.rows(form.kind).write(write, None, deadline))
         self.database.check_size(driver, statement.sql, (parameters,))
         try:
             if then:
@@ -194,20 +195,20 @@ class Tables(Reader):
         return None, ""
 
     def _step(self, form: _Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
-        statement = self._statement(form)
+        statement = self._statement(form, timed=False)
         values = self.rows(form.kind).write
         rows = [statement.bind(values(write, lock)) for write in writes]
         return _Step(statement.sql, rows, partial(_counts, form, len(rows)))
 
-    def _statement(self, form: _Form) -> WriteStatement:
+    def _statement(self, form: _Form, *, timed: bool) -> WriteStatement:
         rows = self.rows(form.kind)
         if form.what == "put":
-            return rows.upsert
+            return rows.upsert(timed=timed)
         if form.what == "insert":
-            return rows.insert_missing
+            return rows.insert_missing(timed=timed)
         if form.what == "every":
             return rows.change_all(remove=form.remove)
-        return rows.change(remove=form.remove, value=form.value, at=form.at)
+        return rows.change(remove=form.remove, value=form.value, at=form.at, timed=timed)
 
     def claim(
         self, cursor: Any, kind: Kind, *, before: int, until: int, limit: int, skip: str

@@ -27,8 +27,7 @@ class Proxy:
         self.hold: Callable[[bytes], bool] = lambda asked: False
         self.connections = 0
         self._free = threading.Event()
-        self._answers = threading.Semaphore(0)
-        self._held = 0
+        self._held: list[threading.Thread] = []
         self._sockets: list[socket.socket] = [self._listener]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -40,10 +39,11 @@ class Proxy:
             each.close()
 
     def let_go(self) -> None:
-        """Passes on what was held, whoever sent it may have gone, and waits for the answers."""
+        """Passes on what was held by clients that have gone, and waits until the server is done."""
         self._free.set()
-        for _ in range(self._held):
-            assert self._answers.acquire(timeout=60), "the server did not answer"
+        for connection in self._held:
+            connection.join(60)
+            assert not connection.is_alive(), "the server did not end a connection"
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -53,18 +53,26 @@ class Proxy:
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets += [client, server]
                 asked: list[bytes] = [b""]
-                threading.Thread(target=self._up, args=(client, server, asked), daemon=True).start()
-                threading.Thread(
-                    target=self._down, args=(client, server, asked), daemon=True
-                ).start()
+                ends = (client, server, asked)
+                down = threading.Thread(target=self._down, args=ends, daemon=True)
+                threading.Thread(target=self._up, args=(*ends, down), daemon=True).start()
+                down.start()
 
-    def _up(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
+    def _up(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        asked: list[bytes],
+        down: threading.Thread,
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 asked[0] = data
                 if self.hold(data):
-                    self._held += 1
+                    self._held.append(down)
                     self._free.wait()
+                    server.sendall(data)
+                    break  # whoever sent it has gone
                 server.sendall(data)
         with contextlib.suppress(OSError):  # its answers are still to come
             server.shutdown(socket.SHUT_WR)
@@ -74,9 +82,8 @@ class Proxy:
             while data := server.recv(65536):
                 if self.cut(asked[0], data):
                     break
-                if self._free.is_set():
-                    self._answers.release()
-                client.sendall(data)
+                with contextlib.suppress(OSError):  # it has gone, and the server goes on
+                    client.sendall(data)
         self._end(client, server)
 
     def _end(self, *sockets: socket.socket) -> None:

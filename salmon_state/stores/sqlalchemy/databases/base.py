@@ -171,6 +171,20 @@ class Database:
         cursor.close()
         return count
 
+    def deadline(self, driver: Any) -> float | None:
+        """Returns until when a statement that commits itself may be made, by the server's clock.
+
+        Or ``None``, if nobody can say. In a transaction there is no need: its COMMIT never comes.
+        """
+        return None
+
+    def in_time(self, deadline: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
+        """Returns what is true until a moment by the server's clock, and then an error.
+
+        An error, because "no row was changed" must not stand for "too late" as well; see `is_gone`.
+        """
+        raise NotImplementedError
+
     def sharing(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool] | None:
         """Returns a condition that is true, and says so when it has won a lock it may share.
 
@@ -241,7 +255,8 @@ class Database:
         """Returns whether the connection is of no more use, although SQLAlchemy thinks it is.
 
         So is one to a server that only reads: while another one takes over, the next connection
-        may lead to that one, and what was refused has certainly not happened.
+        may lead to that one. And so is one that takes another time for the server's, so that what
+        it said came too late. What was refused has certainly not happened.
         """
         return False
 

@@ -161,6 +161,7 @@ class PostgreSQL(Database):
     _CONFLICTS = ("40001", "40P01", _LOCK_NOT_AVAILABLE)
     _FORBIDDEN = ("42501",)
     _READ_ONLY = "25006"
+    _TOO_LATE = "22012"  # a division by zero; see `in_time`
     _MISSING = ("3F000",)
     # libpq reports a refused login as text only.
     _REFUSED = re.compile(
@@ -202,6 +203,17 @@ class PostgreSQL(Database):
         ).close()
         return connection
 
+    def deadline(self, driver: Any) -> float | None:
+        # An application's own engine has other connections, whose patience nobody knows.
+        ask = getattr(driver, "deadline", None)
+        return None if ask is None else ask()
+
+    def in_time(self, deadline: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
+        # To compare numbers instead of times would take three times as long.
+        early = sa.func.to_timestamp(deadline) > sa.func.clock_timestamp()
+        one: sa.ColumnElement[int] = sa.literal_column("1")
+        return one.op("/")(sa.cast(early, sa.Integer)) == one
+
     def sharing(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         return sa.func.pg_advisory_xact_lock_shared(lock).is_not(None)
 
@@ -223,12 +235,17 @@ class PostgreSQL(Database):
         return _sqlstate(error.orig) in self._FORBIDDEN
 
     def is_gone(self, error: BaseException) -> bool:
-        return _sqlstate(error) == self._READ_ONLY
+        return _sqlstate(error) in (self._READ_ONLY, self._TOO_LATE)
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _sqlstate(error) in self._MISSING or bool(self._REFUSED.search(str(error)))
 
     def advice(self, error: BaseException) -> str:
+        if _sqlstate(error) == self._TOO_LATE:
+            return (
+                " (a statement came after its deadline: the network or the server stood still, or "
+                "the server's clock was set)"
+            )
         if isinstance(error, TypeError) and "bytes" in str(error):
             return (
                 " (the driver gives bytes for text, as it does for a database in SQL_ASCII: make "

@@ -10,6 +10,8 @@ standby is cut short, PostgreSQL reports success all the same, and a warning bes
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any, TypeVar
 
 import psycopg
@@ -19,6 +21,9 @@ from psycopg.abc import PQGen
 __all__ = ["BoundedConnection"]
 
 _Result = TypeVar("_Result")
+
+_DRIFT = 0.001
+"""How much faster one clock may run than another: twice what is allowed to whoever adjusts it."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -36,6 +41,8 @@ class BoundedConnection(psycopg.Connection[Any]):
     """
 
     statement_timeout: float = 5.0
+    _asked_until = -math.inf
+    _ahead = 0.0
 
     def __init__(self, pgconn: psycopg.pq.abc.PGconn, *arguments: Any) -> None:
         super().__init__(pgconn, *arguments)
@@ -49,6 +56,27 @@ class BoundedConnection(psycopg.Connection[Any]):
 
         self.add_notice_handler(notice)
 
+    def deadline(self) -> float:
+        """Returns when an exchange that begins now is cancelled, by the server's clock.
+
+        In seconds since 1970; too early rather than too late: by how long the server's answer took
+        when it was asked for the time, and by how far two clocks may come apart until it is asked
+        again, after some minutes.
+        """
+        now = time.monotonic()
+        if now > self._asked_until:
+            cursor = self.execute("SELECT date_part('epoch', clock_timestamp())")
+            ((theirs,),) = cursor.fetchall()
+            now = time.monotonic()
+            drift = self._patience / 10
+            self._asked_until = now + drift / _DRIFT
+            self._ahead = theirs - now + self._patience - drift
+        return now + self._ahead
+
+    @property
+    def _patience(self) -> float:
+        return self.statement_timeout - min(1.0, self.statement_timeout / 5)
+
     def wait(
         self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None
     ) -> _Result:
@@ -61,9 +89,10 @@ class BoundedConnection(psycopg.Connection[Any]):
     def _wait(self, gen: PQGen[_Result], interval: float, timeout: float | None) -> _Result:
         if timeout is not None:
             return super().wait(gen, interval, timeout=timeout)
-        reserve = min(1.0, self.statement_timeout / 5)
+        patience = self._patience
+        reserve = self.statement_timeout - patience
         try:
-            return super().wait(gen, interval, timeout=self.statement_timeout - reserve)
+            return super().wait(gen, interval, timeout=patience)
         except psycopg.OperationalError:
             # Cancelling with libpq before 17 would wait for a silent server without end.
             if self.pgconn.transaction_status != _ACTIVE or not capabilities.has_cancel_safe():
@@ -71,7 +100,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             self._try_cancel(timeout=reserve / 2)
             super().wait(gen, interval, timeout=reserve / 2)
             raise psycopg.OperationalError(
-                f"cancelled after {self.statement_timeout - reserve:g} s, perhaps in vain"
+                f"cancelled after {patience:g} s, perhaps in vain"
             ) from None
 
 
