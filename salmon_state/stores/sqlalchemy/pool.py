@@ -59,7 +59,6 @@ class Pool(Forkable):
     Attributes:
         dialect: The engine's.
         driver_error: What the driver raises.
-        driver: What SQLAlchemy calls the driver.
         timeout: See above.
     """
 
@@ -67,7 +66,6 @@ class Pool(Forkable):
         self, engine: sa.Engine, database: Database, *, size: int, timeout: float, keep: bool
     ) -> None:
         self.driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
-        self.driver: str = engine.dialect.driver
         self.timeout = timeout
         self.dialect = engine.dialect
         self._engine = engine
