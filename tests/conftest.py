@@ -47,8 +47,8 @@ settings.register_profile(
 TOGETHER = {
     "several Redis servers": r"stores/redis/(?!test_kit)|redis.*(cluster|sentinel)",
     "PostgreSQL with a standby": r"test_sqlalchemy_standby",
-    "wrong stores": r"test_wrong_stores",
-    "wrong conversations": r"test_wrong_conversations",
+    "wrong stores in memory": r"test_wrong_stores.*in_memory",
+    "wrong stores on disk": r"test_wrong_stores.*on_disk",
     "many rows": r"test_sqlalchemy_plans",
     "an installed store": r"test_it_is_found_by_its_url|test_its_own_tests_run_where",
 }

@@ -38,7 +38,7 @@ PYTHON = {
     "docs/outbox.md": 2,
     "docs/performance.md": 0,
     "docs/redis.md": 1,
-    "docs/testing.md": 5,
+    "docs/testing.md": 6,
     "examples/README.md": 0,
 }
 
@@ -134,8 +134,8 @@ def test_an_applications_tests(left_out: tuple[str, ...], tmp_path: Path) -> Non
 
 def test_a_stores_tests(tmp_path: Path) -> None:
     """Those of one method: the whole kit is run over our own stores, and written like this."""
-    suites, longer = (block for block in blocks(TESTING) if "Suite" in block)
-    text = f"{suites}\n\n{longer}".replace("mine:///", "sqlite:///")
+    suites, longer, left_out = (block for block in blocks(TESTING) if "Suite" in block)
+    text = f"{suites}\n\n{longer}\n\n{left_out}".replace("mine:///", "sqlite:///")
     write(tmp_path, {"test_mine.py": text})
     output = run_pytest(tmp_path, "-k", "TestMyStore and clear")
     assert " passed" in output, output

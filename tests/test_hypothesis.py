@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, Phase, settings
 
-import tests.testing.wrong_conversation_suites
-import tests.testing.wrong_suites  # noqa: F401 - which once changed it for everybody
-
 
 def test_how_long_an_example_takes_says_nothing() -> None:
     found = settings.get_current_profile_name(), settings().deadline

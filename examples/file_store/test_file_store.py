@@ -47,6 +47,7 @@ class TestFileStorage(
     """What every durable store can be asked."""
 
     memory = 50_000_000  # a sender's file is made in memory
+    thousands = 300  # files that are synced, each
 
 
 class TestSharedFileStorage(InADirectory, SharedSuite, SharedEntrySuite):

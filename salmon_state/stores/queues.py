@@ -188,6 +188,8 @@ class FileQueue(Forkable):
             raise StorageUnavailable(f"{self._path} was closed meanwhile")
 
     def _open_file(self) -> OpenFile:
+        if not self._path.parent.exists():  # as there was one when the store was made
+            raise StorageUnavailable(f"{self._path.parent} is missing: it was removed or unmounted")
         create_private_file(self._path)
         return OpenFile(os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
 

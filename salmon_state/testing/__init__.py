@@ -29,6 +29,8 @@ An ability that the store does not have is a suite that it does not subclass; no
 `SharedEntrySuite`         the same with several processes: claims, sweeps, SIGKILL in a commit
 `ConversationSuite`        one mail is one unit of work: lock, snapshot, one commit
 `SharedConversationSuite`  the lock of a conversation holds between processes
+`FileSuite`                a store's files are nobody else's, wherever the process goes
+`FaultSuite`               the place of a store is away, full or damaged
 `VersionSuite`             what one version of Python wrote, another one reads
 =========================  =====================================================================
 
@@ -49,12 +51,15 @@ if TYPE_CHECKING:
     from salmon_state.testing.contract import ContractSuite
     from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
     from salmon_state.testing.durable import DurableSuite
-    from salmon_state.testing.entries import EntrySuite, SharedEntrySuite
+    from salmon_state.testing.entries import EntrySuite
+    from salmon_state.testing.faults import FaultSuite
+    from salmon_state.testing.files import FileSuite
     from salmon_state.testing.hostile import HostileKeySuite
     from salmon_state.testing.keys import HOSTILE_KEYS
     from salmon_state.testing.model import ModelSuite
     from salmon_state.testing.router import RouterSuite
     from salmon_state.testing.shared import SharedSuite
+    from salmon_state.testing.shared_entries import SharedEntrySuite
     from salmon_state.testing.suite import OpenStore, StoreSuite
     from salmon_state.testing.threads import ThreadSuite
     from salmon_state.testing.versions import VersionSuite
@@ -65,6 +70,8 @@ __all__ = [
     "ConversationSuite",
     "DurableSuite",
     "EntrySuite",
+    "FaultSuite",
+    "FileSuite",
     "HostileKeySuite",
     "ModelSuite",
     "OpenStore",
@@ -85,12 +92,14 @@ _HOMES = {
     "ConversationSuite": "conversations",
     "DurableSuite": "durable",
     "EntrySuite": "entries",
+    "FaultSuite": "faults",
+    "FileSuite": "files",
     "HostileKeySuite": "hostile",
     "ModelSuite": "model",
     "OpenStore": "suite",
     "RouterSuite": "router",
     "SharedConversationSuite": "conversations",
-    "SharedEntrySuite": "entries",
+    "SharedEntrySuite": "shared_entries",
     "SharedSuite": "shared",
     "StoreSuite": "suite",
     "ThreadSuite": "threads",
@@ -98,8 +107,9 @@ _HOMES = {
 }
 # Whose assertions pytest shall explain: the parts of a suite are imported by its module.
 _CONTRACT = ("lifecycle", "records", "states", "sweeps")
+_ENTRIES = ("commits", "expectations", "pages")
 _CONVERSATION = ("conversation_model", "endings", "layers", "sender_locks", "units")
-_ASSERTING = (*_HOMES.values(), *_CONTRACT, *_CONVERSATION)
+_ASSERTING = (*_HOMES.values(), *_CONTRACT, *_ENTRIES, *_CONVERSATION)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,11 @@ from salmon_state.storage import StateStorage
 from salmon_state.testing import inbox, mails, processes
 from salmon_state.testing.conversation_model import ConversationModelTests
 from salmon_state.testing.endings import refused
-from salmon_state.testing.entries import everything
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
 from salmon_state.testing.layers import LayerTests
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.sender_locks import LockTests, check_ring
-from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
+from salmon_state.testing.suite import OpenStore, StoreSuite, contents, everything, fill
 from salmon_state.testing.units import UnitTests
 
 __all__ = ["ConversationSuite", "SharedConversationSuite"]
@@ -42,14 +41,14 @@ class SharedConversationSuite(StoreSuite):
         freed_within: Seconds after the death of a process within which its lock is free.
         kills_waiting: How many processes are killed while they wait for a lock.
         kills_inside: How many are killed somewhere in a mail.
-        in_turn: Whether those who wait for a lock get it about in the order in which they came.
+        lapse: For how many seconds a process stands still that is in a conversation.
     """
 
     mails = 200
     freed_within = 10.0
     kills_waiting = 1
-    kills_inside = 3
-    in_turn = True
+    kills_inside = 2
+    lapse = 1.0
 
     @pytest.fixture
     def peers(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
@@ -74,8 +73,6 @@ class SharedConversationSuite(StoreSuite):
 
     def test_a_busy_sender_starves_no_process(self, open_store: OpenStore) -> None:
         """Of processes that all have mails of one sender, each gets about its share."""
-        if not self.in_turn:
-            pytest.skip("its locks are given to whoever comes at the right moment")
         count, turns = 4, 40
         with store_processes(open_store, count) as others:
             for other in others:
@@ -103,6 +100,27 @@ class SharedConversationSuite(StoreSuite):
             peers[1].start(mails.can_enter, [SENDER], processes.PATIENCE)
         assert peers[1].result() == [True]
         assert peers[0].call(mails.can_enter, [SENDER]) == [True]
+
+    def test_a_process_waits_as_long_as_was_said(
+        self, store: StateStorage, peers: Sequence[StoreProcess]
+    ) -> None:
+        """Whoever does not get the lock is told when the time is over, and not before."""
+        with store.conversation(SENDER):
+            waited = peers[0].call(mails.time_to_refuse, SENDER, 0.3)
+        assert waited > 0.25, f"a process that may wait for 0.3 s was told after {waited} s"
+
+    def test_a_lock_that_lapsed_is_noticed(
+        self, store: StateStorage, peers: Sequence[StoreProcess]
+    ) -> None:
+        """A process that stood still keeps its lock, or cannot commit any more."""
+        peers[0].start(mails.stopped_inside, SENDER)
+        peers[0].wait_until_stopped()
+        entered = mails.can_enter(store, [SENDER], self.lapse) == [True]
+        peers[0].go_on()
+        committed = peers[0].result()
+        assert not (entered and committed), "two conversations of one sender overlapped"
+        assert entered or committed, "a conversation was refused that nobody had entered"
+        assert contents(store) == ({("stopped", SENDER): "ONE"} if committed else {})
 
     def test_processes_with_other_senders_do_not_wait(
         self, store: StateStorage, peers: Sequence[StoreProcess]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -17,7 +15,15 @@ from salmon_state.testing import processes
 from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.model import ReopeningMachine, run_model
-from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, contents, fill, set_clock
+from salmon_state.testing.suite import (
+    NOON,
+    OpenStore,
+    StoreSuite,
+    contents,
+    count_open_files,
+    fill,
+    set_clock,
+)
 
 __all__ = ["DurableSuite"]
 
@@ -31,7 +37,7 @@ class DurableSuite(StoreSuite):
         reopening_steps: The longest of them.
     """
 
-    kills = 6
+    kills = 3
     reopening_runs = 15
     reopening_steps = 20
 
@@ -105,7 +111,7 @@ class DurableSuite(StoreSuite):
                 store.set(MODULE, f"{number}@x", "POSTING")
                 assert len(contents(store)) == number + 1
             stores.append(store)
-            counts.append(_count_open_files())
+            counts.append(count_open_files())
         assert counts[-1] <= counts[1]
 
     def test_sigkill_loses_no_acknowledged_set(self, open_store: OpenStore) -> None:
@@ -120,15 +126,6 @@ class DurableSuite(StoreSuite):
                 _check_survivors(store, acknowledged)
                 store.set(MODULE, SENDER, f"S{kill}")
                 assert store.get(MODULE, SENDER) == f"S{kill}"
-
-
-def _count_open_files() -> int:
-    count = 0
-    for number in range(1000):  # a new one gets the lowest number that is free
-        with suppress(OSError):
-            os.fstat(number)
-            count += 1
-    return count
 
 
 def _check_survivors(store: StateStorage, acknowledged: Mapping[str, int]) -> None:

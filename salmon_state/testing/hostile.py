@@ -6,8 +6,8 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
-from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE
-from salmon_state.testing.suite import StoreSuite, contents
+from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SHORT_DIGESTS
+from salmon_state.testing.suite import StoreSuite, contents, fill
 
 __all__ = ["HostileKeySuite"]
 
@@ -64,6 +64,14 @@ class HostileKeySuite(StoreSuite):
             if sender is not None:
                 expected = {key: state for key, state in _STATES.items() if key[1] == sender}
                 assert contents(store, sender=sender) == expected, ascii(sender)[:60]
+
+    def test_short_digests(self, store: StateStorage) -> None:
+        """Senders whose digests begin in the same way are as different as others."""
+        states = [(MODULE, s, f"S{n}") for n, pair in enumerate(SHORT_DIGESTS) for s in pair[:1]]
+        fill(store, states)
+        for number, (one, two) in enumerate(SHORT_DIGESTS):
+            assert store.get(MODULE, one) == f"S{number}"
+            assert store.get(MODULE, two) == ROUTE_FIRST_STATE, f"{two} was taken for {one}"
 
     def test_senders_of_five_million_characters(self, store: StateStorage) -> None:
         """They are kept whole, and the last character tells them apart."""

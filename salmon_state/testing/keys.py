@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from salmon_state.keys import Sender
 
-__all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "OTHER", "SENDER"]
+__all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "OTHER", "SENDER", "SHORT_DIGESTS"]
 
 MODULE = "app.handlers"
 SENDER, OTHER = "anna@example.com", "ben@example.com"
@@ -69,3 +69,13 @@ HOSTILE_KEYS: tuple[tuple[str, Sender], ...] = tuple(
 
 LONG_SENDERS = ("a" * 5_000_000, "a" * 4_999_999 + "b")
 """As long as an LMTP client was seen to send, and different in the last character only."""
+
+SHORT_DIGESTS: tuple[tuple[Sender, Sender], ...] = (
+    *(("86821@x", "14740600@x"), ("85799@x", "24460042@x"), ("29685295@x", "32060020@x")),  # CRC
+    *(("17809@x", "116103@x"), ("3872@x", "106208@x"), ("52824@x", "56733@x")),  # SHA-256
+    *(("28685@x", "34924@x"), ("30130@x", "110714@x"), ("46625@x", "133433@x")),  # its end
+    *(("67503@x", "91080@x"), ("5822@x", "52903@x"), ("22318@x", "38516@x")),  # MD5
+    *(("32620@x", "36734@x"), ("1580@x", "33258@x"), ("22076@x", "63182@x")),  # SHA-1
+    *(("11680@x", "18863@x"), ("40229@x", "64301@x"), ("16108@x", "44740@x")),  # BLAKE2b
+)
+"""Senders of which 32 bits of a digest are the same: of the text, its `ascii`, and `ascii_key`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -70,6 +71,24 @@ def can_enter(store: StateStorage, senders: Sequence[Sender], timeout: float = 0
         except ConversationBusy:
             found.append(False)
     return found
+
+
+def time_to_refuse(store: StateStorage, sender: Sender, timeout: float) -> float:
+    """Returns how many seconds it takes to be told that somebody is in a conversation."""
+    began = time.monotonic()
+    assert can_enter(store, [sender], timeout) == [False]
+    return time.monotonic() - began
+
+
+def stopped_inside(store: StateStorage, sender: Sender) -> bool:
+    """Stands still in a conversation until it is told to go on; returns whether it committed."""
+    try:
+        with store.conversation(sender, timeout=PATIENCE):
+            store.set("stopped", sender, "ONE")
+            os.kill(os.getpid(), signal.SIGSTOP)
+    except ConversationBusy:
+        return False
+    return True
 
 
 def held(

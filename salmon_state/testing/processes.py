@@ -14,14 +14,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.entries import Kind, Seen, Where, Write
-from salmon_state.errors import Overtaken
+from salmon_state.entries import Kind, Seen, Write
 from salmon_state.keys import Sender
 from salmon_state.storage import Record, StateStorage
 
@@ -99,6 +99,19 @@ class StoreProcess:
         time.sleep((time.monotonic() - began) / items * fraction)
         return [last, *self.kill()][-1]
 
+    def wait_until_stopped(self) -> None:
+        """Waits until the process has stopped itself with SIGSTOP."""
+        deadline = time.monotonic() + PATIENCE
+        while _state_of(self._process.pid) != "T":  # it is not our own child that we could wait for
+            assert self._process.is_alive(), "the process ended and did not stop"
+            assert time.monotonic() < deadline, "the process did not stop"
+            time.sleep(0.002)
+
+    def go_on(self) -> None:
+        """Has a stopped process go on."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> list[Any]:
         """Kills the process with SIGKILL; returns the items that it still acknowledged."""
         if self._process.is_alive() and self._process.pid is not None:
@@ -139,6 +152,10 @@ class StoreProcess:
             error, text = value
             raise error from RuntimeError(f"in another process:\n{text}")
         return kind, value
+
+
+def _state_of(pid: int | None) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager
@@ -258,12 +275,24 @@ KINDS = (Kind.HANDLED, Kind.OUTGOING, Kind.BODY, Kind.TRANSITION)
 """What a mail may write beside its state."""
 
 
-def commit_forever(store: StateStorage, sender: Sender) -> Iterator[int]:
-    """Commits a state and entries of several kinds together, again and again."""
+def commit_forever(store: StateStorage, sender: Sender, each: int) -> Iterator[int]:
+    """Commits a state and so many entries of each kind together, again and again."""
     for step in itertools.count():
         state = Write(Kind.STATE, sender, "app", f"S{step}", step)
-        store._commit([state, *(Write(k, sender, f"{step}", b"x" * 500, step) for k in KINDS)])
+        names = [f"{step}.{number:03}" for number in range(each)]
+        store._commit([state, *(Write(k, sender, n, b"x", step) for k in KINDS for n in names)])
         yield step
+
+
+def commit_and_stop(store: StateStorage, sender: Sender) -> None:
+    """Stands still in the middle of a commit until it is told to go on."""
+
+    def writes() -> Iterator[Write]:
+        yield Write(Kind.STATE, sender, "one", "ONE", 1)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        yield Write(Kind.STATE, sender, "two", "ONE", 1)
+
+    store._commit(writes())
 
 
 def take_all(store: StateStorage, kind: Kind, until: int, limit: int) -> list[Any]:
@@ -280,21 +309,6 @@ def take_and_finish(store: StateStorage, kind: Kind, until: int, limit: int) -> 
         for entry in claimed:
             store._commit([Write(*entry[:3], None, None, Seen(at=until))])
             yield entry[:3]
-
-
-def renew(store: StateStorage, kind: Kind, sender: Sender, count: int, at: int) -> int:
-    """Gives entries another time as long as they are there; returns how many it found."""
-    renewed = 0
-    for number in range(count):
-        with suppress(Overtaken):
-            store._commit([Write(kind, sender, str(number), b"value", at, Seen())])
-            renewed += 1
-    return renewed
-
-
-def sweep(store: StateStorage, kind: Kind, before: int) -> int:
-    """Removes what is older; returns how many."""
-    return store._sweep(kind, Where(before=before), None)
 
 
 def main() -> None:

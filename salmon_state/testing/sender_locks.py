@@ -15,7 +15,13 @@ from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
-from salmon_state.testing.mails import RING, can_enter, held_by_another_thread, walk
+from salmon_state.testing.mails import (
+    RING,
+    can_enter,
+    held_by_another_thread,
+    time_to_refuse,
+    walk,
+)
 from salmon_state.testing.processes import PATIENCE
 from salmon_state.testing.suite import StoreSuite, contents
 from salmon_state.testing.threads import ending, run_together
@@ -38,11 +44,13 @@ class LockTests(StoreSuite):
         walker_steps: How many mails each of them handles.
         crowd: How many senders are in conversations at the same time; no more than the store has
             connections, if it has some.
+        late_after: After how many seconds somebody who waited a moment is taken to wait for ever.
     """
 
     walkers = 4
     walker_steps = 50
     crowd = 5
+    late_after = 60.0
 
     @pytest.mark.parametrize("timeout", [0, 0.05])
     def test_busy(self, store: StateStorage, timeout: float) -> None:
@@ -58,6 +66,18 @@ class LockTests(StoreSuite):
         assert str(caught.value) == "451 4.3.0 Conversation busy, try again later"
         with store.conversation(SENDER, timeout=0):
             pass
+
+    def test_a_wait_is_as_long_as_was_said(self, store: StateStorage) -> None:
+        """Whoever does not get the lock is told when the time is over, and not before."""
+        waited: list[float] = []
+        thread = threading.Thread(
+            target=lambda: waited.append(time_to_refuse(store, SENDER, 0.3)), daemon=True
+        )
+        with held_by_another_thread(store, SENDER):
+            thread.start()
+            thread.join(self.late_after)
+            assert waited, f"nobody was told within {self.late_after:g} s that 0.3 s are over"
+            assert waited[0] > 0.25, f"somebody who may wait for 0.3 s was told after {waited[0]} s"
 
     def test_waiting_wins(self, store: StateStorage) -> None:
         """Whoever waits enters when the other one has left, and reads what it committed."""

@@ -8,8 +8,10 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.testing import processes
+from salmon_state.testing.forking import fork_while_opening
 from salmon_state.testing.histories import explain, read_all, record_history
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
+from salmon_state.testing.moments import MEETINGS, meet_at_each_moment
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents
 
@@ -26,20 +28,43 @@ class SharedSuite(StoreSuite):
         steps_won: How far they count together with `compare_and_set`.
         histories: For how many senders it is recorded what all processes do to them.
         steps_recorded: How many things each process does to each of these senders.
+        moments: At how many moments of a call another store comes, at most 16.
+        forks: At how many moments of opening the store another thread forks, at most 16.
+        fork_seconds: After how many seconds a forked child is taken to be stuck.
     """
 
     writers = 3
     writes = 100
-    steps_won = 300
-    kills_beside_others = 4
-    histories = 3
-    steps_recorded = 60
+    steps_won = 100
+    kills_beside_others = 2
+    histories = 2
+    steps_recorded = 40
+    moments = 8
+    forks = 4
+    fork_seconds = 60
 
     @pytest.fixture
     def others(self, open_store: OpenStore) -> Iterator[Sequence[StoreProcess]]:
         """The other processes, each with the store open."""
         with store_processes(open_store, self.writers) as others:
             yield others
+
+    @pytest.mark.parametrize("meeting", MEETINGS)
+    def test_stores_meet(self, open_store: OpenStore, meeting: str) -> None:
+        """A store that comes at any moment of another one's call finds it not begun, or done."""
+        with open_store() as one, open_store() as two:
+            meet_at_each_moment(MEETINGS[meeting], one, two, self.moments)
+
+    def test_forks_while_another_thread_opens(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Each child can use the store and open it anew, and its parent goes on."""
+        ended = others[0].call(fork_while_opening, open_store, self.forks, self.fork_seconds)
+        assert ended == [0] * self.forks, f"children ended with {ended}; -14 is a child that hung"
+        with open_store() as store:
+            for number in range(self.forks):
+                assert store.get(MODULE, f"child{number}@x") == "CHILD"
+                assert store.get(MODULE, f"parent{number}@x") == "PARENT"
 
     def test_no_set_is_lost(self, open_store: OpenStore, others: Sequence[StoreProcess]) -> None:
         """Processes that write at the same time find all of each other's states."""
@@ -65,20 +90,6 @@ class SharedSuite(StoreSuite):
         assert sum(other.result() for other in others) == self.steps_won
         with open_store() as store:
             assert store.get(MODULE, SENDER) == str(self.steps_won)
-
-    def test_one_of_all_processes_wins(
-        self, open_store: OpenStore, others: Sequence[StoreProcess]
-    ) -> None:
-        """Of processes that try the same step at once, one succeeds, and its state is there."""
-        for number in range(20):
-            sender = f"{number}@x"
-            for name, other in enumerate(others):
-                step = (MODULE, sender, ROUTE_FIRST_STATE, f"S{name}")
-                other.start(processes.do, "compare_and_set", *step)
-            winners = [other.result() for other in others]
-            assert sum(winners) == 1
-            with open_store() as store:
-                assert store.get(MODULE, sender) == f"S{winners.index(True)}"
 
     def test_a_set_is_read_at_once(
         self, open_store: OpenStore, others: Sequence[StoreProcess]

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from salmon_state.entries import Kind, Write, in_order
+from salmon_state.entries import Entry, Kind, Where, Write, in_order
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 
-__all__ = ["OpenStore", "StoreSuite", "contents", "fill", "set_clock", "write"]
+__all__ = [
+    "BESIDE",
+    "NOON",
+    "OpenStore",
+    "StoreSuite",
+    "contents",
+    "count_open_files",
+    "everything",
+    "fill",
+    "outgoing",
+    "set_clock",
+    "write",
+]
 
 OpenStore = Callable[..., StateStorage]
 
 NOON = 1_700_000_000_000_000
 """A moment in microseconds since 1970, for stores whose clock the kit holds."""
 
+BESIDE = tuple(kind for kind in Kind if kind is not Kind.STATE)
+"""The kinds of entries that there are beside the states."""
+
 
 class StoreSuite:
-    """Opens the store under test; a subclass of the suites overrides `open_store`."""
+    """Opens the store under test; a subclass of the suites overrides `open_store`.
+
+    Attributes:
+        left_out: What this store is not asked, and why: the names of tests, or of the fixtures
+            that would be needed for them. They are skipped, and the summary shows the reason.
+    """
+
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -37,6 +63,22 @@ class StoreSuite:
             "see salmon_state.testing.StoreSuite.open_store"
         )
 
+    @pytest.fixture(autouse=True)
+    def _asked(self, request: pytest.FixtureRequest) -> None:
+        """Skips what is left out."""
+        name = request.function.__name__
+        if name in self.left_out:
+            pytest.skip(f"left out: {self.left_out[name]}")
+
+    @pytest.fixture(autouse=True)
+    def _far_from_utc(self) -> Iterator[None]:
+        """Has the test run in Asia/Kolkata: most machines are in UTC, where mistakes hide."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TZ", "Asia/Kolkata")
+            time.tzset()
+            yield
+        time.tzset()
+
     @pytest.fixture
     def store(self, open_store: OpenStore) -> Iterator[StateStorage]:
         """Opens the store, and closes it after the test."""
@@ -52,6 +94,18 @@ def contents(store: StateStorage, **filters: Any) -> dict[tuple[str, Sender], st
         assert key not in found, f"records() gave {key!r:.200} twice"
         found[key] = record.state
     return found
+
+
+def everything(store: StateStorage, kind: Kind, where: Where = Where()) -> list[Entry]:  # noqa: B008 - immutable
+    """Returns what pages give, after checking that nothing comes twice."""
+    found = [entry for page in store._pages(kind, where) for entry in page.entries]
+    assert len({entry[:3] for entry in found}) == len(found), "a page gave an entry twice"
+    return found
+
+
+def outgoing(sender: Sender, count: int, at: int = NOON) -> list[Write]:
+    """Returns the writes of some mails of a sender that wait to be sent."""
+    return [Write(Kind.OUTGOING, sender, str(n), b"value", at) for n in range(count)]
 
 
 def fill(
@@ -79,3 +133,13 @@ def write(store: StateStorage, writes: Iterable[Write]) -> None:
 def set_clock(store: StateStorage, microseconds: int) -> None:
     """Makes a store believe that it is that many microseconds after 1970 began."""
     store._clock = lambda: microseconds
+
+
+def count_open_files() -> int:
+    """Returns how many files and sockets this process has open."""
+    count = 0
+    for number in range(1000):  # a new one gets the lowest number that is free
+        with suppress(OSError):
+            os.fstat(number)
+            count += 1
+    return count

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.entries import to_microseconds
+from salmon_state.entries import EVERY, Kind, to_microseconds
 from salmon_state.errors import StorageError
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
@@ -22,7 +22,13 @@ LOOKALIKES = ("A@x", "a@x ", "a@", "", None, "a_x")
 
 
 class SweepTests(StoreSuite):
-    """Changing many conversations at once."""
+    """Changing many conversations at once.
+
+    Attributes:
+        thousands: How many conversations one sender has, and one module.
+    """
+
+    thousands = 2_500
 
     def test_set_all(self, store: StateStorage) -> None:
         """Every conversation of a sender moves, in all modules, and nobody else's."""
@@ -167,6 +173,20 @@ class SweepTests(StoreSuite):
         with pytest.raises(ValueError, match="older_than"):
             store.purge(older_than=timedelta(microseconds=-1))
         assert len(store) == 1
+
+    def test_thousands(self, store: StateStorage) -> None:
+        """All that one sender or one module has is found, moved and removed, however many."""
+        count = self.thousands
+        fill(store, [(f"module{number}", SENDER, "ONE") for number in range(count)])
+        assert len(store._load(SENDER, [(Kind.STATE, EVERY)])) == count
+        assert store.set_all(SENDER, "TWO") == count
+        fill(store, [(MODULE, f"{number}@x", "OLD") for number in range(count)])
+        assert store.rename(MODULE, "OLD", "NEW") == count
+        found = contents(store)
+        assert list(found.values()).count("TWO") == count
+        assert {key[1] for key in found if found[key] == "NEW"} == {f"{n}@x" for n in range(count)}
+        store.clear()
+        assert (contents(store), len(store)) == ({}, 0)
 
     def test_clear(self, store: StateStorage) -> None:
         """It removes everything, and the store goes on."""

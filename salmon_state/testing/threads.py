@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
+from salmon_state.testing.moments import MEETINGS, meet_at_each_moment
 from salmon_state.testing.processes import PATIENCE, win
 from salmon_state.testing.suite import StoreSuite, contents, fill
 
@@ -69,10 +69,12 @@ class ThreadSuite(StoreSuite):
     Attributes:
         threads: How many start together.
         sets: How many states each of them sets; at least 10.
+        thread_moments: At how many moments of a call another thread comes, at most 16.
     """
 
     threads = 8
     sets = 40
+    thread_moments = 4
 
     @pytest.fixture(autouse=True)
     def _quick_switches(self) -> Iterator[None]:
@@ -81,6 +83,11 @@ class ThreadSuite(StoreSuite):
         sys.setswitchinterval(5e-5)
         yield
         sys.setswitchinterval(usual)
+
+    @pytest.mark.parametrize("meeting", MEETINGS)
+    def test_threads_meet(self, store: StateStorage, meeting: str) -> None:
+        """A thread that comes at any moment of another one's call finds it not begun, or done."""
+        meet_at_each_moment(MEETINGS[meeting], store, store, self.thread_moments)
 
     def test_sets_of_different_senders(self, store: StateStorage) -> None:
         """No set is lost, and each thread reads its own at once."""
@@ -132,14 +139,6 @@ class ThreadSuite(StoreSuite):
         won = run_together([lambda: win(store, MODULE, SENDER, 100)] * self.threads)
         assert sum(won) == 100
         assert store.get(MODULE, SENDER) == "100"
-
-    def test_one_of_all_wins(self, store: StateStorage) -> None:
-        """Of threads that try the same step at the same moment, one succeeds, and its state is."""
-        for number in range(15):
-            begin = partial(store.compare_and_set, MODULE, f"{number}@x", ROUTE_FIRST_STATE)
-            winners = run_together([partial(begin, f"S{n}") for n in range(self.threads)])
-            assert sum(winners) == 1
-            assert store.get(MODULE, f"{number}@x") == f"S{winners.index(True)}"
 
     def test_records_beside_writes(self, store: StateStorage) -> None:
         """Whoever iterates finds each conversation that nobody touches exactly once."""

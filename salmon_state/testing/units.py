@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
+from salmon.server import SMTPError
 
 from salmon_state.conversation import current_conversation
 from salmon_state.entries import to_microseconds
@@ -14,7 +15,14 @@ from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import COMES_AGAIN, STAYS, elsewhere, left_with, refused
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
-from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, set_clock
+from salmon_state.testing.suite import (
+    NOON,
+    StoreSuite,
+    contents,
+    count_open_files,
+    fill,
+    set_clock,
+)
 
 __all__ = ["UnitTests"]
 
@@ -35,6 +43,17 @@ class UnitTests(StoreSuite):
             assert store.get(MODULE, SENDER) == ROUTE_FIRST_STATE
             store.set(MODULE, SENDER, "THREE")
         assert contents(store) == {(MODULE, SENDER): "THREE", (MODULE, OTHER): "TWO"}
+
+    def test_conversations_leave_no_file_open(self, store: StateStorage) -> None:
+        """However many there were, and however they ended."""
+        counts = []
+        for number in range(9):
+            with store.conversation(f"{number}@x"):
+                store.set(MODULE, f"{number}@x", "ONE")
+            with left_with(store, SENDER, SMTPError(451)):
+                store.set(MODULE, SENDER, "ONE")
+            counts.append(count_open_files())
+        assert counts[-1] <= counts[2], f"files and sockets that are open: {counts}"
 
     def test_reads_come_from_one_snapshot(self, store: StateStorage) -> None:
         """A write from outside between two reads is not seen, in whatever module."""

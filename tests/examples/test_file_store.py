@@ -69,6 +69,7 @@ class TestFileStorage(
 ):
     runs = conversation_runs = 30
     memory = 50_000_000  # a sender's file is made in memory
+    thousands = 300  # files that are synced, each
 
 
 @pytest.mark.stress

@@ -43,7 +43,12 @@ class TestSQLAlchemyStorage(
 
 
 @pytest.mark.stress
-class TestSQLAlchemyStorageForLong(ModelSuite, ThreadSuite, DurableSuite, SharedSuite):
+class TestSQLAlchemyStorageForLong(
+    ModelSuite, ThreadSuite, DurableSuite, SharedSuite, SharedEntrySuite
+):
+    moments = thread_moments = 16
+    takers_killed = commits_killed = 20
+    commit_size = 125
     runs = 200
     sets = 500
     reopening_runs = 100

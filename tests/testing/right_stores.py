@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from salmon_state.entries import (
     ANYTHING,
@@ -19,35 +25,54 @@ from salmon_state.entries import (
     Write,
     holds,
 )
-from salmon_state.errors import Overtaken
+from salmon_state.errors import Overtaken, StorageError, StorageUnavailable
+from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender, parse_key
 from salmon_state.storage import StateStorage
 from salmon_state.stores.encoding import decode_state, encode_state
+from salmon_state.stores.files import create_private_file
+from salmon_state.testing.faults import Fault, no_space
 
 PAGE = 100
 
 
-class TableStorage(StateStorage):
+class TableStorage(StateStorage, Forkable):
     """One table in one SQLite file, and one connection for each transaction.
 
     It proves the defaults of all other hooks; and most wrong stores break one of its lines.
     """
 
+    timeout = 60.0
+
     def __init__(self, path: str, *, protect: bool = False) -> None:
         super().__init__(protect=protect)
-        self.path = path
+        self.path = os.path.abspath(path)
+        create_private_file(Path(self.path))
+        self._inside = threading.Lock()
+        _watch.add(self)
         self._execute(
             "CREATE TABLE IF NOT EXISTS entries"
             " (kind, sender, name, value, at, PRIMARY KEY (kind, sender, name))"
         )
 
+    def before_fork(self) -> None:
+        # SQLite would take the locks of another thread's connection for the child's own.
+        self._inside.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        self._inside.release()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = OFF")  # it need not outlive the machine
+        with self._inside, closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None)
+        connection.execute("PRAGMA synchronous = OFF")  # no test here cuts the power
+        return connection
 
     def _execute(self, statement: str, *values: object) -> list[Any]:
         with self._transaction() as connection:
@@ -67,7 +92,7 @@ class TableStorage(StateStorage):
     ) -> list[Entry]:
         where, values = self._where(kind, sender, name)
         return [
-            _entry(*row) for row in connection.execute(f"SELECT * FROM entries {where}", values)
+            self._entry(row) for row in connection.execute(f"SELECT * FROM entries {where}", values)
         ]
 
     # ---------------------------------------------------------------- hooks
@@ -76,6 +101,9 @@ class TableStorage(StateStorage):
         with self._transaction() as connection:
             return [e for kind, name in wants for e in self._select(connection, kind, sender, name)]
 
+    def _entry(self, row: Any) -> Entry:
+        return _entry(*row)
+
     def _page(self, kind: Kind, where: Where, after: Any) -> Page:
         first = "at" if kind.due and where.before is not None else "kind"
         rows = self._execute(
@@ -83,7 +111,7 @@ class TableStorage(StateStorage):
             f" ORDER BY {first}, sender, name LIMIT {PAGE}",
             *(kind, *(after or (-1, "", ""))),
         )
-        entries = [entry for entry in (_entry(*row) for row in rows) if where.matches(entry)]
+        entries = [entry for entry in map(self._entry, rows) if where.matches(entry)]
         if len(rows) < PAGE:
             return Page(entries, None)
         number, sender, name, _, at = rows[-1]
@@ -117,6 +145,46 @@ class TableStorage(StateStorage):
     def _place(self) -> str:
         return self.path
 
+    def _explain(self, error: Exception) -> StorageError:
+        if isinstance(error, sqlite3.OperationalError):
+            return StorageUnavailable(str(error))
+        return super()._explain(error)
+
+
+class TablePlace:
+    """Where tests keep a table, and what they can do to it."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        place = tmp_path / "place"
+        place.mkdir()
+        return place
+
+    @pytest.fixture
+    def take_away(self, place: Path) -> Fault:
+        @contextmanager
+        def take_away() -> Iterator[None]:
+            place.rename(place.with_name("moved"))
+            yield
+            shutil.rmtree(place, ignore_errors=True)
+            place.with_name("moved").rename(place)
+
+        return take_away
+
+    @pytest.fixture
+    def fail_writes(self) -> Fault:
+        return no_space
+
+    @pytest.fixture
+    def damage(self, place: Path) -> Callable[[str, Sender], None]:
+        def damage(module: str, sender: Sender) -> None:
+            with closing(sqlite3.connect(place / "states.db", isolation_level=None)) as connection:
+                connection.execute(
+                    "UPDATE entries SET value = 'x y' WHERE sender = ?", [ascii(sender)]
+                )
+
+        return damage
+
 
 def _entry(number: int, sender: str, name: str, value: Any, at: int | None) -> Entry:
     its_name, its_sender = parse_key(f"[{name}, {sender}]")
@@ -124,3 +192,6 @@ def _entry(number: int, sender: str, name: str, value: Any, at: int | None) -> E
     return Entry(
         kind, its_sender, its_name, decode_state(value) if kind is Kind.STATE else value, at
     )
+
+
+_watch = ForkWatch()

@@ -7,17 +7,21 @@ they do are the defaults.
 from __future__ import annotations
 
 import doctest
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from salmon_state.storage import StateStorage
 from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     DurableSuite,
     EntrySuite,
+    FaultSuite,
+    FileSuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
@@ -28,7 +32,10 @@ from salmon_state.testing import (
     ThreadSuite,
     VersionSuite,
 )
-from tests.testing.right_stores import TableStorage
+from tests.testing.right_stores import TablePlace, TableStorage
+from tests.testing.wrong_shared_conversations import LockedTable
+
+UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
 
 GUIDE = Path(__file__).parents[2] / "docs" / "writing-a-store.md"
 
@@ -60,12 +67,12 @@ class TestDict(
         return smallest_store()  # type: ignore[no-any-return]
 
 
-class InATable:
+class InATable(TablePlace):
     runs = conversation_runs = 30
 
     @pytest.fixture
-    def open_store(self, tmp_path: Path) -> OpenStore:
-        return partial(TableStorage, str(tmp_path / "states.db"))
+    def open_store(self, place: Path) -> OpenStore:
+        return partial(TableStorage, str(place / "states.db"))
 
 
 class TestTable(
@@ -87,11 +94,35 @@ class ShortLeases(TableStorage):
     lease_seconds = 3
 
 
-class TestSharedTable(SharedSuite, SharedEntrySuite, SharedConversationSuite):
+class TestSharedTable(TablePlace, SharedSuite, SharedEntrySuite, SharedConversationSuite):
     mails = 50  # the default lock is two commits
     freed_within = 30.0
-    in_turn = False
+    left_out = UNFAIR
 
     @pytest.fixture
-    def open_store(self, tmp_path: Path) -> OpenStore:
-        return partial(ShortLeases, str(tmp_path / "states.db"))
+    def open_store(self, place: Path) -> OpenStore:
+        return partial(ShortLeases, str(place / "states.db"))
+
+
+class TestLockedTable(TablePlace, SharedConversationSuite):
+    """What the wrong ones are made from, with the locks of most."""
+
+    mails = 40
+
+    @pytest.fixture
+    def open_store(self, place: Path) -> OpenStore:
+        return partial(LockedTable, str(place / "states.db"))
+
+
+class Impatient(TableStorage):
+    timeout = 0.5
+
+
+class TestFaults(TablePlace, FaultSuite, FileSuite):
+    @pytest.fixture
+    def open_store(self, place: Path) -> OpenStore:
+        return partial(Impatient, str(place / "states.db"))
+
+    @pytest.fixture
+    def open_at(self) -> Callable[[str], StateStorage]:
+        return TableStorage

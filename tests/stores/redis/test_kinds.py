@@ -13,7 +13,7 @@ from salmon_state.entries import ABSENT, ANYTHING, EVERY, Condition, Entry, Kind
 from salmon_state.errors import Overtaken
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.entries import SLOTS, Keys, tags
-from salmon_state.testing.entries import everything
+from salmon_state.testing.suite import everything
 from tests.redis_services import RedisCluster
 
 ANNA, BEN = "anna@example.com", "ben@example.com"

@@ -25,6 +25,8 @@ from salmon_state.testing import (
 )
 from tests.redis_services import RedisCluster, RedisSentinel, RedisServer, fresh_prefix
 
+UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
+
 LEASE = 2.0
 """Short, because whoever is killed in a conversation keeps it for so long."""
 
@@ -67,14 +69,16 @@ class TestEntries(OneServer, EntrySuite, SharedEntrySuite):
 
 
 @pytest.mark.stress
-class TestEntriesForLong(OneServer, EntrySuite):
+class TestEntriesForLong(OneServer, EntrySuite, SharedEntrySuite):
     many = 100_000
+    takers_killed = commits_killed = 20
+    commit_size = 125
 
 
 class TestConversations(OneServer, ConversationSuite, SharedConversationSuite):
     conversation_runs = 30
     freed_within = LEASE + 10
-    in_turn = False
+    left_out = UNFAIR
 
 
 @pytest.mark.stress  # the same code but for the script that sets
@@ -110,7 +114,7 @@ class TestSentinelEntries(BehindSentinel, EntrySuite, SharedEntrySuite):
 @pytest.mark.stress
 class TestSentinelConversations(BehindSentinel, ConversationSuite, SharedConversationSuite):
     freed_within = LEASE + 10
-    in_turn = False
+    left_out = UNFAIR
 
 
 class InACluster(StoreSuite):
@@ -122,6 +126,8 @@ class InACluster(StoreSuite):
 
 class TestCluster(InACluster, ContractSuite):
     """What differs by slot; the rest of the kit takes long and is in ``make stress``."""
+
+    thousands = 500  # each a commit of its own
 
 
 @pytest.mark.stress
@@ -143,4 +149,4 @@ class TestClusterEntriesForLong(InACluster, EntrySuite):
 @pytest.mark.stress
 class TestClusterConversations(InACluster, ConversationSuite, SharedConversationSuite):
     freed_within = LEASE + 10
-    in_turn = False
+    left_out = UNFAIR

@@ -34,7 +34,7 @@ class TestShelve(
     SharedEntrySuite,
     SharedSuite,
 ):
-    kills = 10
+    runs = 30
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
@@ -49,8 +49,12 @@ class TestVersions(VersionSuite):
 
 
 @pytest.mark.stress
-class TestManyKills(DurableSuite):
+class TestManyKills(DurableSuite, SharedSuite, SharedEntrySuite):
     kills = 200
+    moments = 16
+    forks = 16
+    takers_killed = commits_killed = kills_beside_others = 20
+    commit_size = 125
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:

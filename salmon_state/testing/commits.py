@@ -1,0 +1,185 @@
+"""The part of the hooks' contract about a commit: several writes, all or none."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Entry, Kind, Seen, Write, in_order
+from salmon_state.errors import ConversationBusy, Overtaken
+from salmon_state.storage import StateStorage
+from salmon_state.testing.endings import elsewhere, refused
+from salmon_state.testing.keys import OTHER, SENDER
+from salmon_state.testing.suite import NOON, StoreSuite, everything, outgoing, write
+
+__all__ = ["CommitTests"]
+
+
+class CommitTests(StoreSuite):
+    """Several writes at once.
+
+    Attributes:
+        many: How many entries of one sender are written in one commit.
+        memory: How much memory the process may take for that, in bytes.
+    """
+
+    many = 20_000
+    memory = 10_000_000
+
+    def test_every_entry_of_a_sender(self, store: StateStorage) -> None:
+        """They are moved, or removed, before the others are written, and counted."""
+        write(store, outgoing(SENDER, 5) + outgoing(OTHER, 5))
+        store._commit([Write(Kind.BODY, SENDER, "0", b"body", NOON)])
+        moved = [
+            Write(Kind.OUTGOING, SENDER, EVERY, b"moved", NOON + 1),
+            Write(Kind.OUTGOING, SENDER, "0", b"again", NOON + 2),
+            Write(Kind.OUTGOING, SENDER, "new", b"new", NOON + 3),
+        ]
+        assert store._commit(moved) == [5, 1, 1]
+        found = {e.name: (e.value, e.at) for e in store._load(SENDER, [(Kind.OUTGOING, EVERY)])}
+        assert found == {
+            "0": (b"again", NOON + 2),
+            **{str(number): (b"moved", NOON + 1) for number in range(1, 5)},
+            "new": (b"new", NOON + 3),
+        }
+        assert store._commit([Write(Kind.OUTGOING, SENDER, EVERY, None)]) == [6]
+        assert store._commit([Write(Kind.OUTGOING, SENDER, EVERY, b"none")]) == [0]
+        assert store._find(Kind.BODY, SENDER, "0") == b"body"
+        assert len(everything(store, Kind.OUTGOING)) == 5
+
+    def test_a_check_before_every_entry_is_moved(self, store: StateStorage) -> None:
+        """It is about what was there before."""
+        write(store, outgoing(SENDER, 3))
+        for value, there in ((b"wrong", b"value"), (b"value", b"moved")):
+            writes = [
+                Write(Kind.OUTGOING, SENDER, "1", CHECK, None, Seen(value)),
+                Write(Kind.OUTGOING, SENDER, EVERY, b"moved", NOON),
+            ]
+            assert in_order(reversed(writes)) == writes
+            if value == b"wrong":
+                with pytest.raises(Overtaken):
+                    store._commit(writes)
+            else:
+                assert store._commit(writes) == [0, 3]
+            assert {e.value for e in everything(store, Kind.OUTGOING)} == {there}
+
+    def test_senders_in_one_commit(self, store: StateStorage) -> None:
+        """A store that spans senders writes those of several, or of none."""
+        if not store.spans_senders:
+            pytest.skip("declared: spans_senders = False")
+        writes = [w for sender in (SENDER, OTHER, None, "") for w in outgoing(sender, 2)]
+        store._commit(in_order(writes))
+        assert len(everything(store, Kind.OUTGOING)) == 8
+        spoilt = in_order(
+            Write(Kind.OUTGOING, sender, "0", b"new", NOON, ABSENT if sender == "" else ANYTHING)
+            for sender in (SENDER, OTHER, None, "")
+        )
+        with pytest.raises(Overtaken):
+            store._commit(spoilt)
+        assert {entry.value for entry in everything(store, Kind.OUTGOING)} == {b"value"}
+
+    def test_many_in_one_commit(self, store: StateStorage) -> None:
+        """They come from an iterator, and are never all in memory."""
+        value = b"envelope" * 100
+
+        def writes() -> Iterator[Write]:
+            for number in range(self.many):
+                yield Write(Kind.OUTGOING, SENDER, f"{number:06}", value, NOON + number, ABSENT)
+
+        tracemalloc.start()
+        try:
+            assert store._commit(writes()) == [1] * self.many
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < self.memory
+        assert store._count(Kind.OUTGOING) == self.many
+        assert store._commit([Write(Kind.OUTGOING, SENDER, EVERY, None)]) == [self.many]
+        assert store._count(Kind.OUTGOING) == 0
+
+    def test_many_or_none(self, store: StateStorage) -> None:
+        """The last one's expectation fails: nothing is there."""
+        store._commit([Write(Kind.OUTGOING, SENDER, "last", b"", NOON)])
+
+        def writes() -> Iterator[Write]:
+            for number in range(self.many // 20):
+                yield Write(Kind.OUTGOING, SENDER, f"{number:06}", b"value", NOON)
+            yield Write(Kind.OUTGOING, SENDER, "last", b"", NOON, ABSENT)
+
+        with pytest.raises(Overtaken):
+            store._commit(writes())
+        assert [entry.name for entry in everything(store, Kind.OUTGOING)] == ["last"]
+
+    def test_an_iterator_that_fails(self, store: StateStorage) -> None:
+        """Nothing is written of what it gave before."""
+
+        def writes() -> Iterator[Write]:
+            yield from outgoing(SENDER, 3)
+            raise ValueError("no more")
+
+        with pytest.raises(ValueError, match="no more"):
+            store._commit(writes())
+        assert everything(store, Kind.OUTGOING) == []
+
+    # ---------------------------------------------------------------- with the states
+
+    def test_a_conversation_writes_all_kinds_together(self, store: StateStorage) -> None:
+        """They are there when the states are, and seen by nobody before."""
+        write(store, [Write(Kind.HANDLED, SENDER, "known", b"", NOON)])
+        wanted = [(Kind.HANDLED, "known"), (Kind.HANDLED, "new")]
+        conversation = store._converse(SENDER, 2.0, wanted)
+        new = Write(Kind.HANDLED, SENDER, "new", b"mark", NOON, ABSENT)
+        with conversation:
+            assert [conversation.find(kind, SENDER, name) for kind, name in wanted] == [b"", None]
+            store.set("app", SENDER, "ONE")
+            conversation.add(new)
+            conversation.add(Write(Kind.BODY, SENDER, "body", b"mail", NOON))
+            conversation.add(Write(Kind.HANDLED, SENDER, "known", None))
+            assert conversation.find(Kind.HANDLED, SENDER, "known") is None
+            assert conversation.find(Kind.HANDLED, SENDER, "new") == b"mark"
+            assert elsewhere(everything, store, Kind.BODY) == []
+        assert everything(store, Kind.HANDLED) == [
+            Entry(Kind.HANDLED, SENDER, "new", b"mark", NOON)
+        ]
+        assert [entry.value for entry in everything(store, Kind.BODY)] == [b"mail"]
+
+    def test_a_conversation_whose_mark_is_there_by_now(self, store: StateStorage) -> None:
+        """It is overtaken, and leaves nothing."""
+        mark = Write(Kind.HANDLED, None, "mail", b"", NOON, ABSENT)  # whom no lock keeps apart
+        with refused(store, None):
+            store.set("app", None, "ONE")
+            conversation = store._active.conversation
+            assert conversation is not None
+            assert conversation.find(Kind.HANDLED, None, "mail") is None
+            conversation.add(mark)
+            elsewhere(write, store, [mark])
+        assert list(store.records()) == []
+
+    def test_everything_about_a_person(self, store: StateStorage) -> None:
+        """It can be listed, and removed in one commit; what is somebody else's stays."""
+        kinds = [kind for kind in Kind if kind is not Kind.LEASE]
+        for sender in (SENDER, OTHER):
+            values: list[Any] = ["ONE" if kind is Kind.STATE else b"\xff" for kind in kinds]
+            written = zip(kinds, values, strict=True)
+            write(store, [Write(kind, sender, "name", value, NOON) for kind, value in written])
+        listed = list(store.export(SENDER))
+        assert [(entry["kind"], entry["sender"], entry["name"]) for entry in listed] == [
+            (kind.name, SENDER, "name") for kind in kinds
+        ]
+        assert {(entry["value"], entry["encoding"]) for entry in listed} == {
+            *(("ONE", "text"), ("/w==", "base64"))
+        }
+        with store.conversation(SENDER):
+            with pytest.raises(ConversationBusy):
+                elsewhere(lambda: store.erase(SENDER, timeout=0))
+            with suppress(ConversationBusy), store.conversation(SENDER):
+                assert store.erase(SENDER) == len(kinds)
+                raise ConversationBusy("it comes again")
+        assert list(store.export(SENDER)) == listed
+        assert store.erase(SENDER) == len(kinds)
+        assert list(store.export(SENDER)) == []
+        assert len(list(store.export(OTHER))) == len(kinds)

@@ -1,0 +1,197 @@
+"""The part of the hooks' contract about one entry: what is found, and what is expected of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from salmon_state.entries import (
+    ABSENT,
+    ANYTHING,
+    CHECK,
+    EVERY,
+    Condition,
+    Entry,
+    Kind,
+    Seen,
+    Want,
+    Write,
+    in_order,
+)
+from salmon_state.errors import Overtaken
+from salmon_state.storage import StateStorage
+from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, OTHER, SENDER
+from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, write
+
+__all__ = ["ExpectationTests"]
+
+VALUES = (b"", b"\0", b"\xff\xfe", b"text", bytes(range(256)), b"a" * 100_000)
+
+# By the entry that is there: which expectations about it hold, and which do not.
+SEEN = Entry(Kind.OUTGOING, SENDER, "one", b"value", NOON)
+HOLD: dict[str, tuple[Condition, ...]] = {
+    "there": (*(ANYTHING, Seen(), Seen(b"value"), Seen(at=NOON), Seen(b"value", NOON)),),
+    "not there": (ANYTHING, ABSENT),
+}
+FAIL: dict[str, tuple[Condition, ...]] = {
+    "there": (
+        *(ABSENT, Seen(b""), Seen(b"valuE"), Seen(b"value "), Seen(at=NOON + 1), Seen(at=None)),
+        *(Seen(b"value", NOON - 1), Seen(b"other", NOON)),
+    ),
+    "not there": (Seen(), Seen(b"value"), Seen(at=NOON), Seen(b"value", NOON), Seen(at=None)),
+}
+
+
+class ExpectationTests(StoreSuite):
+    """One entry of any kind.
+
+    Attributes:
+        largest: The largest value, in bytes: a mail of 20 MB.
+    """
+
+    largest = 20_000_000
+
+    @pytest.mark.parametrize("kind", BESIDE, ids=lambda kind: kind.name)
+    def test_what_is_written_is_found(self, store: StateStorage, kind: Kind) -> None:
+        """Any bytes come back as they were, with their time, by every hook that reads."""
+        entries = [Entry(kind, SENDER, f"n{i}", v, NOON + i) for i, v in enumerate(VALUES)]
+        assert store._commit([Write(*entry) for entry in entries]) == [1] * len(entries)
+        assert [store._find(*entry[:3]) for entry in entries] == list(VALUES)
+        assert sorted(store._load(SENDER, [(kind, EVERY)])) == entries
+        assert store._load(SENDER, [(kind, "n3")]) == [entries[3]]
+        assert sorted(everything(store, kind)) == entries
+        assert store._count(kind) == len(entries)
+        assert store._commit([Write(*entries[0][:3], None), Write(kind, OTHER, "x", None)]) == [
+            1,
+            0,
+        ]
+        assert store._find(*entries[0][:3]) is None
+        assert sorted(store._load(SENDER, [(kind, EVERY)])) == entries[1:]
+
+    @pytest.mark.parametrize("kind", [Kind.LEASE, Kind.CURSOR], ids=lambda kind: kind.name)
+    def test_a_time_may_be_unknown(self, store: StateStorage, kind: Kind) -> None:
+        """An entry that is not due need not have one."""
+        write = Write(kind, SENDER, "", b"position")
+        store._commit([write])
+        assert store._load(SENDER, [(kind, "")]) == [Entry(*write[:4], None)]  # type: ignore[arg-type]
+
+    def test_no_two_entries_meet(self, store: StateStorage) -> None:
+        """Whatever is in a sender and a name, kinds included."""
+        kinds = (Kind.OUTGOING, Kind.CONFIRMATION)
+        entries = [
+            Entry(kind, sender, name, f"{kind} {number}".encode(), NOON + number)
+            for number, (name, sender) in enumerate(HOSTILE_KEYS)
+            for kind in kinds
+        ]
+        write(store, (Write(*entry) for entry in entries))
+        for entry in entries:
+            assert store._find(*entry[:3]) == entry.value
+        for kind in kinds:
+            expected = {entry[:3]: entry for entry in entries if entry.kind is kind}
+            assert {entry[:3]: entry for entry in everything(store, kind)} == expected
+        assert [store.get(*key) for key in HOSTILE_KEYS] == ["START"] * len(HOSTILE_KEYS)
+
+    def test_long_names_and_senders(self, store: StateStorage) -> None:
+        """Five million characters, told apart by the last one, in a name as in a sender."""
+        entries = [
+            *(
+                Entry(Kind.HANDLED, sender, "n", b"%d" % i, i)
+                for i, sender in enumerate(LONG_SENDERS)
+            ),
+            *(
+                Entry(Kind.HANDLED, SENDER, name, b"%d" % i, i)
+                for i, name in enumerate(LONG_SENDERS)
+            ),
+        ]
+        for entry in entries:
+            store._commit([Write(*entry)])
+        assert [store._find(*entry[:3]) for entry in entries] == [e.value for e in entries]
+        assert {entry[:3] for entry in everything(store, Kind.HANDLED)} == {e[:3] for e in entries}
+
+    def test_a_large_value(self, store: StateStorage) -> None:
+        """A mail of 20 MB, whatever bytes it has."""
+        body = bytes(range(256)) * (self.largest // 256)
+        store._commit([Write(Kind.BODY, SENDER, "one", body, NOON)])
+        assert store._find(Kind.BODY, SENDER, "one") == body
+        expect = Seen(at=NOON)
+        store._commit([Write(Kind.BODY, SENDER, "one", body[::-1], NOON + 1, expect)])
+        [entry] = store._load(SENDER, [(Kind.BODY, EVERY)])
+        assert (entry.value == body[::-1], entry.at) == (True, NOON + 1)
+
+    def test_wants_of_several_kinds(self, store: StateStorage) -> None:
+        """One moment's entries, those asked for and no others."""
+        store.set("app", SENDER, "POSTING")
+        store.set("other", SENDER, "ASKING")
+        writes = [
+            Write(kind, s, n, b"x", NOON) for kind in BESIDE for s in (SENDER, OTHER) for n in "ab"
+        ]
+        write(store, writes)
+        wants: list[Want] = [(Kind.STATE, EVERY), (Kind.HANDLED, "a"), (Kind.CONFIRMATION, EVERY)]
+        found = {(entry.kind, entry.name, entry.value) for entry in store._load(SENDER, wants)}
+        assert found == {
+            *((Kind.STATE, "app", "POSTING"), (Kind.STATE, "other", "ASKING")),
+            *((Kind.HANDLED, "a", b"x"),),
+            *((Kind.CONFIRMATION, "a", b"x"), (Kind.CONFIRMATION, "b", b"x")),
+        }
+
+    # ---------------------------------------------------------------- expectations
+
+    @pytest.mark.parametrize("value", [b"new", None, CHECK], ids=repr)
+    @pytest.mark.parametrize("state", HOLD)
+    def test_expectations_that_hold(self, store: StateStorage, state: str, value: Any) -> None:
+        """The write is made, and says whether it wrote or removed something."""
+        for expect in HOLD[state]:
+            there = self._prepare(store, state)
+            counts = store._commit([Write(*SEEN[:3], value, NOON + 9, expect)])
+            assert counts == [_count(there, value)], expect
+            assert store._load(SENDER, [(Kind.OUTGOING, EVERY)]) == _after(there, value), expect
+
+    @pytest.mark.parametrize("value", [b"new", None, CHECK], ids=repr)
+    @pytest.mark.parametrize("state", FAIL)
+    def test_expectations_that_fail(self, store: StateStorage, state: str, value: Any) -> None:
+        """`Overtaken`, and nothing of the whole commit is written, before it or after it."""
+        for expect in FAIL[state]:
+            there = self._prepare(store, state)
+            writes = [
+                Write(Kind.HANDLED, SENDER, "before", b"", NOON, ABSENT),
+                Write(*SEEN[:3], value, NOON + 9, expect),
+                Write(Kind.OUTGOING, SENDER, "two", b"after", NOON),
+                Write(Kind.BODY, SENDER, "after", b"", NOON),
+            ]
+            with pytest.raises(Overtaken):
+                store._commit(writes)
+            wants: list[Want] = [(k, EVERY) for k in (Kind.HANDLED, Kind.OUTGOING, Kind.BODY)]
+            assert store._load(SENDER, wants) == there, expect
+
+    def _prepare(self, store: StateStorage, state: str) -> list[Entry]:
+        store._wipe()
+        if state == "there":
+            store._commit([Write(*SEEN)])
+            return [SEEN]
+        return []
+
+    def test_a_check_writes_nothing(self, store: StateStorage) -> None:
+        """Neither does it leave an entry behind where it expects none."""
+        store._commit([Write(Kind.STATE, SENDER, "there", "ONE", NOON)])
+        checks = [
+            Write(Kind.STATE, SENDER, "absent", CHECK, None, ABSENT),
+            Write(Kind.STATE, SENDER, "there", CHECK, None, Seen("ONE")),
+            Write(Kind.HANDLED, SENDER, "absent", CHECK, None, ABSENT),
+        ]
+        assert store._commit(in_order(checks)) == [0, 0, 0]
+        assert [tuple(record[:3]) for record in store] == [("there", SENDER, "ONE")]
+        assert everything(store, Kind.HANDLED) == []
+
+
+def _count(there: Sequence[Entry], value: object) -> int:
+    if value is CHECK:
+        return 0
+    return len(there) if value is None else 1
+
+
+def _after(there: list[Entry], value: Any) -> list[Entry]:
+    if value is CHECK:
+        return there
+    return [] if value is None else [SEEN._replace(value=value, at=NOON + 9)]

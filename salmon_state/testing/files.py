@@ -1,0 +1,77 @@
+"""FileSuite: a store that keeps files of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from salmon_state.storage import StateStorage
+from salmon_state.testing.keys import MODULE, SENDER
+from salmon_state.testing.suite import StoreSuite
+
+__all__ = ["FileSuite"]
+
+
+class FileSuite(StoreSuite):
+    """A store that keeps files of its own: where they are, and who may read them.
+
+    Whether they survive the power being cut, no test of this kind can tell.
+    """
+
+    @pytest.fixture
+    def open_at(self) -> Callable[[str], StateStorage]:
+        """Returns what opens the store at a path, which may be relative."""
+        raise NotImplementedError(f"{type(self).__name__} must override the fixture open_at")
+
+    @pytest.fixture
+    def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Makes a fresh directory the working directory."""
+        here = tmp_path / "here"
+        here.mkdir()
+        monkeypatch.chdir(here)
+        return here
+
+    @pytest.fixture
+    def salmons_umask(self) -> Iterator[None]:
+        """Sets the umask of a Salmon daemon, which is 0: it protects nothing."""
+        usual = os.umask(0)
+        yield
+        os.umask(usual)
+
+    @pytest.mark.usefixtures("salmons_umask")
+    def test_nobody_else_reads_its_files(
+        self, open_at: Callable[[str], StateStorage], here: Path
+    ) -> None:
+        """What senders there are is not for every user of the machine."""
+        with open_at("states") as store, store.conversation(SENDER):
+            store.set(MODULE, SENDER, "ONE")
+            store.set(MODULE, "ben@example.com", "ONE")
+        for path in here.rglob("*"):
+            mode = path.stat().st_mode & 0o777
+            if path.is_file() and _all_may_enter(path.parent, here):
+                assert not mode & 0o007, f"{path.name} is open to every user: {mode:o}"
+
+    def test_the_working_directory_may_change(
+        self, open_at: Callable[[str], StateStorage], here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A relative path is that of the moment at which the store was made."""
+        elsewhere = here.with_name("elsewhere")
+        elsewhere.mkdir()
+        with open_at("states") as store:
+            monkeypatch.chdir(elsewhere)
+            with store.conversation(SENDER):
+                store.set(MODULE, SENDER, "ONE")
+            assert list(elsewhere.iterdir()) == [], "it followed the working directory"
+        with open_at(str(here / "states")) as store:
+            assert store.get(MODULE, SENDER) == "ONE"
+
+
+def _all_may_enter(directory: Path, top: Path) -> bool:
+    while directory != top:
+        if not directory.stat().st_mode & 0o001:
+            return False
+        directory = directory.parent
+    return True

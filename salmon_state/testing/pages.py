@@ -1,0 +1,128 @@
+"""The part of the hooks' contract about many entries: pages, sweeps and claims."""
+
+from __future__ import annotations
+
+import pytest
+
+from salmon_state.entries import Entry, Kind, Seen, Where, Write
+from salmon_state.errors import Overtaken
+from salmon_state.storage import StateStorage
+from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER
+from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, outgoing, write
+
+__all__ = ["PageTests"]
+
+
+class PageTests(StoreSuite):
+    """Listing entries, changing those that match, and taking those that are due."""
+
+    def test_pages_filter(self, store: StateStorage) -> None:
+        """Each filter alone and all together, exactly."""
+        entries = [
+            Entry(Kind.OUTGOING, sender, name, value, NOON + number)
+            for number, (sender, name, value) in enumerate(
+                (s, n, v) for s in (SENDER, OTHER, None) for n in ("a", "A", "a ") for v in (b"1",)
+            )
+        ]
+        write(store, (Write(*entry) for entry in entries))
+        write(store, [Write(Kind.BODY, SENDER, "a", b"1", NOON)])
+        for where in (
+            *(
+                Where(),
+                Where(sender=SENDER),
+                Where(sender=None),
+                Where(name="a"),
+                Where(value=b"1"),
+            ),
+            *(Where(value=b"2"), Where(before=NOON + 4), Where(before=NOON), Where(sender="")),
+            Where(sender=OTHER, name="A", value=b"1", before=NOON + 5),
+        ):
+            expected = [entry for entry in entries if where.matches(entry)]
+            assert sorted(everything(store, Kind.OUTGOING, where), key=_moment) == expected, where
+
+    def test_due_entries_come_in_the_order_of_their_time(self, store: StateStorage) -> None:
+        """Those that have waited for longest first, over many pages."""
+        times = [NOON + (number * 7919) % 2500 for number in range(2500)]
+        writes = [
+            Write(Kind.OUTGOING, f"{number % 50}@x", f"{number}", b"value", at)
+            for number, at in enumerate(times)
+        ]
+        write(store, writes)
+        found = everything(store, Kind.OUTGOING, Where(before=NOON + 2000))
+        assert [entry.at for entry in found] == [NOON + number for number in range(2000)]
+        assert len(everything(store, Kind.OUTGOING)) == 2500
+
+    def test_many_with_the_same_time(self, store: StateStorage) -> None:
+        """None is left out where a page ends among them."""
+        write(store, [w for n in range(50) for w in outgoing(f"{n}@x", 50)])
+        found = everything(store, Kind.OUTGOING, Where(before=NOON + 1))
+        assert len(found) == 2500
+
+    @pytest.mark.parametrize("where", [Where(), Where(before=NOON + 1)], ids=["key", "time"])
+    @pytest.mark.parametrize("first", [0, -1], ids=["all", "last"])
+    def test_what_vanishes_hides_nothing(
+        self, store: StateStorage, first: int, where: Where
+    ) -> None:
+        """Whoever removes what was just given, or the last of it, still gets all the others."""
+        write(store, [w for n in range(30) for w in outgoing(f"{n}@x", 50)])
+        given = removed = 0
+        for page in store._pages(Kind.OUTGOING, where):
+            given += len(page.entries)
+            removed += len(page.entries[first:])
+            write(store, [Write(*entry[:3], None) for entry in page.entries[first:]])
+        assert (given, store._count(Kind.OUTGOING)) == (1500, 1500 - removed)
+
+    # ---------------------------------------------------------------- sweeps and claims
+
+    def test_a_sweep_of_other_kinds(self, store: StateStorage) -> None:
+        """What expires is removed, in all pages, and only that."""
+        write(store, [w for n in range(50) for w in outgoing(f"{n}@x", 50, at=NOON + n)])
+        store._commit([Write(Kind.BODY, SENDER, "body", b"", NOON)])
+        assert store._sweep(Kind.OUTGOING, Where(before=NOON + 40), None) == 2000
+        assert {entry.at for entry in everything(store, Kind.OUTGOING)} == set(
+            range(NOON + 40, NOON + 50)
+        )
+        assert store._sweep(Kind.OUTGOING, Where(name="1"), b"changed") == 10
+        changed = [e for e in everything(store, Kind.OUTGOING) if e.value == b"changed"]
+        assert {(e.name, e.at) for e in changed} == {("1", NOON + n) for n in range(40, 50)}
+        assert store._count(Kind.BODY) == 1
+
+    def test_claims(self, store: StateStorage) -> None:
+        """Those due longest first, each once, and again when the claim has ended."""
+        store._clock = lambda: NOON + 100
+        write(store, [w for n in range(20) for w in outgoing(f"{n}@x", 10, at=NOON + 10 * n)])
+        first = store._claim(Kind.OUTGOING, NOON + 1000, 60)
+        assert len(first) == 60
+        assert {entry.at for entry in first} == {NOON + 1000}
+        assert {entry.sender for entry in first} == {f"{number}@x" for number in range(6)}
+        second = store._claim(Kind.OUTGOING, NOON + 2000, 1000)
+        assert {entry.sender for entry in second} == {f"{number}@x" for number in range(6, 11)}
+        assert store._claim(Kind.OUTGOING, NOON + 2000, 1000) == []
+        done = [Write(*e[:3], None, None, Seen(at=NOON + 1000)) for e in first[:50]]
+        for each in done:
+            store._commit([each])
+        store._clock = lambda: NOON + 1500
+        again = store._claim(Kind.OUTGOING, NOON + 3000, 1000)
+        assert len(again) == 10 + 90
+        with pytest.raises(Overtaken):  # the first taker was too slow
+            store._commit([Write(*first[55][:3], None, None, Seen(at=NOON + 1000))])
+
+    def test_a_check_of_what_is_whole(self, store: StateStorage) -> None:
+        """Nothing is found wrong, in whatever was written."""
+        write(store, [w for n in range(30) for w in outgoing(f"{n}@x", 50)])
+        states = [
+            Write(Kind.STATE, sender, module, "POSTING", NOON) for module, sender in HOSTILE_KEYS
+        ]
+        write(store, states)
+        assert list(store.check()) == []
+
+    def test_a_wipe_removes_every_kind(self, store: StateStorage) -> None:
+        """Nothing of anybody is left."""
+        writes = [Write(kind, s, "n", b"x", NOON) for kind in BESIDE for s in (SENDER, None)]
+        write(store, [*writes, Write(Kind.STATE, SENDER, "app", "POSTING", NOON)])
+        store.clear()
+        assert [everything(store, kind) for kind in Kind] == [[]] * len(Kind)
+
+
+def _moment(entry: Entry) -> int:
+    return entry.at or 0

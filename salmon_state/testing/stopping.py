@@ -1,0 +1,85 @@
+"""A call that stops in the middle, while somebody else does something.
+
+A race that a hundred rounds may miss is found in a few when the call stops at moments spread over
+all of it, whatever code of the store or its driver that is. It goes on when the other one is done;
+or after a blink, because the other one may wait for a lock that the call holds.
+
+This module is imported by the processes as well; it needs neither pytest nor Hypothesis.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["StoppingCall", "spread"]
+
+BLINK = 0.02
+"""Seconds for which a call stops, if the other one cannot go on before."""
+PATIENCE = 180.0
+"""Seconds after which a call is taken to be stuck."""
+
+
+def spread(events: int, count: int) -> Iterator[int]:
+    """Yields so many moments of a call, at most 16, of which the first few are already far apart.
+
+    Args:
+        events: How many calls and returns there are in it.
+        count: How many moments.
+    """
+    for number in range(count):
+        turned = int(f"{number:04b}"[::-1], 2)  # 0, 8, 4, 12, 2 ...
+        yield max(1, round(events * (turned + 0.5) / 16))
+
+
+class StoppingCall:
+    """A call in a thread of its own, which stops at one of the calls and returns inside it.
+
+    Attributes:
+        events: How many calls and returns there were until it stopped, or ended.
+        blinked: Whether it went on before the other one was done.
+        result: What the call returned.
+    """
+
+    def __init__(self, call: Callable[[], Any], moment: int) -> None:
+        self._call = call
+        self._moment = moment
+        self._reached, self._go_on = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self.events = 0
+        self.blinked = False
+        self.result: Any = None
+
+    def run_beside(self, meanwhile: Callable[[], Any]) -> tuple[Any, Any]:
+        """Makes the call, and the other one when it stops; returns what both returned."""
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        assert self._reached.wait(PATIENCE), "a call is stuck in the store"
+        try:
+            seen = meanwhile()
+        finally:
+            self._go_on.set()
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "a call is stuck in the store"
+        if self._error is not None:
+            raise self._error
+        return self.result, seen
+
+    def _run(self) -> None:
+        sys.setprofile(self._count)
+        try:
+            self.result = self._call()
+        except BaseException as error:  # noqa: BLE001 - it is raised again by whoever waits
+            self._error = error
+        finally:
+            sys.setprofile(None)
+            self._reached.set()
+
+    def _count(self, *_: object) -> None:
+        self.events += 1
+        if self.events == self._moment:
+            sys.setprofile(None)
+            self._reached.set()
+            self.blinked = not self._go_on.wait(BLINK)
