@@ -64,12 +64,12 @@ def main() -> int:
         receiver.stop()
 
     log_to_terminal()
+    for number in ENDING:  # before there are threads, which would outlive _leave
+        signal.signal(number, stop)
     # A queue's start() blocks; this thread must be free for the signals.
     threading.Thread(target=receiver.start, name="start").start()
     sys.stdout.write(_welcome())
     sys.stdout.flush()
-    for number in ENDING:
-        signal.signal(number, stop)
     while not receiver.wait(0.5):
         pass
     receiver.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -50,7 +51,9 @@ def store(
 
 
 @pytest.fixture
-def cost(router: Any, store: SQLAlchemyStorage, proxy: CountingProxy) -> Cost:
+def cost(
+    router: Any, store: SQLAlchemyStorage, proxy: CountingProxy, monkeypatch: pytest.MonkeyPatch
+) -> Cost:
     """Gives a function that returns the round trips of a mail to a module of eight states.
 
     With "stay" in its body it changes nothing; any other one goes to the next state.
@@ -67,6 +70,7 @@ def cost(router: Any, store: SQLAlchemyStorage, proxy: CountingProxy) -> Cost:
 
     for number in range(8):
         make(number)
+    monkeypatch.setattr("salmon_state.mail.expiry._REST", 1e9)  # not while trips are counted
     attach(router, store)
 
     def count(state: str, body: str) -> int:
@@ -85,6 +89,18 @@ def cost(router: Any, store: SQLAlchemyStorage, proxy: CountingProxy) -> Cost:
 def test_the_eighth_state_costs_as_much_as_the_first(cost: Cost, kind: str) -> None:
     assert [cost(state, "stay") for state in EIGHT] == [NOTHING[kind]] * 8
     assert [cost(state, "go") for state in EIGHT] == [CHANGE[kind]] * 8
+
+
+def test_a_mail_that_comes_again_costs_what_one_does_that_changes_nothing(
+    cost: Cost, kind: str, router: Any, proxy: CountingProxy
+) -> None:
+    attach(router, once_within=timedelta(days=7))
+    again = mail(ANNA, "eight@x", "go")
+    for _ in range(WARM):
+        router.deliver(again)
+    before = proxy.trips
+    router.deliver(again)
+    assert proxy.trips - before == NOTHING[kind]
 
 
 def test_what_is_promised_of_postgresql() -> None:
