@@ -26,7 +26,7 @@ class RowLocks:
     """The locks of one table's rows; they end with the transaction that has them.
 
     Args:
-        database: The kind of database; where it needs no such locks, this does nothing.
+        database: The kind of database; where it needs no such locks, only `of` is asked.
         space: What two stores agree on if they have the same table.
     """
 
@@ -42,14 +42,14 @@ class RowLocks:
 
     def lock_many(self) -> str:
         """Returns what waits until nobody moves all rows of a sender; then all may be written."""
-        return f"SELECT {self._alone % self.of_all}" if self._alone else ""
+        return f"SELECT {self._alone % self.of_all}"
 
     def lock_senders(self, digests: Iterable[bytes]) -> str:
         """Returns what waits until nobody writes a row of some senders; then all may be moved.
 
         Before any other lock, and until nobody writes the rows of many senders either.
         """
-        locks = [self._alone % self.of(digest) for digest in digests] if self._alone else []
+        locks = [self._alone % self.of(digest) for digest in digests]
         # From left to right.
         return f"SELECT {', '.join([self._shared % self.of_all, *locks])}" if locks else ""
 

@@ -186,6 +186,8 @@ class Tables(Reader):
 
     def _lock(self, writes: Iterable[Write]) -> tuple[int | None, str]:
         """Returns the lock to share if it is not a sender's, and what wins locks beforehand."""
+        if not self.database.lock_alone:
+            return None, ""
         # What is no sequence cannot be looked at twice.
         if not isinstance(writes, Sequence) or len({w.sender for w in writes}) > _MANY:
             return self.locks.of_all, self.locks.lock_many()
