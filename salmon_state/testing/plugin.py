@@ -1,7 +1,8 @@
 """The pytest plugin for applications: a test with a store of its own in Salmon's router.
 
 pytest finds it by itself when salmon-state is installed. A test that asks for `state_store` has a
-fresh store in ``Router.STATE_STORE``, and after it the router is as it was::
+fresh store in ``Router.STATE_STORE``, attached as in production: each mail is one conversation.
+After it the router is as it was::
 
     def test_subscribing(state_store):
         RouterConversation("anna@example.com", "hello").say("list@example.com", "subscribe")
@@ -45,7 +46,7 @@ def state_store_url(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture
 def state_store(state_store_url: str, request: pytest.FixtureRequest) -> Iterator[StateStorage]:
-    """Puts an empty store into ``Router.STATE_STORE`` for one test, and restores the router after.
+    """Attaches an empty store to Salmon's router for one test, and restores the router after.
 
     Restored is every attribute of the router, such as ``LOG_EXCEPTIONS``, ``UNDELIVERABLE_QUEUE``
     or a ``deliver`` that was attached, and every route, handler and default capture that it had.
@@ -54,6 +55,7 @@ def state_store(state_store_url: str, request: pytest.FixtureRequest) -> Iterato
     """
     from salmon.routing import Router  # Salmon is imported by whoever uses the fixture
 
+    from salmon_state.mail.delivery import attach
     from salmon_state.registry import open_storage
 
     before = dict(vars(Router))
@@ -63,8 +65,8 @@ def state_store(state_store_url: str, request: pytest.FixtureRequest) -> Iterato
         url = url.replace(_TMP_PATH, str(request.getfixturevalue("tmp_path")))
     with open_storage(url) as store:
         _check_empty(store)
-        Router.STATE_STORE = store
         try:
+            attach(Router, store)
             yield store
         finally:
             vars(Router).clear()

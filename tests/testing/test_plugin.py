@@ -26,6 +26,7 @@ for name in ("REGISTERED", "ORDER", "DEFAULT_CAPTURES", "HANDLERS"):
 
 def test_swapped(state_store):
     assert Router.STATE_STORE is state_store
+    assert type(Router.deliver).__name__ == "Delivery"
     assert type(state_store).__name__ == "MemoryStorage"
     state_store.set("app", "anna@example.com", "CONFIRMING")
     Router.LOG_EXCEPTIONS = False
@@ -162,7 +163,7 @@ def test_a_wrong_url_says_what_can_work(tmp_path: Path) -> None:
 
 def test_the_fixtures_explain_themselves(tmp_path: Path) -> None:
     output = run(tmp_path, ALONE, "--fixtures")
-    assert "Puts an empty store into ``Router.STATE_STORE`` for one test" in output
+    assert "Attaches an empty store to Salmon's router for one test" in output
     assert "Returns the URL that `state_store` opens" in output
 
 
