@@ -13,10 +13,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.errors import StorageUnavailable
+from salmon_state.errors import ConversationBusy, StorageUnavailable
 from salmon_state.storage import StateStorage
 
 __all__ = ["Step", "explain", "read_all", "record_history"]
@@ -47,6 +48,8 @@ class Step:
     """Where all conversations of the sender went."""
     writes: States = field(default_factory=dict)
     """What was set afterwards."""
+    sure: bool = True
+    """Whether it happened; what ended with `StorageUnavailable` may have, or not at all."""
 
     def after(self, states: States) -> States | None:
         """Returns the states that it leaves behind; ``None`` if it cannot have seen these."""
@@ -102,11 +105,21 @@ def _next_steps(
         for who, (history, at) in enumerate(zip(histories, position, strict=True))
         if at < len(history)
     }
-    first_return = min((step.returned for step in heads.values()), default=0)
+    # What may have happened later than it returned happened before its process went on.
+    sure = (
+        next((s for s in history[at:] if s.sure), None)
+        for history, at in zip(histories, position, strict=True)
+    )
+    first_return = min((step.returned for step in sure if step), default=inf)
     for who, step in heads.items():
-        after = step.after(states) if step.called <= first_return else None
+        if step.called > first_return:
+            continue
+        behind = (*position[:who], position[who] + 1, *position[who + 1 :])
+        after = step.after(states)
         if after is not None:
-            yield step, (*position[:who], position[who] + 1, *position[who + 1 :]), after
+            yield step, behind, after
+        if not step.sure:
+            yield step, behind, states
 
 
 def _describe(trail: Sequence[Step], histories: Sequence[Sequence[Step]]) -> str:
@@ -153,34 +166,54 @@ def _now() -> int:
 
 def _get(store: StateStorage, sender: str, chance: random.Random) -> Step:
     module, called = chance.choice(MODULES), _now()
-    state = store.get(module, sender)
+    try:
+        state = store.get(module, sender)
+    except StorageUnavailable:
+        return Step(called, _now(), "get", sure=False)
     return Step(called, _now(), "get", seen={module: state})
 
 
 def _set(store: StateStorage, sender: str, state: str, chance: random.Random) -> Step:
     module, called = chance.choice(MODULES), _now()
-    store.set(module, sender, state)
-    return Step(called, _now(), "set", writes={module: state})
+    sure = _happens(lambda: store.set(module, sender, state))
+    return Step(called, _now(), "set", writes={module: state}, sure=sure)
+
+
+def _happens(call: Callable[[], object]) -> bool:
+    """Does something; returns whether it is known to have happened: a store may be overloaded."""
+    try:
+        call()
+    except StorageUnavailable:
+        return False
+    return True
 
 
 def _set_all(store: StateStorage, sender: str, state: str) -> Step:
-    called = _now()
-    moved = store.set_all(sender, state)
-    return Step(called, _now(), "set_all", moved=moved, move=state)
+    called, moved = _now(), []
+    sure = _happens(lambda: moved.append(store.set_all(sender, state)))
+    return Step(called, _now(), "set_all", moved=moved[0] if sure else None, move=state, sure=sure)
 
 
 def _compare_and_set(store: StateStorage, sender: str, state: str, chance: random.Random) -> Step:
     module = chance.choice(MODULES)
-    expected, called = store.get(module, sender), _now()
-    if store.compare_and_set(module, sender, expected, state):
-        seen, writes = {module: expected}, {module: state}
-        return Step(called, _now(), "compare_and_set", seen=seen, writes=writes)
-    return Step(called, _now(), "compare_and_set", unlike={module: expected})
+    called, sure = _now(), True
+    try:
+        expected = store.get(module, sender)
+    except StorageUnavailable:
+        return Step(called, _now(), "get", sure=False)
+    called = _now()
+    try:
+        if not store.compare_and_set(module, sender, expected, state):
+            return Step(called, _now(), "compare_and_set", unlike={module: expected})
+    except StorageUnavailable:
+        sure = False
+    seen, writes = {module: expected}, {module: state}
+    return Step(called, _now(), "compare_and_set", seen=seen, writes=writes, sure=sure)
 
 
 def _talk(store: StateStorage, sender: str, state: str, chance: random.Random) -> list[Step]:
     """Reads all in a conversation of the sender, and changes two modules, or all."""
-    called, snapshot = _now(), None
+    called, snapshot, sure, written = _now(), None, True, []
     try:
         with store.conversation(sender, timeout=30):
             seen = {module: store.get(module, sender) for module in MODULES}
@@ -193,24 +226,33 @@ def _talk(store: StateStorage, sender: str, state: str, chance: random.Random) -
                 for module in written:
                     store.set(module, sender, state)
             called = _now()
-    except StorageUnavailable:  # it was overtaken, and has changed nothing
+    except ConversationBusy:  # it was overtaken, and has changed nothing
         return [] if snapshot is None else [snapshot]
+    except StorageUnavailable:
+        if snapshot is None:
+            return []
+        sure = False
     # That a conversation which was new stays so is not looked at again.
     went_by = {
         module: seen[module] for module in written if {seen[module], state} != {ROUTE_FIRST_STATE}
     }
     writes = dict.fromkeys(went_by, state)
-    return [snapshot, Step(called, _now(), "leave", seen=went_by, writes=writes)]
+    return [snapshot, Step(called, _now(), "leave", seen=went_by, writes=writes, sure=sure)]
 
 
 def _talk_of(store: StateStorage, sender: str, daemon: str, state: str) -> list[Step]:
     """Moves all conversations of the sender in one of somebody else, and sets one afterwards."""
+    called, sure = None, True
     try:
         with store.conversation(daemon, timeout=30):
             store.set_all(sender, state)
             store.set(MODULES[1], sender, f"{state}+")
             called = _now()
-    except StorageUnavailable:
+    except ConversationBusy:
         return []
+    except StorageUnavailable:
+        if called is None:
+            return []
+        sure = False
     writes = {MODULES[1]: f"{state}+"}
-    return [Step(called, _now(), "leave of another", move=state, writes=writes)]
+    return [Step(called, _now(), "leave of another", move=state, writes=writes, sure=sure)]

@@ -58,6 +58,26 @@ def test_a_move_becomes_visible_at_once() -> None:
         explain([[old, move, *ends], [new, *reads]])
 
 
+def test_what_may_have_happened() -> None:
+    """A store that had no answer may have made it, at some time, or never will."""
+    unsure = Step(0, 1, "set", writes={"one": "A"}, sure=False)
+    reads = [Step(2, 3, "get", seen={"one": "START"}), Step(4, 5, "get", seen={"one": "A"})]
+    for seen in (reads[:1], reads[1:], reads):
+        assert explain([[unsure], seen])
+    with pytest.raises(AssertionError, match="no order explains"):
+        explain([[unsure], [*reads, *reads[:1]]])
+    later = Step(6, 7, "get", seen={"one": "START"})
+    with pytest.raises(AssertionError, match="no order explains"):  # after its own next step
+        explain([[unsure, later], [reads[1]]])
+    with pytest.raises(AssertionError, match="no order explains"):  # which is over by then
+        explain(
+            [
+                [unsure, Step(2, 3, "get", seen={"one": "B"})],
+                [Step(4, 5, "set", writes={"one": "B"})],
+            ]
+        )
+
+
 def test_two_winners_of_one_step() -> None:
     wins = [
         Step(0, 9, "compare_and_set", seen={"one": "START"}, writes={"one": name}) for name in "AB"
