@@ -146,6 +146,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (entries.CommitsSenderBySender, EntrySuite, "test_senders_in_one_commit"),
     (entries.CommitsInBatches, EntrySuite, "test_many_or_none"),
     (entries.WritesWhatCame, EntrySuite, "test_an_iterator_that_fails"),
+    (entries.MarksFirst, EntrySuite, "test_expectations_that_fail"),
     (entries.ForgetsMarks, EntrySuite, "test_a_conversation_writes_all_kinds_together"),
     (
         conversations.OverwritesBlindly,

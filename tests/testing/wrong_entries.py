@@ -238,6 +238,19 @@ class ForgetsMarks(MemoryStorage):
         return super()._commit(w for w in writes if w.kind is not Kind.HANDLED)
 
 
+class MarksFirst(MemoryStorage):
+    """Has which mails were handled in a place of its own, and writes there first."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        for write in writes:
+            if write.kind is Kind.HANDLED and len(writes) > 1:
+                super()._commit([write])
+        others = [w for w in writes if w.kind is not Kind.HANDLED or len(writes) == 1]
+        super()._commit(others)
+        return [1] * len(writes)
+
+
 class WipesStates(MemoryStorage):
     """Knows of no other kinds."""
 
