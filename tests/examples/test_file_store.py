@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ import pytest
 
 from examples.file_store import salmon_state_files
 from examples.file_store.salmon_state_files import FileStorage
-from salmon_state import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state import ConfigurationError, StateStorage, StorageError, StorageUnavailable
+from salmon_state.keys import Sender
 from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     DurableSuite,
     EntrySuite,
+    FaultSuite,
+    FileSuite,
     HostileKeySuite,
     ModelSuite,
     OpenStore,
@@ -33,6 +37,7 @@ from salmon_state.testing import (
     ThreadSuite,
     VersionSuite,
 )
+from salmon_state.testing.faults import Fault, no_space
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +90,41 @@ class TestSharedFileStorage(InADirectory, SharedSuite, SharedEntrySuite):
 
 class TestSharedConversations(InADirectory, SharedConversationSuite):
     pass
+
+
+class TestFaults(FaultSuite, FileSuite):
+    @pytest.fixture
+    def open_store(self, place: Path) -> OpenStore:
+        return partial(FileStorage, place, timeout=0.5)
+
+    @pytest.fixture
+    def open_at(self) -> Callable[[str], StateStorage]:
+        def open_at(path: str) -> StateStorage:
+            os.makedirs(path, exist_ok=True)
+            return FileStorage(path)
+
+        return open_at
+
+    @pytest.fixture
+    def take_away(self, place: Path) -> Fault:
+        @contextmanager
+        def take_away() -> Iterator[None]:
+            moved = place.rename(place.with_name("moved"))
+            yield
+            moved.rename(place)
+
+        return take_away
+
+    @pytest.fixture
+    def fail_writes(self) -> Fault:
+        return no_space
+
+    @pytest.fixture
+    def damage(self, place: Path) -> Callable[[str, Sender], None]:
+        def damage(module: str, sender: Sender) -> None:
+            (place / salmon_state_files._name(sender)).write_bytes(b"x")
+
+        return damage
 
 
 # ---------------------------------------------------------------- its files
