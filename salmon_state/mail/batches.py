@@ -55,6 +55,11 @@ class Batch(NamedTuple):
         return json.dumps([_VERSION, *self], separators=(",", ":")).encode("ascii")
 
     @property
+    def recipients(self) -> set[str]:
+        """All of them."""
+        return {recipient for group in self.groups for recipient in group.recipients}
+
+    @property
     def due(self) -> int:
         """When the first of its groups is due."""
         return min(group.due for group in self.groups)

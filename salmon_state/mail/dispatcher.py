@@ -6,6 +6,7 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,7 @@ _TIDY_EVERY = 60.0
 _IDLE = 60.0
 """Seconds after which a connection is closed that nobody needs."""
 _LONGEST_PAUSE = 60.0
+_LONGEST_JOB = 4
 _MOST_BODIES = 10
 _MOST_LEFT = 1_000
 _TOO_MANY = (452, 552)
@@ -88,8 +90,9 @@ class Dispatcher:
         self._turns = Turns(self._store)
         self._domains = Domains(max(1, connections - 1))
         self._commits = Commits(self._store)
-        self._jobs: queue.SimpleQueue[list[Claim] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._claims: dict[tuple[Sender, str], Claim] = {}
+        self._meeting: dict[tuple[Sender, str], _Job] = {}  # by sender and recipient
         self._changing = threading.Lock()
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -182,10 +185,9 @@ class Dispatcher:
             self._jobs.put(job)
         return len(entries) == room
 
-    def _in_jobs(self, entries: Sequence[Entry]) -> list[list[Claim]]:
-        """Returns what each connection does: one after the other what has a recipient in common."""
-        jobs: list[list[Claim]] = []
-        job_of: dict[tuple[Sender, str], list[Claim]] = {}
+    def _in_jobs(self, entries: Sequence[Entry]) -> list[_Job]:
+        """Returns the new jobs: what has a recipient in common with another joins that one's."""
+        jobs: list[_Job] = []
         for entry in sorted(entries, key=lambda entry: entry.name):
             place = entry.sender, entry.name
             with self._changing:
@@ -198,19 +200,33 @@ class Dispatcher:
             except StorageError as error:
                 self._store._log_traceback(str(error))
                 continue
-            self._claims[place] = claim
-            theirs = [
-                (entry.sender, recipient)
-                for group in claim.batch.groups
-                for recipient in group.recipients
-            ]
-            job = next((job_of[each] for each in theirs if each in job_of), None)
-            if job is None:
-                job = []
-                jobs.append(job)
-            job.append(claim)
-            job_of.update((each, job) for each in theirs)
+            with self._changing:
+                self._claims[place] = claim
+                job = self._job_of(claim)
+                job.claims.append(claim)
+                if job.is_new:
+                    job.is_new = False
+                    jobs.append(job)
         return jobs
+
+    def _job_of(self, claim: Claim) -> _Job:
+        theirs = {(claim.sender, recipient) for recipient in claim.batch.recipients}
+        job = next((self._meeting[each] for each in theirs if each in self._meeting), None)
+        if job is None or len(job.claims) >= _LONGEST_JOB:  # then it finds out that it must wait
+            job = _Job()
+        for each in theirs:
+            if self._meeting.setdefault(each, job) is job:
+                job.keys.add(each)
+        return job
+
+    def _next_of(self, job: _Job) -> Claim | None:
+        """Returns what is to be handled next; ``None`` when the job is done."""
+        with self._changing:
+            if job.claims:
+                return job.claims[0]
+            for each in job.keys:
+                del self._meeting[each]
+            return None
 
     def _extend(self) -> None:
         now = self._store._clock()
@@ -253,7 +269,7 @@ class Dispatcher:
             if job is None:
                 line.close()
                 return
-            for claim in job:
+            while (claim := self._next_of(job)) is not None:
                 try:
                     self._finish(claim, line)
                 except ClaimLost:
@@ -264,6 +280,7 @@ class Dispatcher:
                     self._store._log_traceback(f"{claim.name} of the outbox was not sent")
                 finally:
                     with self._changing:
+                        job.claims.popleft()
                         if self._claims.get((claim.sender, claim.name)) is claim:
                             del self._claims[claim.sender, claim.name]
                     self._woken.set()
@@ -319,11 +336,12 @@ class Dispatcher:
         behind = self._turns.behind(claim.sender, claim.name, group.recipients)
         domains = {domain_of(each) for each in group.recipients if each not in behind}
         full = self._domains.enter(domains)
-        slow = {each for each in group.recipients if domain_of(each) in full} - behind
+        slow = {each for each in group.recipients if domain_of(each) in full} - behind.keys()
         going = [each for each in group.recipients if each not in behind and each not in slow]
         waiting = []
         if behind:
-            waiting.append(group._replace(recipients=sorted(behind), due=soon))
+            due = min(behind.values())
+            waiting.append(group._replace(recipients=sorted(behind), due=due))
         if slow:
             due = soon + round(random.uniform(2, 6) * _SECOND)  # noqa: S311 - no secret
             waiting.append(group._replace(recipients=sorted(slow), due=due))
@@ -399,13 +417,14 @@ class Dispatcher:
         message: bytes | None,
     ) -> None:
         """Writes down what is done: after this it is certain that it is not sent again."""
-        batch = claim.batch._replace(groups=[*todo, *later])
+        before, batch = claim.batch, claim.batch._replace(groups=[*todo, *later])
         place = claim.sender, batch.body
         beside = [write for each in dead for write in self._bury(claim, each, message)]
         is_last = not batch.groups and self._turns.is_alone(*place)
         if is_last:
             beside.append(Write(Kind.BODY, *place, None))
         claim.write(batch, beside, hold=bool(todo), until=self._store._clock() + self._lease)
+        self._turns.leave(claim.sender, claim.name, before.recipients - batch.recipients)
         if dead:
             self._buried.add(place)
         if not batch.groups and not is_last and len(self._left) < _MOST_LEFT:
@@ -432,6 +451,15 @@ class Dispatcher:
             kept = now + self._keep + self._give_up
             writes.append(Write(Kind.BODY, claim.sender, body, message, kept))
         return writes
+
+
+class _Job:
+    """Claims that one connection handles one after the other, as they have recipients in common."""
+
+    def __init__(self) -> None:
+        self.claims: deque[Claim] = deque()
+        self.is_new = True
+        self.keys: set[tuple[Sender, str]] = set()
 
 
 _Outcome = tuple[list[Group], list[Group], list[Group]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -15,8 +16,11 @@ from salmon_state.storage import StateStorage
 
 __all__ = ["Domains", "Turns", "domain_of"]
 
-_FRESH = 1.0
+_FRESH = 0.2
 """Seconds for which somebody who was ahead is not looked for again."""
+
+# In microseconds: those who wait for others ask again in their order, and not all at once.
+_SHORTEST_WAIT, _WAIT_FOR_EACH, _LONGEST_WAIT = 100_000, 20_000, 60_000_000
 
 
 class _Queue:
@@ -29,7 +33,7 @@ class _Queue:
     def __init__(self, storage: StateStorage, sender: Sender) -> None:
         self.read_at = time.monotonic()
         self.last = ""
-        self.first_mail: dict[str, str] = {}  # by recipient
+        self.mails: dict[str, list[tuple[str, int]]] = {}  # by recipient, with their times
         self.users: Counter[str] = Counter()  # batches, by their message
         for entry in storage._call(storage._load, sender, ((Kind.OUTGOING, EVERY),)):
             self.last = max(self.last, entry.name)
@@ -41,10 +45,18 @@ class _Queue:
             self.users[batch.body] += 1
             for group in batch.groups:
                 for recipient in group.recipients:
-                    self.first_mail[recipient] = min(mail, self.first_mail.get(recipient, mail))
+                    bisect.insort(self.mails.setdefault(recipient, []), (mail, group.due))
 
-    def ahead_of(self, mail: str, recipients: Iterable[str]) -> set[str]:
-        return {each for each in recipients if self.first_mail.get(each, mail) < mail}
+    def behind(self, mail: str, recipients: Iterable[str], now: int) -> dict[str, int]:
+        """Returns those to whom another mail goes first, and when to ask again."""
+        found = {}
+        for recipient in recipients:
+            mails = self.mails.get(recipient, [])
+            ahead = bisect.bisect_left(mails, (mail, 0))
+            if ahead:
+                wait = min(max(_SHORTEST_WAIT, ahead * _WAIT_FOR_EACH), _LONGEST_WAIT)
+                found[recipient] = max(now + wait, mails[0][1])
+        return found
 
 
 class Turns:
@@ -61,13 +73,16 @@ class Turns:
         self._queues: OrderedDict[Sender, _Queue] = OrderedDict()
         self._changing = threading.Lock()
 
-    def behind(self, sender: Sender, name: str, recipients: Collection[str]) -> set[str]:
+    def behind(self, sender: Sender, name: str, recipients: Collection[str]) -> dict[str, int]:
         """Returns those recipients to whom an earlier mail of the sender was not sent yet.
 
         Args:
             sender: Whose mail it is.
             name: The name of the batch.
             recipients: Of whom to tell.
+
+        Returns:
+            With each, when to ask again, in microseconds since 1970: those far behind, later.
 
         Raises:
             StorageUnavailable: The store cannot be read now.
@@ -76,9 +91,10 @@ class Turns:
             queue = self._queues.get(sender)
         if queue is None or queue.last < name:
             queue = self._read(sender)
-        behind = queue.ahead_of(mail_of(name), recipients)
+        now, mail = self._storage._clock(), mail_of(name)
+        behind = queue.behind(mail, recipients, now)
         if behind and time.monotonic() - queue.read_at > _FRESH:
-            behind = self._read(sender).ahead_of(mail_of(name), recipients)
+            behind = self._read(sender).behind(mail, recipients, now)
         return behind
 
     def _read(self, sender: Sender) -> _Queue:
@@ -89,6 +105,16 @@ class Turns:
             while len(self._queues) > self._most:
                 self._queues.popitem(last=False)
         return queue
+
+    def leave(self, sender: Sender, name: str, recipients: Iterable[str]) -> None:
+        """Notes that nobody waits for these any more: they were sent it, or given up."""
+        with self._changing:
+            queue = self._queues.get(sender)
+        if queue is not None:
+            mail = mail_of(name)
+            for recipient in recipients:
+                mails = queue.mails.get(recipient, [])
+                queue.mails[recipient] = [each for each in mails if each[0] != mail]
 
     def is_alone(self, sender: Sender, body: str) -> bool:
         """Returns whether the only batch that needs a message is certainly that which is asked for.

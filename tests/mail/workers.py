@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from salmon_state import StateStorage
@@ -83,3 +84,12 @@ def dispatch(store: StateStorage, port: int, lease: float) -> None:
     """Sends until it is killed."""
     Dispatcher(Outbox(store, SMTPRelay("127.0.0.1", port)), lease=lease, **QUICK).start()
     signal.pause()
+
+
+def record_forever(store: StateStorage, round_: int) -> Iterator[tuple[str, int]]:
+    """Records one mail after the other, of several senders; acknowledges each that is committed."""
+    for number in itertools.count(round_ * 1_000_000):
+        sender = f"{number % 3}@example.com"
+        envelopes = [(f"{number}@x.de", f"b{number}@y.de"), (f"all-{sender}", "")]
+        record(store, sender, envelopes, b"%d" % number)
+        yield sender, number
