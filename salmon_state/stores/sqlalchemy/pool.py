@@ -59,6 +59,7 @@ class Pool(Forkable):
     Attributes:
         dialect: The engine's.
         driver_error: What the driver raises.
+        driver: What SQLAlchemy calls the driver.
         timeout: See above.
     """
 
@@ -66,6 +67,7 @@ class Pool(Forkable):
         self, engine: sa.Engine, database: Database, *, size: int, timeout: float, keep: bool
     ) -> None:
         self.driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+        self.driver: str = engine.dialect.driver
         self.timeout = timeout
         self.dialect = engine.dialect
         self._engine = engine
@@ -345,7 +347,10 @@ class Pool(Forkable):
             StorageUnavailable: Nobody knows whether it was committed.
         """
         try:
-            self._database.say(cursor, [("COMMIT", [()]), *then])
+            if then:
+                self._database.say(cursor, [("COMMIT", [()]), *then])
+            else:
+                cursor.execute("COMMIT")
         except self.driver_error as error:
             if self._database.is_conflict(error):
                 raise

@@ -157,8 +157,7 @@ class Tables(Reader):
         for step in steps:
             self.database.check_size(cursor.connection, step.sql, step.rows)
         try:
-            said = [(step.sql, step.rows) for step in steps]
-            results = self.database.say(cursor, said, self.database.fewest_writes)
+            results = self.database.say(cursor, [(step.sql, step.rows) for step in steps])
         except self.pool.driver_error as error:
             if self.database.is_duplicate(error):
                 raise Overtaken from error

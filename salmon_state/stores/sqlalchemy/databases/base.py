@@ -33,8 +33,8 @@ class Database:
     """Those whose waiting can be bounded, as SQLAlchemy calls them; the usual one first."""
     extra: ClassVar[str] = ""
     """The extra that installs it."""
-    fewest_writes: ClassVar[int] = 2
-    """How many statements a commit needs to gain by saying them in one text."""
+    fewest: ClassVar[int] = 2
+    """How many statements it takes to gain by saying them in one text."""
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
     lock_alone: ClassVar[str] = ""
@@ -102,7 +102,7 @@ class Database:
         cursor.close()
         return rows
 
-    def say(self, cursor: Any, steps: Sequence[Step], fewest: int = 2) -> list[Any]:
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         """Runs statements one after the other, in one round trip if the driver can.
 
         Only what is short is said in one text, and no COMMIT after what may wait: it would happen
@@ -111,14 +111,13 @@ class Database:
         Args:
             cursor: Of the connection.
             steps: Pairs of a statement and the rows of parameters to run it with.
-            fewest: From how many on they are said in one text.
 
         Returns:
             For each statement its rows if it is a SELECT, otherwise how many rows it changed.
         """
         statements = sum(len(rows) for _, rows in steps)
         together = None
-        if fewest <= statements <= _MOST and _length(steps) < _SHORT:
+        if self.fewest <= statements <= _MOST and _length(steps) < _SHORT:
             together = self.speaker(cursor)
         if together is None:
             return [_run(cursor, *step) for step in steps]

@@ -119,8 +119,20 @@ class PostgreSQLWork(SQLWork):
 
     def _say(self, cursor: Any, parts: list[str]) -> list[list[Any]]:
         """Returns the rows of every part that has some; in one round trip if the driver can."""
-        results = self._database.say(cursor, [(part, [()]) for part in parts])
-        return [rows for rows in results if isinstance(rows, list)]
+        results: list[list[Any]] = []
+        if self._pool.driver == "psycopg":
+            cursor.execute("; ".join(parts), prepare=False)
+            more = True
+            while more:
+                if cursor.rownumber is not None:  # quicker than to describe the columns
+                    results.append(cursor.fetchall())
+                more = cursor.nextset()
+        else:
+            for part in parts:
+                cursor.execute(part)
+                if cursor.description:
+                    results.append(cursor.fetchall())
+        return results
 
 
 def _lock(how: str, number: int | None) -> list[str]:
@@ -139,7 +151,7 @@ class PostgreSQL(Database):
     work = PostgreSQLWork
     drivers = ("psycopg",)  # psycopg2 waits for a silent server without end
     extra = "postgresql"
-    fewest_writes = 3  # two are quicker prepared and one by one, but for the way
+    fewest = 3  # two are quicker prepared and one by one, but for the way
     insert = staticmethod(postgresql.insert)
     # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
