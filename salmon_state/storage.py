@@ -195,11 +195,16 @@ class StateStorage(Backend, routing.StateStorage):
         if before is None and after is None:
             return self._find(STATE, sender, module) is None
         expect: Condition = ABSENT if before is None else Seen(before)
-        try:
-            self._commit((Write(STATE, sender, module, after, self._clock(), expect),))
-        except Overtaken:
-            return False
-        return True
+        while True:
+            try:
+                self._commit((Write(STATE, sender, module, after, self._clock(), expect),))
+            except Overtaken:
+                # PostgreSQL does not see a row that was removed and made anew by the commit that
+                # the statement waited for: no reason to say that the state was another one.
+                if self._find(STATE, sender, module) != before:
+                    return False
+            else:
+                return True
 
     def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
         """Returns a context in which one mail of a sender is handled, all or nothing.

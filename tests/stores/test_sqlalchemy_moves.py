@@ -116,3 +116,21 @@ def test_more_senders_than_a_server_has_locks_for(served_store: SQLAlchemyStorag
             store.set("app", sender, "B")
     assert len(list(store.records(state="B"))) == len(senders)
     assert store.rename("app", "B", "C") == len(senders)
+
+
+def test_a_state_that_is_made_anew_while_somebody_waits_for_its_row(
+    served: Place, served_store: SQLAlchemyStorage, background: Callable[..., Future[Any]]
+) -> None:
+    """As `set_all` to START and then `set` do in one commit: it was in this state all the time."""
+    served_store.set(FIRST, SENDER, "SAME")
+    with served.administrator() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT * FROM salmon_state")
+        row = cursor.fetchone()
+        cursor.execute("DELETE FROM salmon_state")
+        cursor.execute(f"INSERT INTO salmon_state VALUES ({', '.join(['%s'] * len(row))})", row)
+        step = background(served_store.compare_and_set, FIRST, SENDER, "SAME", "NEXT")
+        eventually(lambda: waiting(served) == 1)
+        cursor.execute("COMMIT")
+    assert step.result(HANG) is True
+    assert contents(served_store) == {(FIRST, SENDER): "NEXT"}
