@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,7 +90,9 @@ def dispatch(store: StateStorage, port: int, lease: float) -> None:
 def record_forever(store: StateStorage, round_: int) -> Iterator[tuple[str, int]]:
     """Records one mail after the other, of several senders; acknowledges each that is committed."""
     for number in itertools.count(round_ * 1_000_000):
-        sender = f"{number % 3}@example.com"
+        # Others in each round: in Redis whoever was killed keeps a sender's lock for some seconds.
+        sender = f"{round_}.{number % 3}@example.com"
         envelopes = [(f"{number}@x.de", f"b{number}@y.de"), (f"all-{sender}", "")]
         record(store, sender, envelopes, b"%d" % number)
         yield sender, number
+        time.sleep(0.01)  # some stores would take thousands
