@@ -66,8 +66,7 @@ class StateStorage(Backend, routing.StateStorage):
       other Python, driver or library version.
     * When a method that changes something returns, the change has happened; on a durable store it
       survives the death of the process and of the machine. When it raises, nothing has changed;
-      but a `StorageUnavailable` because no answer came may mean that it has happened, and outside
-      a conversation, on MariaDB, that it happens when a delayed request arrives.
+      but a `StorageUnavailable` because no answer came may mean that it has happened.
     * Every method may be called from any thread. Unless the store says otherwise, instances made
       for the same place by other processes see each other's changes at once.
     * After `close` every method raises `StorageUnavailable`.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
+from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.testing.threads import run_together
-from tests.services import PostgreSQLServer, again
+from tests.services import MariaDBServer, again
 from tests.stores.redis.proxy import Proxy
 
 MODULE, ANNA = "app.handlers", "anna@example.com"
@@ -22,14 +25,20 @@ Call = Callable[[SQLAlchemyStorage, str, Callable[[], object]], object]
 """Changes a sender's state, and says from when on it is to be delayed."""
 
 
-@pytest.fixture
-def url(postgresql: PostgreSQLServer) -> str:
-    return postgresql.fresh_database()
+@pytest.fixture(params=("postgresql", "mariadb"))
+def server(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def proxy(postgresql: PostgreSQLServer) -> Iterator[Proxy]:
-    proxy = Proxy(postgresql.port)
+def url(server: Any) -> str:
+    fresh: str = server.fresh_database()
+    return fresh
+
+
+@pytest.fixture
+def proxy(server: Any) -> Iterator[Proxy]:
+    proxy = Proxy(server.port)
     yield proxy
     proxy.close()
 
@@ -95,7 +104,7 @@ def test_a_server_whose_clock_was_set(url: str, state: str) -> None:
     with SQLAlchemyStorage(url) as store:
         store.set(MODULE, ANNA, "A")
         loan = store._pool.take()
-        loan.driver._ahead -= 1_000_000
+        loan.driver.clock._ahead -= 1_000_000
         store._pool.give_back(loan)
         store.set(MODULE, ANNA, state)
         assert store.get(MODULE, ANNA) == state
@@ -104,7 +113,7 @@ def test_a_server_whose_clock_was_set(url: str, state: str) -> None:
 def test_what_is_too_late_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with SQLAlchemyStorage(url) as store:
         store.set(MODULE, ANNA, "A")
-        monkeypatch.setattr(store._database, "deadline", lambda driver: 0.0)
+        monkeypatch.setattr(ServerClock, "deadline", lambda clock, driver: 0.0)
         for state in ("B", "START"):
             with pytest.raises(StorageUnavailable, match="after its deadline"):
                 store.set(MODULE, ANNA, state)
@@ -115,8 +124,42 @@ def test_a_clock_is_asked_again_before_two_clocks_come_apart(url: str) -> None:
     with SQLAlchemyStorage(url) as store:
         store.set(MODULE, ANNA, "A")
         loan = store._pool.take()
-        loan.driver._asked_until, loan.driver._ahead = 0.0, -1_000_000.0
-        deadline = loan.driver.deadline()
-        assert deadline <= loan.driver.deadline()
-        assert loan.driver._ahead > 0
+        loan.driver.clock._asked_until, loan.driver.clock._ahead = 0.0, -1_000_000.0
+        deadline = loan.driver.clock.deadline(loan.driver)
+        assert deadline <= loan.driver.clock.deadline(loan.driver)
+        assert loan.driver.clock._ahead > 0
         store._pool.give_back(loan)
+
+
+@pytest.mark.parametrize("timeout", [2, 5])
+def test_who_waits_for_a_row_of_mariadb_ends_before_its_client_gives_up(
+    mariadb: MariaDBServer, timeout: float
+) -> None:
+    """Also if it began at the last moment."""
+    with SQLAlchemyStorage(mariadb.fresh_database(), timeout=timeout) as store:
+        loan = store._pool.take()
+        with loan.driver.cursor() as cursor:
+            cursor.execute("SELECT @@innodb_lock_wait_timeout")
+            ((waiting,),) = cursor.fetchall()
+        assert loan.driver.clock._patience + waiting <= loan.driver._read_timeout
+        store._pool.give_back(loan)
+
+
+@pytest.mark.parametrize("zone", ["+13:00", "-12:00"])
+@pytest.mark.parametrize("mode", ["", "ANSI,TRADITIONAL"])
+def test_a_session_of_mariadb_does_not_change_the_deadline(
+    mariadb: MariaDBServer, mode: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"SET SESSION sql_mode = '{mode}', time_zone = '{zone}'"
+    url = sa.make_url(mariadb.fresh_database()).update_query_dict({"init_command": command})
+    with SQLAlchemyStorage(url) as store:
+        store.set(MODULE, ANNA, "A")
+        monkeypatch.setattr(ServerClock, "deadline", lambda clock, driver: time.time() - 60)
+        for state in ("B", "START"):
+            with pytest.raises(StorageUnavailable, match="after its deadline"):
+                store.set(MODULE, ANNA, state)
+        assert store.get(MODULE, ANNA) == "A"
+        monkeypatch.setattr(ServerClock, "deadline", lambda clock, driver: time.time() + 60)
+        for state in ("B", "START"):
+            store.set(MODULE, ANNA, state)
+            assert store.get(MODULE, ANNA) == state

@@ -131,7 +131,7 @@ class RowStatements:
             "kind": int(kind),
         }
 
-    def write(self, write: Write, lock: int | None, deadline: float | None = None) -> Parameters:
+    def write(self, write: Write, lock: int | None, deadline: object = None) -> Parameters:
         """Returns what it takes to make a write: values for all of `_WRITTEN`.
 
         Args:

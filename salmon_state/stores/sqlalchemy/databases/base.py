@@ -12,8 +12,15 @@ from sqlalchemy.sql.dml import Insert
 
 from salmon_state.backend import UnitOfWork
 from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 
-__all__ = ["Database", "Step"]
+__all__ = ["CAME_TOO_LATE", "Database", "Step"]
+
+CAME_TOO_LATE = (
+    " (a statement came after its deadline: the network or the server stood still, or the server's "
+    "clock was set)"
+)
+"""What `Database.advice` says of a statement that was not `Database.in_time`."""
 
 Step = tuple[str, Sequence[tuple[Any, ...]]]
 """A statement, and the rows of parameters to run it with: one, if it is a SELECT."""
@@ -171,12 +178,14 @@ class Database:
         cursor.close()
         return count
 
-    def deadline(self, driver: Any) -> float | None:
+    def deadline(self, driver: Any) -> float | str | None:
         """Returns until when a statement that commits itself may be made, by the server's clock.
 
-        Or ``None``, if nobody can say. In a transaction there is no need: its COMMIT never comes.
+        Or ``None``, if nobody can say: an application's own engine has connections whose patience
+        is unknown. In a transaction there is no need: its COMMIT never comes.
         """
-        return None
+        clock: ServerClock | None = getattr(driver, "clock", None)
+        return None if clock is None else clock.deadline(driver)
 
     def in_time(self, deadline: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
         """Returns what is true until a moment by the server's clock, and then an error.

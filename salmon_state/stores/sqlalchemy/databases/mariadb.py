@@ -7,6 +7,8 @@ import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,13 +21,16 @@ from salmon_state.entries import Entry, Want, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable, busy
 from salmon_state.keys import Sender
 from salmon_state.stores.rows import sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database, Step
+from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 from salmon_state.stores.sqlalchemy.writing import Tables
 
 __all__ = ["MariaDB"]
 
 
+_ASK_TIME = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
+"""The time in seconds since 1970, whatever the session's time zone is."""
 _NO_SUCH_SAVEPOINT = 1305
 _MULTI_STATEMENTS = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _TAKEN_BY_ALL = 500_000
@@ -140,6 +145,7 @@ class MariaDB(Database):
     _CONFLICTS = (1205, 1213, 1020)
     _FORBIDDEN = (1142, 1143, 1227, 1044)
     _READ_ONLY = (1290, 1792)
+    _TOO_LATE = 1690  # a number out of range; see `in_time`
     _REFUSED = (1044, 1045, 1049, 1130, 1698, 2061)
 
     def options(self, driver: Any) -> Mapping[str, type] | None:
@@ -172,13 +178,26 @@ class MariaDB(Database):
         # MySQL does not know is in a comment.
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         seconds = max(1, round(timeout))
+        waiting = max(1, seconds // 2)
         cursor.execute(
-            f"SET SESSION innodb_lock_wait_timeout = {max(1, seconds - 1)}, "
-            f"lock_wait_timeout = {max(1, seconds - 1)} "
+            f"SET SESSION innodb_lock_wait_timeout = {waiting}, lock_wait_timeout = {waiting} "
             f"/*M! , max_statement_time = {seconds * 0.8} */"
         )
         cursor.close()
+        # What begins by then has its lock, or has given up, before its client gives up.
+        connection.clock = ServerClock(_ASK_TIME, max(seconds - waiting, seconds / 2))
         return connection
+
+    def deadline(self, driver: Any) -> str | None:
+        seconds: Any = super().deadline(driver)
+        return None if seconds is None else _text(int(seconds * 10))
+
+    def in_time(self, deadline: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
+        # A whole number beyond all is an error in every SQL mode. The time is that at which the
+        # statement arrived, also on replicas; @@timestamp takes longer to parse.
+        late = sa.literal_column("UTC_TIMESTAMP(6)", sa.String) >= deadline
+        most: sa.ColumnElement[Any] = sa.literal_column("~0", sa.BigInteger)
+        return most + late.self_group()
 
     def speaker(self, cursor: Any) -> Any:
         flags = getattr(cursor.connection, "client_flag", 0)
@@ -266,10 +285,13 @@ class MariaDB(Database):
         return _error_number(error.orig) in self._FORBIDDEN
 
     def is_gone(self, error: BaseException) -> bool:
-        return _error_number(error) in self._READ_ONLY
+        return _error_number(error) in (*self._READ_ONLY, self._TOO_LATE)
 
     def is_misconfigured(self, error: BaseException) -> bool:
         return _error_number(error) in self._REFUSED
+
+    def advice(self, error: BaseException) -> str:
+        return CAME_TOO_LATE if _error_number(error) == self._TOO_LATE else ""
 
     @contextmanager
     def schema_lock(self, connection: sa.Connection) -> Iterator[None]:
@@ -285,3 +307,12 @@ class MariaDB(Database):
 def _error_number(error: object) -> object:
     arguments = getattr(error, "args", ())
     return arguments[0] if arguments else None
+
+
+@lru_cache(maxsize=16)
+def _text(tenths: int) -> str:
+    """Returns a moment, given in tenths of a second since 1970, as the database writes it.
+
+    Many statements of one moment share it, as making it would double what a deadline takes.
+    """
+    return str(datetime(1970, 1, 1) + timedelta(milliseconds=100 * tenths))

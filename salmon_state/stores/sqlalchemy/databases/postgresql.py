@@ -15,7 +15,8 @@ from salmon_state.entries import Entry, Want
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
 from salmon_state.stores.rows import sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database
+from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.stores.sqlalchemy.statements import Parameters
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
@@ -195,6 +196,8 @@ class PostgreSQL(Database):
             options = {**options, "prepare_threshold": _threshold(threshold)}
         connection = BoundedConnection.connect(*arguments, **options)
         connection.statement_timeout = timeout
+        question = "SELECT date_part('epoch', clock_timestamp())"
+        connection.clock = ServerClock(question, connection.patience)
         # Whatever the default is: with a stricter one, writers of the same row fail each other.
         connection.autocommit = True
         connection.execute(
@@ -202,11 +205,6 @@ class PostgreSQL(Database):
             prepare=False,
         ).close()
         return connection
-
-    def deadline(self, driver: Any) -> float | None:
-        # An application's own engine has other connections, whose patience nobody knows.
-        ask = getattr(driver, "deadline", None)
-        return None if ask is None else ask()
 
     def in_time(self, deadline: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
         # To compare numbers instead of times would take three times as long.
@@ -242,10 +240,7 @@ class PostgreSQL(Database):
 
     def advice(self, error: BaseException) -> str:
         if _sqlstate(error) == self._TOO_LATE:
-            return (
-                " (a statement came after its deadline: the network or the server stood still, or "
-                "the server's clock was set)"
-            )
+            return CAME_TOO_LATE
         if isinstance(error, TypeError) and "bytes" in str(error):
             return (
                 " (the driver gives bytes for text, as it does for a database in SQL_ASCII: make "

@@ -10,20 +10,17 @@ standby is cut short, PostgreSQL reports success all the same, and a warning bes
 
 from __future__ import annotations
 
-import math
-import time
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import capabilities
 from psycopg.abc import PQGen
 
+from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
+
 __all__ = ["BoundedConnection"]
 
 _Result = TypeVar("_Result")
-
-_DRIFT = 0.001
-"""How much faster one clock may run than another: twice what is allowed to whoever adjusts it."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -38,11 +35,11 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     Attributes:
         statement_timeout: In seconds.
+        clock: The server's.
     """
 
     statement_timeout: float = 5.0
-    _asked_until = -math.inf
-    _ahead = 0.0
+    clock: ServerClock
 
     def __init__(self, pgconn: psycopg.pq.abc.PGconn, *arguments: Any) -> None:
         super().__init__(pgconn, *arguments)
@@ -56,25 +53,9 @@ class BoundedConnection(psycopg.Connection[Any]):
 
         self.add_notice_handler(notice)
 
-    def deadline(self) -> float:
-        """Returns when an exchange that begins now is cancelled, by the server's clock.
-
-        In seconds since 1970; too early rather than too late: by how long the server's answer took
-        when it was asked for the time, and by how far two clocks may come apart until it is asked
-        again, after some minutes.
-        """
-        now = time.monotonic()
-        if now > self._asked_until:
-            cursor = self.execute("SELECT date_part('epoch', clock_timestamp())")
-            ((theirs,),) = cursor.fetchall()
-            now = time.monotonic()
-            drift = self._patience / 10
-            self._asked_until = now + drift / _DRIFT
-            self._ahead = theirs - now + self._patience - drift
-        return now + self._ahead
-
     @property
-    def _patience(self) -> float:
+    def patience(self) -> float:
+        """After how many seconds an exchange is cancelled."""
         return self.statement_timeout - min(1.0, self.statement_timeout / 5)
 
     def wait(
@@ -89,7 +70,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     def _wait(self, gen: PQGen[_Result], interval: float, timeout: float | None) -> _Result:
         if timeout is not None:
             return super().wait(gen, interval, timeout=timeout)
-        patience = self._patience
+        patience = self.patience
         reserve = self.statement_timeout - patience
         try:
             return super().wait(gen, interval, timeout=patience)
