@@ -39,6 +39,9 @@ from salmon_state.thread_locks import ThreadLocks
 
 __all__ = ["Record", "StateStorage"]
 
+_TRIES = 5
+"""Of a `compare_and_set` whose expectation holds, and did not a moment ago."""
+
 _Self = TypeVar("_Self", bound="StateStorage")
 _Result = TypeVar("_Result")
 
@@ -194,16 +197,17 @@ class StateStorage(Backend, routing.StateStorage):
         if before is None and after is None:
             return self._find(STATE, sender, module) is None
         expect: Condition = ABSENT if before is None else Seen(before)
-        while True:
+        for _ in range(_TRIES):
             try:
                 self._commit((Write(STATE, sender, module, after, self._clock(), expect),))
             except Overtaken:
                 # PostgreSQL does not see a row that was removed and made anew by the commit that
                 # the statement waited for: no reason to say that the state was another one.
                 if self._find(STATE, sender, module) != before:
-                    return False
+                    break
             else:
                 return True
+        return False
 
     def conversation(self, sender: Sender, *, timeout: float = 2.0) -> Conversation:
         """Returns a context in which one mail of a sender is handled, all or nothing.
