@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import select
+import smtplib
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,3 +105,45 @@ def test_silence_is_counted_by_the_receivers_own_clock(receiver: SMTPReceiver) -
         receiver.clock += 1.0
         receiver._hang_up_on_the_silent()
         assert not channel.connected
+
+
+@pytest.mark.filterwarnings("ignore:Access to __:DeprecationWarning")  # which Salmon's does
+@pytest.mark.parametrize(
+    ("kind", "client"),
+    [(SMTPReceiver, smtplib.SMTP), (LMTPReceiver, smtplib.LMTP)],
+    ids=["smtp", "lmtp"],
+)
+def test_the_mail_in_hand_is_finished_before_the_end(
+    kind: type[SMTPReceiver | LMTPReceiver],
+    client: type[smtplib.SMTP],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def handle(_: object) -> None:
+        in_hand.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(Router, "deliver", handle)
+    made = kind("127.0.0.1", free_port())
+    made.start()
+    answers: list[int] = []
+
+    def send() -> None:
+        connection = client(*made.addr, timeout=30)
+        connection.ehlo_or_helo_if_needed()
+        connection.mail("a@x")
+        connection.rcpt("news@x")
+        answers.append(connection.data("Subject: hi\n\nhello\n")[0])
+        connection.close()
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    arrived = in_hand.wait(30)
+    made.stop()
+    ended_early = made.wait(0.0)
+    go_on.set()
+    sending.join()
+    assert (arrived, ended_early) == (True, False)
+    assert made.wait(30)
+    assert answers == [250]

@@ -181,6 +181,26 @@ def test_no_more_mails_are_taken_than_workers_are_free(
     finish.set()
 
 
+def test_the_mail_in_hand_is_finished_before_the_end(make: Make, handle: Handle, run: Run) -> None:
+    in_hand, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def wait(_: object) -> None:
+        in_hand.set()
+        assert go_on.wait(30)
+        done.set()
+
+    handle(wait)
+    made = make()
+    put(made, 1)
+    run(made)
+    assert in_hand.wait(30)
+    made.stop()
+    assert not made.wait(0.0)
+    go_on.set()
+    assert made.wait(30)
+    assert (done.is_set(), left(made)) == (True, {})
+
+
 def test_two_servers_share_a_queue(make: Make, delivered: list[Any], run: Run) -> None:
     servers = [make(workers=2) for _ in range(2)]
     for server in servers:
