@@ -9,6 +9,8 @@ import threading
 
 import pytest
 
+from salmon_state import open_storage
+from salmon_state.mail.outbox import Outbox
 from tests.end_to_end.conftest import Serve, States
 from tests.end_to_end.conversation import ask, bounce, confirm, leave, post, post_everywhere
 from tests.end_to_end.mail_server import MailServer, wait_until
@@ -69,10 +71,14 @@ def test_the_conversation_goes_on_after_a_restart(serve: Serve) -> None:
     post(one, ANNA, "Still here", ANNA)
 
 
-def test_what_one_server_recorded_another_sends(serve: Serve) -> None:
-    with SMTPSink() as sink:
+def test_what_one_server_recorded_another_sends(serve: Serve, state_url: str) -> None:
+    with SMTPSink() as sink, open_storage(state_url) as store:
+        outbox = Outbox(store)
         one = serve(RELAY=f"127.0.0.1:{free_port()}")
         one.send(ANNA, "news-subscribe")
+        wait_until(lambda: "the relay is down" in one.output(), "an attempt")
+        # Otherwise the other one would have to wait for the end of the claim.
+        wait_until(lambda: any(map(outbox.retry, outbox.pending())), "the claim to be given back")
         one.kill()
         serve(RELAY=sink.address)
         wait_until(lambda: sink.mails, "the mail")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import stat
@@ -24,6 +25,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
     """Gives a block in which so many more files can be opened."""
+    gc.collect()  # what another test left would be closed meanwhile
     opened = [os.open("/", os.O_RDONLY) for _ in range(count + 1)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1], limits[1]))
