@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +28,7 @@ from salmon_state.entries import (
     MICROSECOND,
     STATE,
     Condition,
+    Entry,
     Kind,
     Seen,
     Where,
@@ -299,20 +302,23 @@ class StateStorage(Backend, routing.StateStorage):
             state = plain_state(state)
         sender = plain_sender(sender)
         self._check_open()
-        return self._records(
-            Where(
-                sender=EVERY if sender is None else sender,
-                name=EVERY if module is None else module,
-                value=state,
-            )
+        where = Where(
+            sender=EVERY if sender is None else sender,
+            name=EVERY if module is None else module,
+            value=state,
         )
+        return self._go_through(STATE, where, _records)
 
-    def _records(self, where: Where) -> Iterator[Record]:
-        state: Any
+    def _go_through(
+        self, kind: Kind, where: Where, make: Callable[[list[Entry]], Iterable[_Result]]
+    ) -> Iterator[_Result]:
+        """Yields what is made of the entries of one page after the other.
+
+        What a hook raises meanwhile comes out as from every public method.
+        """
         try:
-            for page in self._pages(STATE, where):
-                for _, sender, module, state, at in page.entries:
-                    yield Record(module, sender, state, from_microseconds(at))
+            for page in self._pages(kind, where):
+                yield from make(page.entries)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
 
@@ -433,15 +439,8 @@ class StateStorage(Backend, routing.StateStorage):
         """
         sender = plain_sender(sender)
         self._check_open()
-        return self._export(sender)
-
-    def _export(self, sender: Sender) -> Iterator[dict[str, Any]]:
-        try:
-            for kind in Kind:
-                for page in self._pages(kind, Where(sender=sender)):
-                    yield from map(as_plain, page.entries)
-        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
-            self._raise(error)
+        where, make = Where(sender=sender), partial(map, as_plain)
+        return chain.from_iterable(self._go_through(kind, where, make) for kind in Kind)
 
     def erase(self, sender: Sender, *, timeout: float = 2.0) -> int:
         """Removes everything that is kept about somebody, of every kind, in one commit.
@@ -549,3 +548,9 @@ class StateStorage(Backend, routing.StateStorage):
             return hook(*arguments)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._raise(error)
+
+
+def _records(entries: list[Entry]) -> Iterator[Record]:
+    state: Any
+    for _, sender, module, state, at in entries:
+        yield Record(module, sender, state, from_microseconds(at))

@@ -7,7 +7,7 @@ from typing import Any
 
 from salmon_state import MemoryStorage
 from salmon_state.backend import Lock
-from salmon_state.entries import Entry, Kind, Want, Write
+from salmon_state.entries import Entry, Kind, Page, Want, Where, Write
 from salmon_state.keys import Sender
 
 
@@ -54,3 +54,7 @@ class FaultyStorage(MemoryStorage):
     def _commit(self, writes: Iterable[Write]) -> list[int]:
         self._check("_commit")
         return super()._commit(writes)
+
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        self._check("_page")
+        return super()._page(kind, where, after)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import formatdate, make_msgid, parseaddr
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -209,11 +210,7 @@ class Outbox:
         return self._mails(Kind.DEAD)
 
     def _mails(self, kind: Kind) -> Iterator[Mail]:
-        try:
-            for page in self.storage._pages(kind, Where(before=_EVER)):
-                yield from map(Mail.of, page.entries)
-        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
-            self.storage._raise(error)
+        return self.storage._go_through(kind, Where(before=_EVER), partial(map, Mail.of))
 
     def retry(self, mail: Mail) -> bool:
         """Makes a mail be tried at once, one that was given up as if it were new.

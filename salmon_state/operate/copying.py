@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -40,11 +41,10 @@ def digest(store: StateStorage, step: Callable[[], object]) -> Digest:
     """
     count = total = 0
     for kind in KINDS:
-        for page in store._pages(kind, Where()):
-            for entry in page.entries:
-                count += 1
-                total += _number(entry)
-                step()
+        for number in store._go_through(kind, Where(), partial(map, _number)):
+            count += 1
+            total += number
+            step()
     return Digest(count, total % 2**256)
 
 
@@ -66,12 +66,11 @@ def copy_entries(source: StateStorage, target: StateStorage, step: Callable[[], 
     """
     count = 0
     for kind in KINDS:
-        for page in source._pages(kind, Where()):
-            for entries in target._atomic(page.entries):
-                target._commit(in_order(Write(*entry) for entry in entries))
-                for _ in entries:
-                    step()
-                count += len(entries)
+        for entries in source._go_through(kind, Where(), target._atomic):
+            target._call(target._commit, in_order(Write(*entry) for entry in entries))
+            for _ in entries:
+                step()
+            count += len(entries)
     return count
 
 
@@ -91,7 +90,7 @@ def copy(given: Given, source: str, target: str, dry_run: bool, yes: bool) -> No
     Exit status 1 if the two are not equal in the end.
     """
     with open_storage(source) as old, open_storage(target) as new:
-        total, there = (sum(store._count(kind) for kind in KINDS) for store in (old, new))
+        total, there = (_size(store) for store in (old, new))
         if dry_run:
             _say(given, f"{total:,} entries in {old!r}; {there:,} in {new!r}", total, there, None)
             return
@@ -106,6 +105,10 @@ def copy(given: Given, source: str, target: str, dry_run: bool, yes: bool) -> No
     _say(given, f"entries copied: {copied:,}; the stores are {outcome}", copied, there, equal)
     if not equal:
         raise SystemExit(1)
+
+
+def _size(store: StateStorage) -> int:
+    return sum(store._call(store._count, kind) for kind in KINDS)
 
 
 def _say(given: Given, sentence: str, entries: int, before: int, equal: bool | None) -> None:

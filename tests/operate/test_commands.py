@@ -18,11 +18,19 @@ import pytest
 from click import UsageError
 from click.testing import CliRunner, Result
 
-from salmon_state import ConversationBusy, StateStorage, open_storage
+from salmon_state import (
+    ConversationBusy,
+    MemoryStorage,
+    StateStorage,
+    StorageUnavailable,
+    open_storage,
+)
 from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
+from salmon_state.operate import copying
 from salmon_state.operate.cli import cli
 from salmon_state.testing.endings import elsewhere
+from tests.faulty import FaultyStorage
 
 APP, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
 
@@ -295,3 +303,19 @@ def test_holding_a_conversation(file: str) -> None:
         assert holder.wait(60) == 1
     with open_storage(file) as store:
         elsewhere(store.set, APP, ANNA, "FREE")
+
+
+def test_a_store_that_fails_while_it_is_copied() -> None:
+    """Its driver's error comes out as from every method: the command says it in one line."""
+
+    with MemoryStorage() as well, FaultyStorage() as faulty:
+        for store in (well, faulty):
+            store.set(APP, ANNA, "POSTING")
+        for hook, call in (
+            ("_page", lambda: copying.digest(faulty, int)),
+            ("_page", lambda: copying.copy_entries(faulty, well, int)),
+            ("_commit", lambda: copying.copy_entries(well, faulty, int)),
+        ):
+            faulty.fail(hook, OSError("the disk is gone"))
+            with pytest.raises(StorageUnavailable, match="451"):
+                call()
