@@ -11,7 +11,7 @@ import click
 
 from salmon_state.entries import Entry, Kind, Where, Write, in_order
 from salmon_state.operate.given import Given, confirm
-from salmon_state.operate.output import as_json, progress
+from salmon_state.operate.output import progress
 from salmon_state.registry import open_storage
 from salmon_state.storage import StateStorage
 
@@ -92,7 +92,8 @@ def copy(given: Given, source: str, target: str, dry_run: bool, yes: bool) -> No
     with open_storage(source) as old, open_storage(target) as new:
         total, there = (_size(store) for store in (old, new))
         if dry_run:
-            _say(given, f"{total:,} entries in {old!r}; {there:,} in {new!r}", total, there, None)
+            sentence = f"{total:,} entries in {old!r}; {there:,} in {new!r}"
+            given.say(sentence, entries=total, before=there, equal=None)
             return
         if there:
             confirm(f"{new!r} has {there:,} entries: write over those of the same key?", yes=yes)
@@ -102,18 +103,14 @@ def copy(given: Given, source: str, target: str, dry_run: bool, yes: bool) -> No
             first, second = digest(old, step), digest(new, step)
     equal = first == second
     outcome = "equal" if equal else f"NOT equal: FROM has {first}; TO has {second}"
-    _say(given, f"entries copied: {copied:,}; the stores are {outcome}", copied, there, equal)
+    sentence = f"entries copied: {copied:,}; the stores are {outcome}"
+    given.say(sentence, entries=copied, before=there, equal=equal)
     if not equal:
         raise SystemExit(1)
 
 
 def _size(store: StateStorage) -> int:
     return sum(store._call(store._count, kind) for kind in KINDS)
-
-
-def _say(given: Given, sentence: str, entries: int, before: int, equal: bool | None) -> None:
-    row = {"entries": entries, "before": before, "equal": equal}
-    click.echo(as_json(row) if given.to_json else sentence)
 
 
 COMMANDS = (copy,)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 import click
 
-from salmon_state.operate.given import Given
+from salmon_state.operate.given import Given, application_module
 from salmon_state.operate.output import Row, print_rows, shown
 from salmon_state.storage import StateStorage
 
@@ -59,15 +57,12 @@ def _find(store: StateStorage, handlers: tuple[str, ...], *, deep: bool) -> Iter
 
 def _unhandled(store: StateStorage, module: str) -> Iterator[Row]:
     """Yields the states of a module that it has no function for: their mail reaches nobody."""
-    sys.path.insert(0, "")
     try:
-        functions = vars(importlib.import_module(module))
+        functions = vars(application_module(module))
     except ImportError as error:
         advice = "run this where the application is"
         yield {"finding": f"{module} cannot be imported: {error}", "advice": advice}
         return
-    finally:
-        sys.path.remove("")
     counts = Counter(record.state for record in store.records(module=module))
     for state, count in sorted(counts.items()):
         if state == "ERROR":

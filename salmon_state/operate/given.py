@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from types import ModuleType
+from typing import Any
 
 import click
 
+from salmon_state.operate.output import as_json
 from salmon_state.registry import open_storage
 from salmon_state.storage import StateStorage
 
-__all__ = ["Given", "confirm"]
+__all__ = ["Given", "application_module", "confirm"]
 
 
 class Given:
@@ -38,23 +41,37 @@ class Given:
             self._store = open_storage(self.url or _configured())
         return self._store
 
+    def say(self, sentence: str, **row: Any) -> None:
+        """Prints what was done or found: a sentence for people, the row for programs."""
+        click.echo(as_json(row) if self.to_json else sentence)
+
     def close(self) -> None:
         """Closes the store if a command needed it."""
         if self._store is not None:
             self._store.close()
 
 
-def _configured() -> str:
-    """Returns the URL in the settings of the application in the working directory."""
+def application_module(name: str) -> ModuleType:
+    """Returns a module of the application in the working directory.
+
+    Raises:
+        ImportError: It cannot be imported.
+    """
     sys.path.insert(0, "")
     try:
-        settings = importlib.import_module("config.settings")
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove("")
+
+
+def _configured() -> str:
+    """Returns the URL in the settings of the application."""
+    settings = None
+    try:
+        settings = application_module("config.settings")
     except ModuleNotFoundError as error:
         if error.name not in ("config", "config.settings"):
             raise
-        settings = None
-    finally:
-        sys.path.remove("")
     url = getattr(settings, "state_url", None)
     if not isinstance(url, str):
         raise click.UsageError(

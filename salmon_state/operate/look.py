@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -14,7 +15,7 @@ from salmon_state.operate.given import Given
 from salmon_state.operate.output import Row, duration, print_rows, progress, shown
 from salmon_state.storage import Record, StateStorage
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "idle_for"]
 
 
 @click.command("list")
@@ -39,14 +40,16 @@ def list_(
     """
     records = given.store.records(module=module, sender=sender, state=state)
     if idle is not None:
-        records = _idle(records, datetime.now(timezone.utc) - timedelta(seconds=duration(idle)))
+        records = idle_for(records, duration(idle))
     rows = map(_row, islice(records, limit))
     count = print_rows(rows, ("sender", "module", "state", "since"), to_json=given.to_json)
     if not given.to_json:
         click.echo(f"conversations: {count:,}", err=True)
 
 
-def _idle(records: Iterator[Record], since: datetime) -> Iterator[Record]:
+def idle_for(records: Iterator[Record], idle: timedelta) -> Iterator[Record]:
+    """Yields those that `StateStorage.purge` would remove, of whatever idle time."""
+    since = datetime.now(timezone.utc) - idle
     for record in records:
         if record.updated_at is not None and record.updated_at < since:
             yield record
@@ -67,7 +70,8 @@ def _row(record: Record) -> Row:
 def count(given: Given, module: str | None) -> None:
     """Count conversations by module and state."""
     counts: Counter[tuple[str, str]] = Counter()
-    total = None if module is not None else len(given.store)
+    # For the bar alone, and some stores go through all of it to tell.
+    total = len(given.store) if module is None and sys.stderr.isatty() else None
     with progress("conversations", total) as advance:
         for record in given.store.records(module=module):
             counts[record.module, record.state] += 1

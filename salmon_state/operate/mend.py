@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import click
 
 from salmon_state.operate.given import Given, confirm
-from salmon_state.operate.output import as_json, duration, shown
+from salmon_state.operate.look import idle_for
+from salmon_state.operate.output import duration, shown
 
 __all__ = ["COMMANDS"]
 
@@ -24,11 +23,6 @@ _timeout = click.option(
     show_default=True,
     help="Seconds to wait while a mail of the sender is in hand.",
 )
-
-
-def _say(given: Given, sentence: str, **row: Any) -> None:
-    """Prints what was done, or would be."""
-    click.echo(as_json(row) if given.to_json else sentence)
 
 
 @click.command("set")
@@ -63,7 +57,7 @@ def set_(
     did = f"would go from {before} to {state}" if dry_run else f"{before} → {state}"
     if not happens:
         did = f"is in {shown(before)}, not {shown(expect)}: left alone"
-    _say(given, f"{who}: {did}", before=before, after=state if happens else before)
+    given.say(f"{who}: {did}", before=before, after=state if happens else before)
     if not happens:
         raise SystemExit(1)
 
@@ -83,7 +77,7 @@ def set_all(given: Given, sender: str, state: str, timeout: float, dry_run: bool
         else:
             moved = store.set_all(sender, state)
     did = "to move" if dry_run else "moved"
-    _say(given, f"conversations of {shown(sender)} {did}: {moved:,}", moved=moved)
+    given.say(f"conversations of {shown(sender)} {did}: {moved:,}", moved=moved)
 
 
 @click.command()
@@ -102,7 +96,7 @@ def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None
     else:
         moved = given.store.rename(module, old, new)
     did = "to move" if dry_run else "moved"
-    _say(given, f"conversations {did} from {shown(old)} to {shown(new)}: {moved:,}", moved=moved)
+    given.say(f"conversations {did} from {shown(old)} to {shown(new)}: {moved:,}", moved=moved)
 
 
 @click.command()
@@ -119,16 +113,14 @@ def purge(
 
     Their senders begin anew with their next mail. Those without a known time stay.
     """
-    idle = timedelta(seconds=duration(older_than))
+    idle = duration(older_than)
     if not dry_run:
         confirm(f"Remove all conversations that have been idle for {older_than}?", yes=yes)
         removed = given.store.purge(older_than=idle, module=module, state=state)
-        _say(given, f"conversations removed: {removed:,}", removed=removed)
+        given.say(f"conversations removed: {removed:,}", removed=removed)
         return
-    since = datetime.now(timezone.utc) - idle
-    found = given.store.records(module=module, state=state)
-    removed = sum(1 for each in found if each.updated_at is not None and each.updated_at < since)
-    _say(given, f"conversations to remove: {removed:,}", removed=removed)
+    removed = sum(1 for _ in idle_for(given.store.records(module=module, state=state), idle))
+    given.say(f"conversations to remove: {removed:,}", removed=removed)
 
 
 @click.command()
@@ -144,11 +136,11 @@ def erase(given: Given, sender: str, timeout: float, dry_run: bool, yes: bool) -
     """
     if dry_run:
         removed = sum(1 for _ in given.store.export(sender))
-        _say(given, f"entries of {shown(sender)} to remove: {removed:,}", removed=removed)
+        given.say(f"entries of {shown(sender)} to remove: {removed:,}", removed=removed)
         return
     confirm(f"Remove everything about {shown(sender)}?", yes=yes)
     removed = given.store.erase(sender, timeout=timeout)
-    _say(given, f"entries of {shown(sender)} removed: {removed:,}", removed=removed)
+    given.say(f"entries of {shown(sender)} removed: {removed:,}", removed=removed)
 
 
 @click.command()
@@ -158,7 +150,7 @@ def clear(given: Given, yes: bool) -> None:
     """Remove everything of everybody. Refused by a store that is protected."""
     confirm(f"Remove EVERYTHING in {given.store!r}?", yes=yes)
     given.store.clear()
-    _say(given, f"{given.store!r} is empty", cleared=True)
+    given.say(f"{given.store!r} is empty", cleared=True)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -10,7 +10,7 @@ import click
 from salmon_state.mail.batches import Mail
 from salmon_state.mail.outbox import Outbox
 from salmon_state.operate.given import Given, confirm
-from salmon_state.operate.output import Row, as_json, print_rows, shown
+from salmon_state.operate.output import Row, print_rows, shown
 
 __all__ = ["COMMANDS"]
 
@@ -31,11 +31,9 @@ def status(given: Given) -> None:
     What has been due for long is sent by nobody: no dispatcher runs, or the relay is down.
     """
     backlog = Outbox(given.store).backlog()
-    if given.to_json:
-        click.echo(as_json(backlog._asdict()))
-        return
     due = f", the first of them due {shown(backlog.first_due)}" if backlog.pending else ""
-    click.echo(f"to be sent: {backlog.pending:,} batches{due}; given up: {backlog.dead:,}")
+    sentence = f"to be sent: {backlog.pending:,} batches{due}; given up: {backlog.dead:,}"
+    given.say(sentence, **backlog._asdict())
 
 
 @outbox.command()
@@ -84,7 +82,7 @@ def retry(given: Given, names: tuple[str, ...], everything: bool) -> None:
     """Try the batches NAMES at once, those that were given up as if they were new."""
     box = Outbox(given.store)
     done = sum(box.retry(mail) for mail in _chosen(box, names, everything=everything))
-    _say(given, "to be tried at once", done, names)
+    _report(given, "to be tried at once", done, names)
 
 
 @outbox.command()
@@ -98,7 +96,7 @@ def drop(given: Given, names: tuple[str, ...], everything: bool, yes: bool) -> N
     what = "everything that was given up" if everything else f"{len(names):,} batches"
     confirm(f"Forget {what}?", yes=yes)
     done = sum(box.drop(mail) for mail in _chosen(box, names, everything=everything))
-    _say(given, "forgotten", done, names)
+    _report(given, "forgotten", done, names)
 
 
 def _chosen(box: Outbox, names: tuple[str, ...], *, everything: bool) -> Iterator[Mail]:
@@ -110,8 +108,8 @@ def _chosen(box: Outbox, names: tuple[str, ...], *, everything: bool) -> Iterato
         yield from (mail for mail in found if everything or mail.name in wanted)
 
 
-def _say(given: Given, what: str, done: int, names: tuple[str, ...]) -> None:
-    click.echo(as_json({"done": done}) if given.to_json else f"{what}: {done:,}")
+def _report(given: Given, what: str, done: int, names: tuple[str, ...]) -> None:
+    given.say(f"{what}: {done:,}", done=done)
     if done < len(names):
         click.echo(f"not found, or being sent now: {len(names) - done:,}", err=True)
         raise SystemExit(1)

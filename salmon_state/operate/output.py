@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -129,11 +129,11 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
         yield lambda: bar.advance(task)
 
 
-def duration(text: str) -> int:
-    """Returns the seconds of a duration such as ``90d``, ``36h`` or ``10m``.
+def duration(text: str) -> timedelta:
+    """Returns a duration such as ``90d``, ``36h`` or ``10m``.
 
     >>> duration("2d")
-    172800
+    datetime.timedelta(days=2)
 
     Raises:
         click.BadParameter: It is none.
@@ -143,4 +143,4 @@ def duration(text: str) -> int:
         raise click.BadParameter(
             f"expected a whole number and one of {', '.join(_UNITS)}, such as 90d; got {text!r}"
         )
-    return int(number) * _UNITS[unit]
+    return timedelta(seconds=int(number) * _UNITS[unit])
