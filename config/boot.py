@@ -4,14 +4,12 @@
 and database connections made earlier would not survive becoming a daemon.
 """
 
-import logging.config
 import os
 import sys
 
 # Python would import these with the first mail, and after ``salmon start --uid`` might not be
 # allowed to.
 from email import contentmanager, feedparser, headerregistry, parser, policy  # noqa: F401
-from pathlib import Path
 from typing import Any
 
 from salmon.queue import Queue
@@ -19,6 +17,7 @@ from salmon.routing import Router
 
 from config import settings
 from config.environment import SettingsError
+from config.logs import log_to_file
 from config.patience import when_there
 from config.run_directory import private_directory, private_maildir, private_secret
 from config.sending import Sending, make_relay
@@ -33,12 +32,7 @@ os.umask(0o077)
 
 private_directory("run")
 private_directory("logs")
-try:
-    logging.config.fileConfig(
-        Path(__file__).with_name("logging.conf"), disable_existing_loggers=False, encoding="utf-8"
-    )
-except OSError as error:
-    raise SettingsError(f"cannot write the log to {error.filename}: {error.strerror}") from None
+log_to_file()
 
 lists.list_names = settings.list_names
 lists.list_domain = settings.list_domain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from salmon_state import StorageUnavailable
 
@@ -15,8 +16,11 @@ LOG = logging.getLogger("config.patience")
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 
 
-def when_there(prepare: Callable[[], None], patience: float) -> None:
-    """Does something with the store, again and again as long as that is away.
+_Result = TypeVar("_Result")
+
+
+def when_there(prepare: Callable[[], _Result], patience: float) -> _Result:
+    """Returns what something with the store gives, tried again and again as long as that is away.
 
     Args:
         prepare: What to do; it may be done in part, and then anew.
@@ -29,8 +33,7 @@ def when_there(prepare: Callable[[], None], patience: float) -> None:
     pause = _SHORTEST_PAUSE
     while True:
         try:
-            prepare()
-            return
+            return prepare()
         except StorageUnavailable as error:
             remaining = deadline - time.monotonic()
             if remaining <= 0:

@@ -16,9 +16,10 @@ from typing import NoReturn
 
 from salmon.routing import Router
 
+from config.logs import log_to_terminal
 from salmon_state import MemoryStorage
 
-__all__ = ["log_to_terminal", "main"]
+__all__ = ["main"]
 
 LOG = logging.getLogger("config.serve")
 
@@ -83,13 +84,6 @@ def main() -> int:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
-
-
-def log_to_terminal() -> None:
-    """Shows what is logged."""
-    terminal = logging.StreamHandler()
-    terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger().addHandler(terminal)
 
 
 def _welcome() -> str:

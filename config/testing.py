@@ -36,9 +36,11 @@ class SentMail(Outbox, Sequence[Sent]):
         sent: list[Sent] = []
         for mail in sorted(self.pending(), key=lambda mail: mail.name):
             body = self.storage._find(Kind.BODY, mail.sender, decode(mail.entry).body)
-            for group in mail.groups:
-                for to in group.recipients:
-                    sent.append(Sent(message_from_bytes(body), to, group.sender))  # noqa: PERF401
+            sent += [
+                Sent(message_from_bytes(body), to, group.sender)
+                for group in mail.groups
+                for to in group.recipients
+            ]
         return sent
 
     def __getitem__(self, index: Any) -> Any:
