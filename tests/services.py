@@ -356,6 +356,22 @@ def _exists(user: str) -> bool:
     return True
 
 
+def fresh_url(request: pytest.FixtureRequest, kind: str, directory: Path) -> str:
+    """Returns the URL of an empty store of a kind.
+
+    Args:
+        request: That of the fixture that asks.
+        kind: ``memory``, ``shelve``, ``sqlite``, or the fixture of a server.
+        directory: Where its files are, if it has some.
+    """
+    here = {
+        "memory": "memory://",
+        "shelve": f"shelve:///{directory}/states",
+        "sqlite": f"sqlite:///{directory}/states.db",
+    }
+    return here.get(kind) or str(request.getfixturevalue(kind).fresh_database())
+
+
 def provide(make: Callable[[], Server]) -> Iterator[Any]:
     """Yields a running server, and removes it at the end."""
     try:

@@ -19,6 +19,7 @@ from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import contents
 from salmon_state.thread_locks import ThreadLocks
 from tests.forking import held, in_child
+from tests.services import fresh_url
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -205,13 +206,7 @@ def fork_among_conversations(store: StateStorage) -> list[int]:
     params=["memory", "shelve", "sqlite", "postgresql", "mariadb", "redis_server"],
 )
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    files = {
-        "memory": "memory://",
-        "shelve": f"shelve:///{tmp_path}/states",
-        "sqlite": f"sqlite:///{tmp_path}/states.db",
-    }
-    kind = str(request.param)
-    return files.get(kind) or str(request.getfixturevalue(kind).fresh_database())
+    return fresh_url(request, request.param, tmp_path)
 
 
 def test_forking_among_conversations(url: str) -> None:

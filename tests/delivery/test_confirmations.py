@@ -30,6 +30,7 @@ from salmon_state.testing.keys import HOSTILE_KEYS
 from salmon_state.testing.suite import NOON, contents, set_clock
 from tests.delivery.router import mail
 from tests.redis_services import fresh_prefix
+from tests.services import fresh_url
 
 # Salmon's queue leaves the closing of its files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -42,18 +43,12 @@ RAW = b"From: Anna <anna@example.com>\nTo: x\nX-Odd: \xe9 \xff\n\nhello\n\nFrom 
 @pytest.fixture(params=["memory", "shelve", "sqlite", "postgresql", "mariadb", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStorage]:
     """An empty store of each kind."""
-    here = {
-        "memory": "memory://",
-        "shelve": f"shelve:///{tmp_path}/states",
-        "sqlite": f"sqlite:///{tmp_path}/states.db",
-    }
     if request.param == "redis":
         url = request.getfixturevalue("redis_server").url()
         with open_storage(url, prefix=fresh_prefix()) as store:
             yield store
         return
-    url = here.get(request.param) or request.getfixturevalue(request.param).fresh_database()
-    with open_storage(url) as store:
+    with open_storage(fresh_url(request, request.param, tmp_path)) as store:
         yield store
 
 

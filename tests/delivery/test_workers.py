@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from salmon.server import QueueReceiver
 from salmon_state import StateStorage, attach, open_storage
 from tests.delivery.router import Ring
 from tests.faulty import FaultyStorage
+from tests.services import fresh_url
 
 # Salmon's queue leaves the closing of its files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -70,15 +71,7 @@ def shared_store(
     request: pytest.FixtureRequest, router: Any, tmp_path: Path
 ) -> Iterator[StateStorage]:
     """Each kind of store, attached."""
-    urls: dict[str, Callable[[], str]] = {
-        "memory": lambda: "memory://",
-        "sqlite": lambda: f"sqlite:///{tmp_path}/states.db",
-    }
-    if request.param in urls:
-        url = urls[request.param]()
-    else:
-        url = request.getfixturevalue(request.param).fresh_database()
-    with open_storage(url) as store:
+    with open_storage(fresh_url(request, request.param, tmp_path)) as store:
         attach(router, store, queue_delay=0.01)
         yield store
 

@@ -31,6 +31,7 @@ from salmon_state.operate import copying
 from salmon_state.operate.cli import cli
 from salmon_state.testing.endings import elsewhere
 from tests.faulty import FaultyStorage
+from tests.services import fresh_url
 
 APP, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
 
@@ -39,12 +40,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(params=["shelve", "sqlite", "postgresql", "mariadb", "redis_server"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    files = {
-        "shelve": f"shelve:///{tmp_path}/states",
-        "sqlite": f"sqlite:///{tmp_path}/states.db",
-    }
-    kind = str(request.param)
-    return files.get(kind) or str(request.getfixturevalue(kind).fresh_database())
+    return fresh_url(request, request.param, tmp_path)
 
 
 @pytest.fixture
