@@ -21,8 +21,8 @@ __all__ = ["Reader"]
 
 _KINDS = {int(kind): kind for kind in Kind}
 _FIRST_PAGE, _PAGE = 100, 1_000
-"""How many rows are read at once; first a few, as many who ask look at no more."""
-"""How many rows a page goes through at most, whether they match or not."""
+"""How many rows a page goes through at most, whether they match or not; first a few, as many who
+ask look at no more."""
 _LONG = 1_000_000
 """After how many characters and bytes of what is read alone a page ends."""
 _BATCH = 5_000

@@ -93,7 +93,11 @@ class Tables(Reader):
         So it is if all of a sender are moved; and if one is removed that may not be there, together
         with other writes: where there is no row, there is nothing to lock.
         """
-        return sha256(self.space + b"moves").hexdigest()[:60] if _moves_all(writes) else ""
+        return self.lock_name(b"moves") if _moves_all(writes) else ""
+
+    def lock_name(self, what: bytes) -> str:
+        """Returns the name of a lock: MariaDB's may have 64 characters, on the whole server."""
+        return sha256(self.space + what).hexdigest()[:60]
 
     def is_alone(self, writes: Iterable[Write]) -> TypeGuard[Sequence[Write]]:
         """Returns whether it is one write that one statement makes, which needs no transaction."""

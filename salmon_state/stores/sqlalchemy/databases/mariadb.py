@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +53,7 @@ class MariaDBWork(SQLWork):
 
     def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
         self._check_connection()
-        name = self._name(sender_digest(sender)) if sender else None
+        name = self._tables.lock_name(sender_digest(sender)) if sender else None
         if self._loan is None:
             self._take_place()
             self._loan, entries = self._pool.hold(self._open, name, sender, timeout, wants)
@@ -66,10 +65,6 @@ class MariaDBWork(SQLWork):
         if name is not None:
             self._names.append(name)
         return entries
-
-    def _name(self, what: bytes) -> str:
-        # At most 64 characters, and one name space for all databases of the server.
-        return hashlib.sha256(self._tables.space + what).hexdigest()[:60]
 
     def _open(
         self, driver: Any, name: str | None, sender: Sender, timeout: float, wants: Sequence[Want]
