@@ -1,4 +1,5 @@
 # `make run` starts the mail server, `make test` runs the tests; both set up what they need.
+# `make run EXTRAS=redis` installs a driver as well; several: EXTRAS=redis,cli.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,18 +7,20 @@ BIN := $(VENV)/bin
 # More than there are processors: the tests wait a lot, for servers and for locks.
 WORKERS ?= 4
 PYTEST = pytest -n $(WORKERS) --dist loadgroup
-# An environment of their own: what others need must not change what the tests run with.
+RUNTIME := $(VENV)/.runtime$(if $(EXTRAS),-$(EXTRAS))
+# Environments of their own: what others need must not change what the tests run with.
 PEERS := $(VENV)/benchmarks
+PUBLISH := $(VENV)/publish
 
 # The tests start hundreds of processes, each of which would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-quick coverage check format stress bench clean
+.PHONY: help run test test-quick coverage check format stress bench release clean
 
 help: ## show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: $(VENV)/.runtime ## set up, then run the mail server in the foreground
+run: $(RUNTIME) ## set up, then run the mail server in the foreground
 	@$(BIN)/python -m config.serve
 
 test: $(VENV)/.development ## set up, then run the tests
@@ -50,21 +53,33 @@ stress: $(VENV)/.development ## the long fault runs
 bench: $(VENV)/.benchmarks ## the measurements, beside those of others; QUICK=1 for a short look
 	$(PEERS)/bin/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
+release: $(VENV)/.development $(VENV)/.publish ## wheel and sdist in dist/, tried on each Python that is here, and the notes
+	$(BIN)/python -m release $(foreach python,$(PYTHONS),--python $(python))
+	$(PUBLISH)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+
 clean: ## remove what the targets above made, but not what a server wrote to run/
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
+	@echo 'making an environment of its own in $(VENV) ...'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+$(RUNTIME): $(VENV)/bin/python pyproject.toml
+	@echo 'installing salmon-state$(if $(EXTRAS),[$(EXTRAS)]) and what it needs into $(VENV), once ...'
+	$(BIN)/python -m pip install --quiet --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
-$(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
+$(VENV)/.development: $(RUNTIME) requirements-dev.txt
+	@echo 'installing what the tests and checks need, once ...'
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
 $(VENV)/.benchmarks: $(VENV)/bin/python pyproject.toml requirements-bench.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --editable . --requirement requirements-bench.txt
+	@touch $@
+
+$(VENV)/.publish: $(VENV)/bin/python pyproject.toml requirements-publish.txt
+	$(PYTHON) -m venv $(PUBLISH)
+	$(PUBLISH)/bin/python -m pip install --quiet --requirement requirements-publish.txt
 	@touch $@

@@ -43,6 +43,9 @@ The answer asks to confirm. Read it, then reply to the address that it comes fro
   {second}
 
 Then write to {list}. Ctrl-C stops the server; started again, {again}.
+To leave the list:
+
+  {leave}
 """
 
 
@@ -110,6 +113,7 @@ def _welcome() -> str:
         outbox=outbox,
         again="it begins anew: its states are in memory" if in_memory else "it goes on from there",
         second=_command(f'"$({confirm})"'),
+        leave=_command(f"{name}-unsubscribe@{domain}"),
     )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from salmon_state.stores.shelf import ShelveStorage
     from salmon_state.stores.sqlalchemy import SQLAlchemyStorage
 
+__version__ = "0.2.0"  # pyproject.toml takes it from here, as a text
+
 __all__ = [
     "ConfigurationError",
     "Confirmations",

@@ -33,6 +33,7 @@ from tests.redis_services import RedisServer
 PYTHON = {
     "README.md": 2,
     "docs/command.md": 0,
+    "docs/compatibility.md": 0,
     "docs/configuration.md": 4,
     "docs/inbox.md": 0,
     "docs/outbox.md": 2,
