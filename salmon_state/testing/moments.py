@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
 from typing import Any, NamedTuple
 
 from salmon_state.entries import EVERY, Kind, Want, Where, Write, in_order
@@ -39,20 +40,23 @@ def meet_at_each_moment(
         prepare: One of `MEETINGS`; called with a number that is new each time.
         store: Who makes the call.
         other: Who comes meanwhile; another handle to the same place, or the same store.
-        moments: At how many moments of the call, at most 16.
+        moments: At how many moments of the call, at most 16; and at as many between the lines
+            of the store's own class, where what should be one step and is two has its gap.
     """
-    first = prepare(store, other, 0)
-    call = StoppingCall(first.call, sys.maxsize)
-    call.run_beside(lambda: None)
-    first.check(call.result, first.meanwhile())
-    blinks = 0
-    for number, moment in enumerate(spread(call.events, moments), start=1):
-        meeting = prepare(store, other, number)
-        stopping = StoppingCall(meeting.call, moment)
-        meeting.check(*stopping.run_beside(meeting.meanwhile))
-        blinks += stopping.blinked
-        if blinks == BLINKS:
-            return
+    numbers = count()
+    for own in (type(store), None):
+        first = prepare(store, other, next(numbers))
+        whole = StoppingCall(first.call, sys.maxsize, own)
+        whole.run_beside(lambda: None)
+        first.check(whole.result, first.meanwhile())
+        blinks = 0
+        for moment in spread(whole.events, moments):
+            meeting = prepare(store, other, next(numbers))
+            stopping = StoppingCall(meeting.call, moment, own)
+            meeting.check(*stopping.run_beside(meeting.meanwhile))
+            blinks += stopping.blinked
+            if blinks == BLINKS:
+                break
 
 
 # ---------------------------------------------------------------- who meets whom

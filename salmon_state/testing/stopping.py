@@ -4,6 +4,9 @@ A race that a hundred rounds may miss is found in a few when the call stops at m
 all of it, whatever code of the store or its driver that is. It goes on when the other one is done;
 or after a blink, because the other one may wait for a lock that the call holds.
 
+The moments between the lines of the store's own class come first: what it does in two steps, where
+it must be one, leaves its gap there.
+
 This module is imported by the processes as well; it needs neither pytest nor Hypothesis.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 __all__ = ["StoppingCall", "spread"]
@@ -37,15 +41,21 @@ def spread(events: int, count: int) -> Iterator[int]:
 class StoppingCall:
     """A call in a thread of its own, which stops at one of the calls and returns inside it.
 
+    Args:
+        call: What is called.
+        moment: At which of the calls and returns that are counted it stops, from 1.
+        own: A class; counted is only what is called from the lines of its file.
+
     Attributes:
-        events: How many calls and returns there were until it stopped, or ended.
+        events: How many calls and returns were counted until it stopped, or ended.
         blinked: Whether it went on before the other one was done.
         result: What the call returned.
     """
 
-    def __init__(self, call: Callable[[], Any], moment: int) -> None:
+    def __init__(self, call: Callable[[], Any], moment: int, own: type | None = None) -> None:
         self._call = call
         self._moment = moment
+        self._file = own and getattr(sys.modules[own.__module__], "__file__", None)
         self._reached, self._go_on = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self.events = 0
@@ -77,9 +87,15 @@ class StoppingCall:
             sys.setprofile(None)
             self._reached.set()
 
-    def _count(self, *_: object) -> None:
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        # It stays until the end: Python has no reference of its own to what it is just calling.
+        if self.events == self._moment or not self._counts(frame, event):
+            return
         self.events += 1
         if self.events == self._moment:
-            sys.setprofile(None)
             self._reached.set()
             self.blinked = not self._go_on.wait(BLINK)
+
+    def _counts(self, frame: FrameType, event: str) -> bool:
+        caller = frame.f_back if event in ("call", "return") else frame
+        return self._file in (None, caller and caller.f_code.co_filename)

@@ -69,7 +69,8 @@ class ThreadSuite(StoreSuite):
     Attributes:
         threads: How many start together.
         sets: How many states each of them sets; at least 10.
-        thread_moments: At how many moments of a call another thread comes, at most 16.
+        thread_moments: At how many moments of a call another thread comes, at most 16, and at as
+            many between the lines of the store's own class.
     """
 
     threads = 8
