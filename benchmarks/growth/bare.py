@@ -15,8 +15,8 @@ from benchmarks.floors import connect_mariadb, connect_sqlite
 from benchmarks.growth.fill import PREFIX, connect_postgresql
 from benchmarks.operations import MODULE, sender
 from salmon_state.keys import ascii_key
+from salmon_state.stores.encoding import name_digest, sender_digest
 from salmon_state.stores.redis.entries import Keys, encode_field
-from salmon_state.stores.rows import name_digest, sender_digest
 
 
 class Bare(NamedTuple):

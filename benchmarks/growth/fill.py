@@ -10,10 +10,9 @@ from benchmarks.operations import MODULE, sender
 from salmon_state import open_storage
 from salmon_state.entries import Kind, Write
 from salmon_state.storage import StateStorage
-from salmon_state.stores.encoding import encode_state
+from salmon_state.stores.encoding import encode_key, encode_state, name_digest, sender_digest
 from salmon_state.stores.redis.entries import SENDER, Keys, encode_field, encode_sender
 from salmon_state.stores.redis.entries import encode_value as encode_redis_value
-from salmon_state.stores.rows import encode_key, name_digest, sender_digest
 
 THEN = 1_700_000_000_000_000
 CHUNK = 100_000

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
 from salmon_state.entries import Kind, Write, in_order
-from salmon_state.stores.rows import name_digest, sender_digest
+from salmon_state.stores.encoding import name_digest, sender_digest
 from tests.stores.sqlalchemy_places import HANG, Place, run_threads
 
 UPDATE = "UPDATE salmon_state SET state = %s WHERE sender_digest = %s AND module_digest = %s"

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from salmon_state import SQLAlchemyStorage, StorageError
 from salmon_state.keys import ascii_key
-from salmon_state.stores.encoding import decode_state, encode_state
-from salmon_state.stores.rows import decode_key, encode_key
+from salmon_state.stores.encoding import decode_key, decode_state, encode_key, encode_state
 from tests.stores.sqlalchemy_places import Place
 
 TEXT = st.text(st.characters(codec=None, categories=None)) | st.text(string.printable + "\0\\é ")

@@ -21,8 +21,7 @@ import sqlalchemy as sa
 from salmon_state import ConfigurationError, SQLAlchemyStorage
 from salmon_state.entries import Kind, Where, Write
 from salmon_state.keys import Sender, ascii_key
-from salmon_state.stores.encoding import sender_digest
-from salmon_state.stores.rows import encode_key, name_digest
+from salmon_state.stores.encoding import encode_key, name_digest, sender_digest
 from salmon_state.stores.sqlalchemy import SCHEMA_VERSION
 from tests.stores.sqlalchemy_places import HANG, RIGHTS, Place
 from tests.stores.sqlalchemy_workers import CONTEXT, open_and_set, processes

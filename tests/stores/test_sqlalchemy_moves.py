@@ -11,7 +11,7 @@ import pytest
 
 from salmon_state import SQLAlchemyStorage
 from salmon_state.entries import Kind, Write
-from salmon_state.stores.rows import name_digest, sender_digest
+from salmon_state.stores.encoding import name_digest, sender_digest
 from salmon_state.testing.suite import contents
 from tests.stores.sqlalchemy_places import HANG, Place, eventually
 

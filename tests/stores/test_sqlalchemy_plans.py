@@ -10,7 +10,7 @@ import pytest
 
 from salmon_state import SQLAlchemyStorage
 from salmon_state.entries import Kind, Seen, Write
-from salmon_state.stores.rows import name_digest, sender_digest
+from salmon_state.stores.encoding import name_digest, sender_digest
 from salmon_state.stores.sqlalchemy.statements import Statement, WriteStatement
 from tests.stores.sqlalchemy_places import Place
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from salmon_state.entries import EVERY, STATE, Entry, Kind, Page, Where
 from salmon_state.errors import StorageError
 from salmon_state.keys import Sender, ascii_key, parse_key
-from salmon_state.stores.rows import decode_row, encode_key, name_digest, sender_digest
+from salmon_state.stores.encoding import decode_row, encode_key, name_digest, sender_digest
 from salmon_state.stores.shelf.file import ShelfFile
 from salmon_state.stores.shelf.pickled import pickle_string, unpickle_string
 

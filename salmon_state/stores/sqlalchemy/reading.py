@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from salmon_state.entries import EVERY, Entry, Kind, Page, Want, Where
 from salmon_state.keys import Sender
-from salmon_state.stores.rows import decode_row, name_digest, sender_digest
+from salmon_state.stores.encoding import decode_row, name_digest, sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Database
 from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.row_locks import RowLocks

@@ -12,7 +12,7 @@ from sqlalchemy.sql.dml import Insert
 
 from salmon_state.entries import CHECK, EVERY, Kind, Seen, Where, Write
 from salmon_state.keys import Sender
-from salmon_state.stores.rows import (
+from salmon_state.stores.encoding import (
     LONGEST_READABLE_KEY,
     encode_key,
     encode_value,

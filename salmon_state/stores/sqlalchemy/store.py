@@ -16,9 +16,14 @@ from salmon_state.keys import Sender
 from salmon_state.masking import Mask
 from salmon_state.options import options_of
 from salmon_state.storage import StateStorage
-from salmon_state.stores.encoding import decode_state
+from salmon_state.stores.encoding import (
+    decode_state,
+    decode_value,
+    encode_value,
+    name_digest,
+    sender_digest,
+)
 from salmon_state.stores.locks import FileLocks
-from salmon_state.stores.rows import decode_value, encode_value, name_digest, sender_digest
 from salmon_state.stores.sqlalchemy.opening import (
     check_positive,
     check_table,

@@ -22,7 +22,7 @@ from salmon_state.entries import (
 )
 from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
-from salmon_state.stores.rows import decode_row, sender_digest
+from salmon_state.stores.encoding import decode_row, sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Step
 from salmon_state.stores.sqlalchemy.reading import Reader
 from salmon_state.stores.sqlalchemy.statements import Parameters, WriteStatement

@@ -19,7 +19,7 @@ from salmon_state.backend import Backend
 from salmon_state.entries import Entry, Want, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable, busy
 from salmon_state.keys import Sender
-from salmon_state.stores.rows import sender_digest
+from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database, Step
 from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork

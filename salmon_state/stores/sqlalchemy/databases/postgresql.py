@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from salmon_state.entries import Entry, Want
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
-from salmon_state.stores.rows import sender_digest
+from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database
 from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.stores.sqlalchemy.statements import Parameters
