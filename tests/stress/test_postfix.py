@@ -16,18 +16,18 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import open_storage
+from tests.postfix import AS_ROOT, Postfix
 from tests.salmon_server import SalmonServer
 from tests.services import Missing, PostgreSQLServer
 from tests.stress import handlers
 from tests.stress.handlers import handled, name_of
-from tests.stress.postfix import Postfix
 
 SENDERS = 100
 MAILS_EACH = 10
 OUTAGES = ("stop", "kill", "restart") * 3
 PATIENCE = 300.0
 
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, AS_ROOT]
 
 
 def unconfirmed(server: SalmonServer) -> list[str]:
@@ -44,8 +44,6 @@ def unconfirmed(server: SalmonServer) -> list[str]:
 @pytest.fixture
 def relay(postgresql: PostgreSQLServer, tmp_path: Path) -> Iterator[tuple[str, list[Any]]]:
     """The URL of the database, and what shall be ended: two servers, then Postfix."""
-    if os.geteuid() != 0:
-        pytest.skip("a private Postfix is started by root only: run as root")
     url = postgresql.fresh_database()
     engine = sa.create_engine(url)
     handled.create(engine)

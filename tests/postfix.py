@@ -14,7 +14,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.services import Missing, free_port, program
+
+AS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="a private Postfix is started by root only: run as root"
+)
 
 MASTER = """\
 {port}    inet  n - n - 50 smtpd
@@ -42,9 +48,17 @@ class Postfix:
 
     Args:
         routes: By domain, where its mail goes: ``lmtp:[127.0.0.1]:2400``.
+        settings: Parameters of ``main.cf`` that take the place of those for `routes`.
+        services: More lines of ``master.cf``.
     """
 
-    def __init__(self, routes: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, str],
+        *,
+        settings: Mapping[str, str] | None = None,
+        services: str = "",
+    ) -> None:
         self._program = program("postfix", "/usr/sbin", "/usr/local/sbin")
         try:
             self._owner = pwd.getpwnam("postfix")
@@ -53,10 +67,12 @@ class Postfix:
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="salmon-state-postfix-"))
         self.directory.chmod(0o755)
-        self._write_settings(routes)
+        self._write_settings(routes, settings or {}, services)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _write_settings(self, routes: Mapping[str, str]) -> None:
+    def _write_settings(
+        self, routes: Mapping[str, str], changed: Mapping[str, str], services: str
+    ) -> None:
         base = self.directory
         for name in ("etc", "queue", "data"):
             (base / name).mkdir()
@@ -87,9 +103,19 @@ class Postfix:
             "default_destination_concurrency_failed_cohort_limit": "100",
             "default_destination_concurrency_limit": "5",
         }
-        lines = [f"{name} = {value}\n" for name, value in settings.items()]
+        lines = [f"{name} = {value}\n" for name, value in {**settings, **changed}.items()]
         (base / "etc" / "main.cf").write_text("".join(lines))
-        (base / "etc" / "master.cf").write_text(MASTER.format(port=f"127.0.0.1:{self.port}"))
+        master = MASTER.format(port=f"127.0.0.1:{self.port}") + services
+        (base / "etc" / "master.cf").write_text(master)
+
+    def complaints(self) -> str:
+        """Returns what Postfix finds wrong with its settings, a parameter without use included."""
+        found = ""
+        for command in ([self._program, "check"], ["postconf", "-n"], ["postconf", "-M"]):
+            command[1:1] = ["-c", str(self.directory / "etc")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            found += done.stderr
+        return found
 
     def start(self) -> None:
         """Starts it and waits until it takes mail."""
