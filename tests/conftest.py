@@ -45,7 +45,7 @@ settings.register_profile(
 # each would run the kit over all the wrong stores, fill three databases with many rows, install
 # the example.
 TOGETHER = {
-    "several Redis servers": r"stores/redis/(?!test_kit)|redis.*(cluster|sentinel)",
+    "several Redis servers": r"stores/redis/|redis.*(cluster|sentinel)",
     "PostgreSQL with a standby": r"test_sqlalchemy_standby",
     "wrong stores in memory": r"test_wrong_stores.*in_memory",
     "wrong stores on disk": r"test_wrong_stores.*on_disk",

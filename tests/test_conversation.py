@@ -1,4 +1,4 @@
-"""Conversations of the store in memory, of stores that can do less, and of stores that fail."""
+"""Conversations: of stores that can do less, and of stores that fail."""
 
 from __future__ import annotations
 
@@ -20,20 +20,13 @@ from salmon_state import (
 from salmon_state.backend import Lock, UnitOfWork
 from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.keys import Sender
-from salmon_state.testing.conversations import ConversationSuite
 from salmon_state.testing.endings import elsewhere, left_with, refused
 from salmon_state.testing.mails import can_enter, fork_inside, held_by_another_thread
 from salmon_state.testing.processes import store_processes
-from salmon_state.testing.suite import OpenStore, contents
+from salmon_state.testing.suite import contents
 from tests.faulty import FaultyStorage
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
-
-
-class TestMemory(ConversationSuite):
-    @pytest.fixture
-    def open_store(self) -> OpenStore:
-        return MemoryStorage
 
 
 class DocumentedStorage(StateStorage):

@@ -7,15 +7,17 @@ Whoever writes a store subclasses the suites that name what it can do, and gives
     import pytest
 
     from salmon_state import open_storage
-    from salmon_state.testing import ContractSuite, DurableSuite, ThreadSuite
+    from salmon_state.testing import SharedStoreSuites
 
 
-    class TestMyStore(ContractSuite, ThreadSuite, DurableSuite):
+    class TestMyStore(SharedStoreSuites):
         @pytest.fixture
         def open_store(self, tmp_path):
             return partial(open_storage, f"mine:///{tmp_path}/states")
 
-An ability that the store does not have is a suite that it does not subclass; nothing is skipped.
+`SharedStoreSuites` are for a store that processes share, `EveryStoreSuites` for one that ends with
+its process. Both are made of these, and whoever can do something else subclasses them one by one:
+an ability that the store does not have is a suite that it does not subclass.
 
 =========================  =====================================================================
 `ContractSuite`            what every method of `StateStorage` promises
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from salmon_state.testing.shared_entries import SharedEntrySuite
     from salmon_state.testing.suite import OpenStore, StoreSuite
     from salmon_state.testing.threads import ThreadSuite
+    from salmon_state.testing.together import EveryStoreSuites, SharedStoreSuites
     from salmon_state.testing.versions import VersionSuite
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "ConversationSuite",
     "DurableSuite",
     "EntrySuite",
+    "EveryStoreSuites",
     "FaultSuite",
     "FileSuite",
     "HostileKeySuite",
@@ -78,6 +82,7 @@ __all__ = [
     "RouterSuite",
     "SharedConversationSuite",
     "SharedEntrySuite",
+    "SharedStoreSuites",
     "SharedSuite",
     "StoreSuite",
     "ThreadSuite",
@@ -92,6 +97,7 @@ _HOMES = {
     "ConversationSuite": "conversations",
     "DurableSuite": "durable",
     "EntrySuite": "entries",
+    "EveryStoreSuites": "together",
     "FaultSuite": "faults",
     "FileSuite": "files",
     "HostileKeySuite": "hostile",
@@ -100,6 +106,7 @@ _HOMES = {
     "RouterSuite": "router",
     "SharedConversationSuite": "conversations",
     "SharedEntrySuite": "shared_entries",
+    "SharedStoreSuites": "together",
     "SharedSuite": "shared",
     "StoreSuite": "suite",
     "ThreadSuite": "threads",

@@ -21,21 +21,13 @@ from examples.file_store.salmon_state_files import FileStorage
 from salmon_state import ConfigurationError, StateStorage, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.testing import (
-    ContractSuite,
     ConversationSuite,
     DurableSuite,
-    EntrySuite,
     FaultSuite,
     FileSuite,
-    HostileKeySuite,
     ModelSuite,
     OpenStore,
-    RouterSuite,
-    SharedConversationSuite,
-    SharedEntrySuite,
-    SharedSuite,
-    ThreadSuite,
-    VersionSuite,
+    SharedStoreSuites,
 )
 from salmon_state.testing.faults import Fault, no_space
 
@@ -60,18 +52,7 @@ class InADirectory:
         return partial(FileStorage, place)
 
 
-class TestFileStorage(
-    InADirectory,
-    ContractSuite,
-    EntrySuite,
-    HostileKeySuite,
-    ModelSuite,
-    RouterSuite,
-    ThreadSuite,
-    ConversationSuite,
-    DurableSuite,
-    VersionSuite,
-):
+class TestFileStorage(InADirectory, SharedStoreSuites):
     runs = conversation_runs = 30
     memory = 50_000_000  # a sender's file is made in memory
     thousands = 300  # files that are synced, each
@@ -82,14 +63,6 @@ class TestFileStorageForLong(InADirectory, ModelSuite, ConversationSuite, Durabl
     runs = conversation_runs = 300
     reopening_runs = 100
     kills = 50
-
-
-class TestSharedFileStorage(InADirectory, SharedSuite, SharedEntrySuite):
-    pass
-
-
-class TestSharedConversations(InADirectory, SharedConversationSuite):
-    pass
 
 
 class TestFaults(FaultSuite, FileSuite):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from salmon_state import SQLAlchemyStorage
-from salmon_state.testing import OpenStore
 from tests.stores.sqlalchemy_places import Place
 
 
@@ -55,17 +53,6 @@ def emptied() -> Iterator[Callable[[str, Any], str]]:
             return url
 
         yield empty
-
-
-@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
-def open_anywhere(
-    request: pytest.FixtureRequest, tmp_path: Path, emptied: Callable[[str, Any], str]
-) -> OpenStore:
-    """What opens a store that is empty, in each kind of database."""
-    if request.param == "sqlite":
-        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
-    server = request.getfixturevalue(request.param)
-    return partial(SQLAlchemyStorage, emptied(request.param, server))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Conversations in SQL databases: the kit, their connections and their locks."""
+"""Conversations in SQL databases: their connections and their locks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,13 @@ from salmon_state import (
     StorageUnavailable,
     current_conversation,
 )
-from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
 from salmon_state.testing.endings import elsewhere, refused
 from salmon_state.testing.mails import can_enter
-from salmon_state.testing.suite import OpenStore, contents
+from salmon_state.testing.suite import contents
 from salmon_state.testing.threads import run_together
 from tests.stores.sqlalchemy_places import HANG, Place, eventually
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
-
-
-class TestSQL(ConversationSuite, SharedConversationSuite):
-    conversation_runs = 10
-
-    @pytest.fixture
-    def open_store(self, open_anywhere: OpenStore) -> OpenStore:
-        return open_anywhere
 
 
 # ---------------------------------------------------------------- connections

@@ -10,27 +10,10 @@ import pytest
 
 from salmon_state import MemoryStorage
 from salmon_state.entries import Kind, Write, from_microseconds
-from salmon_state.testing import (
-    ContractSuite,
-    EntrySuite,
-    HostileKeySuite,
-    ModelSuite,
-    OpenStore,
-    RouterSuite,
-    ThreadSuite,
-)
 from salmon_state.testing.suite import contents, fill
 from salmon_state.testing.threads import run_together
 
 MODULE = "app.handlers"
-
-
-class TestMemory(ContractSuite, EntrySuite, HostileKeySuite, ModelSuite, RouterSuite, ThreadSuite):
-    memory = 100_000_000  # this store keeps them where others do not
-
-    @pytest.fixture
-    def open_store(self) -> OpenStore:
-        return MemoryStorage
 
 
 @pytest.fixture

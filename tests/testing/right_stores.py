@@ -151,6 +151,12 @@ class TableStorage(StateStorage, Forkable):
         return super()._explain(error)
 
 
+class ShortLeases(TableStorage):
+    """Whoever was killed in a conversation keeps it for a short time."""
+
+    lease_seconds = 3
+
+
 class TablePlace:
     """Where tests keep a table, and what they can do to it."""
 

@@ -16,23 +16,14 @@ import pytest
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing import (
-    ContractSuite,
-    ConversationSuite,
-    DurableSuite,
-    EntrySuite,
+    EveryStoreSuites,
     FaultSuite,
     FileSuite,
-    HostileKeySuite,
-    ModelSuite,
     OpenStore,
-    RouterSuite,
     SharedConversationSuite,
-    SharedEntrySuite,
-    SharedSuite,
-    ThreadSuite,
-    VersionSuite,
+    SharedStoreSuites,
 )
-from tests.testing.right_stores import TablePlace, TableStorage
+from tests.testing.right_stores import ShortLeases, TablePlace, TableStorage
 from tests.testing.wrong_shared_conversations import LockedTable
 
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
@@ -50,15 +41,7 @@ def smallest_store() -> Any:
     raise AssertionError("the guide has no DictStorage")
 
 
-class TestDict(
-    ContractSuite,
-    EntrySuite,
-    HostileKeySuite,
-    ModelSuite,
-    RouterSuite,
-    ThreadSuite,
-    ConversationSuite,
-):
+class TestDict(EveryStoreSuites):
     runs = conversation_runs = 30
     memory = 100_000_000  # this store keeps them where others do not
 
@@ -67,34 +50,8 @@ class TestDict(
         return smallest_store()  # type: ignore[no-any-return]
 
 
-class InATable(TablePlace):
+class TestTable(TablePlace, SharedStoreSuites):
     runs = conversation_runs = 30
-
-    @pytest.fixture
-    def open_store(self, place: Path) -> OpenStore:
-        return partial(TableStorage, str(place / "states.db"))
-
-
-class TestTable(
-    InATable,
-    ContractSuite,
-    EntrySuite,
-    HostileKeySuite,
-    ModelSuite,
-    RouterSuite,
-    ThreadSuite,
-    DurableSuite,
-    ConversationSuite,
-    VersionSuite,
-):
-    pass
-
-
-class ShortLeases(TableStorage):
-    lease_seconds = 3
-
-
-class TestSharedTable(TablePlace, SharedSuite, SharedEntrySuite, SharedConversationSuite):
     mails = 50  # the default lock is two commits
     freed_within = 30.0
     left_out = UNFAIR

@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
-import pytest
-
 from salmon_state import open_storage
-from salmon_state.testing.conversations import ConversationSuite, SharedConversationSuite
-from salmon_state.testing.suite import OpenStore
-
-
-class TestShelf(ConversationSuite, SharedConversationSuite):
-    conversation_runs = 10
-
-    @pytest.fixture
-    def open_store(self, tmp_path: Path) -> OpenStore:
-        return partial(open_storage, f"shelve:///{tmp_path}/states")
 
 
 def test_no_file_is_left_behind_for_each_sender(tmp_path: Path) -> None:

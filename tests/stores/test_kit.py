@@ -1,0 +1,216 @@
+"""The conformance kit over each of our stores; `make stores` writes what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from salmon_state import MemoryStorage, ShelveStorage, SQLAlchemyStorage
+from salmon_state.stores.redis import RedisStorage
+from salmon_state.testing import (
+    ContractSuite,
+    DurableSuite,
+    EntrySuite,
+    EveryStoreSuites,
+    FileSuite,
+    ModelSuite,
+    OpenStore,
+    SharedEntrySuite,
+    SharedStoreSuites,
+    SharedSuite,
+    StoreSuite,
+    ThreadSuite,
+)
+from tests.redis_services import RedisCluster, RedisSentinel, RedisServer, fresh_prefix
+
+LEASE = 2.0
+"""Short, because whoever is killed in a conversation keeps it for so long."""
+
+UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
+
+Emptied = Callable[[str, Any], str]
+
+
+class TestMemory(EveryStoreSuites):
+    memory = 100_000_000  # this store keeps them where others do not
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return MemoryStorage
+
+
+# ---------------------------------------------------------------- files
+
+
+class OnAShelf(StoreSuite):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(ShelveStorage, str(tmp_path / "states"))
+
+    @pytest.fixture
+    def open_at(self) -> OpenStore:
+        return ShelveStorage
+
+
+class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
+    runs = 30
+    conversation_runs = 10
+
+
+class InSQLite(StoreSuite):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
+
+    @pytest.fixture
+    def open_at(self) -> OpenStore:
+        return _sqlite
+
+
+def _sqlite(path: str) -> SQLAlchemyStorage:
+    return SQLAlchemyStorage(f"sqlite:///{path}")
+
+
+class TestSQLite(InSQLite, SharedStoreSuites, FileSuite):
+    runs = reopening_runs = conversation_runs = 10
+
+
+# ---------------------------------------------------------------- database servers
+
+
+class InPostgreSQL(StoreSuite):
+    left_out = dict.fromkeys(
+        ("test_written_there_and_read_here", "test_written_here_and_read_there"),
+        "its driver is written in C; the digests, which Pythons could disagree about, are SQLite's",
+    )
+
+    @pytest.fixture
+    def open_store(self, postgresql: Any, emptied: Emptied) -> OpenStore:
+        return partial(SQLAlchemyStorage, emptied("postgresql", postgresql))
+
+
+class TestPostgreSQL(InPostgreSQL, SharedStoreSuites):
+    runs = reopening_runs = conversation_runs = 10
+
+
+class InMariaDB(StoreSuite):
+    left_out = dict.fromkeys(
+        InPostgreSQL.left_out, "the digests, which Pythons could disagree about, are SQLite's"
+    )
+
+    @pytest.fixture
+    def open_store(self, mariadb: Any, emptied: Emptied) -> OpenStore:
+        return partial(SQLAlchemyStorage, emptied("mariadb", mariadb))
+
+
+class TestMariaDB(InMariaDB, SharedStoreSuites):
+    runs = reopening_runs = conversation_runs = 10
+
+
+# ---------------------------------------------------------------- Redis
+
+
+class OnRedis(StoreSuite):
+    freed_within = LEASE + 10
+    left_out = UNFAIR
+
+
+class OnOneServer(OnRedis):
+    @pytest.fixture
+    def open_store(self, redis_server: RedisServer) -> OpenStore:
+        redis_server.empty()
+        return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), lease=LEASE)
+
+
+class TestRedis(OnOneServer, SharedStoreSuites):
+    runs = conversation_runs = 30
+    kills = 5
+    sets = 200
+
+
+@pytest.mark.stress  # the same code but for the script that sets
+class TestRedisWithTimeToLive(EveryStoreSuites):
+    """Sets are scripts then."""
+
+    @pytest.fixture
+    def open_store(self, redis_server: RedisServer) -> OpenStore:
+        return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), ttl=3600)
+
+
+@pytest.mark.stress  # the same code once the primary is found; test_failover is about that
+class TestRedisSentinel(OnRedis, SharedStoreSuites):
+    kills = 3
+
+    @pytest.fixture
+    def open_store(self, redis_sentinel: RedisSentinel) -> OpenStore:
+        url = redis_sentinel.url()
+        return partial(RedisStorage, url, prefix=fresh_prefix(), lease=LEASE, wait_replicas=1)
+
+
+class InARedisCluster(OnRedis):
+    thousands = 500  # each a commit of its own
+    due = 90  # each claim asks all members
+
+    @pytest.fixture
+    def open_store(self, redis_cluster: RedisCluster) -> OpenStore:
+        redis_cluster.empty()
+        return partial(RedisStorage, redis_cluster.url(), prefix=fresh_prefix(), lease=LEASE)
+
+
+class TestInARedisCluster(InARedisCluster, ContractSuite, EntrySuite, SharedEntrySuite):
+    """What differs by slot; the rest of the kit takes long."""
+
+
+@pytest.mark.stress
+class TestRedisCluster(InARedisCluster, SharedStoreSuites):
+    kills = 3
+
+
+# ---------------------------------------------------------------- for long
+
+
+class ForLong(ModelSuite, ThreadSuite, DurableSuite, SharedSuite, SharedEntrySuite):
+    """What finds more the longer it runs."""
+
+    moments = thread_moments = forks = 16
+    takers_killed = commits_killed = kills_beside_others = 20
+    commit_size = 125
+    runs = 200
+    sets = 500
+    reopening_runs = 100
+    kills = 50
+    writes = 1000
+
+
+@pytest.mark.stress
+class TestShelfForLong(OnAShelf, ForLong):
+    kills = 200
+
+
+@pytest.mark.stress
+class TestSQLiteForLong(InSQLite, ForLong):
+    """In a file."""
+
+
+@pytest.mark.stress
+class TestPostgreSQLForLong(InPostgreSQL, ForLong):
+    """On a server."""
+
+
+@pytest.mark.stress
+class TestMariaDBForLong(InMariaDB, ForLong):
+    """On another one."""
+
+
+@pytest.mark.stress
+class TestRedisForLong(OnOneServer, ForLong, EntrySuite):
+    many = 100_000
+
+
+@pytest.mark.stress
+class TestRedisClusterForLong(InARedisCluster, EntrySuite):
+    many = 100_000
