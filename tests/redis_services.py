@@ -346,10 +346,10 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def redis_sentinel() -> Iterator[RedisSentinel]:
     """A primary, a replica and a Sentinel of this test run."""
-    yield from provide(RedisSentinel)  # type: ignore[arg-type]
+    yield from provide(RedisSentinel)
 
 
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
     """A cluster of this test run."""
-    yield from provide(RedisCluster)  # type: ignore[arg-type]
+    yield from provide(RedisCluster)

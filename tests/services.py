@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 import pymysql
@@ -372,7 +372,14 @@ def fresh_url(request: pytest.FixtureRequest, kind: str, directory: Path) -> str
     return here.get(kind) or str(request.getfixturevalue(kind).fresh_database())
 
 
-def provide(make: Callable[[], Server]) -> Iterator[Any]:
+class Removable(Protocol):
+    """What is there until it is removed."""
+
+    def remove(self) -> None:
+        """Ends it."""
+
+
+def provide(make: Callable[[], Removable]) -> Iterator[Any]:
     """Yields a running server, and removes it at the end."""
     try:
         server = make()
