@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import salmon_state.testing
 from salmon_state import MemoryStorage
 from salmon_state.storage import StateStorage
 from salmon_state.testing import HOSTILE_KEYS, processes
+from salmon_state.testing.abilities import ABILITIES, ability_of
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.threads import run_together
 
@@ -53,20 +55,68 @@ def test_an_import_error_names_the_extra(missing: str) -> None:
     assert "pip install 'salmon-state[testing]'" in error
 
 
-def test_assertions_are_explained(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(
-        "from salmon_state import MemoryStorage\n"
-        "from salmon_state.testing import ContractSuite\n"
-        "import pytest\n"
-        "class Silent(MemoryStorage):\n"
-        "    def _commit(self, writes): return []\n"
-        "class TestIt(ContractSuite):\n"
-        "    @pytest.fixture\n"
-        "    def open_store(self): return Silent\n"
-    )
-    arguments = ["-p", "no:cacheprovider", "-k", "test_get_returns_what_was_set"]
-    ended = run_python("import pytest; pytest.main()", *arguments, directory=tmp_path)
-    assert "AssertionError: assert 'START' == 'CONFIRMING'" in ended.stdout
+SILENT = """
+import pytest
+from salmon_state import MemoryStorage
+from salmon_state.testing import EveryStoreSuites
+
+class Silent(MemoryStorage):
+    def _commit(self, writes): return []
+    def _ping(self): raise LookupError("no server")
+
+class TestSilent(EveryStoreSuites):
+    @pytest.fixture
+    def open_store(self): return Silent
+
+    def test_get_never_writes(self, open_store): "Of its own; the kit has one of this name."
+
+def test_of_nobodys():
+    assert 1 == 2
+"""
+
+
+def run_kit(directory: Path, text: str, *options: str) -> str:
+    (directory / "test_it.py").write_text(text)
+    plugin = () if entry_point_is_installed() else ("-p", "salmon_state.testing.plugin")
+    arguments = ["-p", "no:cacheprovider", *plugin, *options]
+    return run_python("import pytest; pytest.main()", *arguments, directory=directory).stdout
+
+
+def entry_point_is_installed() -> bool:
+    return any(p.value.startswith("salmon_state.") for p in entry_points(group="pytest11"))
+
+
+def test_a_failure_says_what_is_wrong_and_where_that_is_written(tmp_path: Path) -> None:
+    chosen = ("-k", "test_get_returns_what_was_set or test_ping or nobodys")
+    lines = run_kit(tmp_path, SILENT, *chosen).splitlines()
+    errors = [line for line in lines if line.startswith("E  ")]
+    start = "E       AssertionError: Silent breaks the contract of StateStorage."
+    assert errors[:2] == [
+        f"{start}get, set, compare_and_set: The state comes back, as a plain str.",
+        "E       assert 'START' == 'CONFIRMING'",
+    ]
+    assert f"{start}ping, close, key: It returns, and changes nothing." in errors
+    assert any("LookupError: no server" in line for line in errors)
+    assert errors[-1] == "E       assert 1 == 2"
+
+
+def test_the_quick_and_general_tests_come_first(tmp_path: Path) -> None:
+    output = run_kit(tmp_path, SILENT, "--collect-only", "-q")
+    tests = [line.split("::")[-1].partition("[")[0] for line in output.splitlines()]
+    order = ["test_get_returns_what_was_set", "test_records_name_everything", "test_claims"]
+    order += ["test_the_store_behaves_like_a_dict", "test_mails_of_one_sender", "test_threads_meet"]
+    assert sorted(order, key=tests.index) == order
+    assert len(set(tests)) > 100
+
+
+def test_every_test_of_the_kit_is_about_an_ability() -> None:
+    for name in salmon_state.testing.__all__:
+        suite = getattr(salmon_state.testing, name)
+        for test in dir(suite):
+            if test.startswith("test_"):
+                module = getattr(suite, test).__module__.rpartition(".")[2]
+                assert ability_of(module, test) in ABILITIES
+                assert getattr(suite, test).__doc__
 
 
 def test_a_forgotten_fixture_is_named(tmp_path: Path) -> None:
