@@ -9,6 +9,7 @@ from salmon_state.conversation import Conversation, current_conversation
 from salmon_state.errors import (
     ConfigurationError,
     ConversationBusy,
+    MigrationPending,
     StorageError,
     StorageUnavailable,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Conversation",
     "ConversationBusy",
     "MemoryStorage",
+    "MigrationPending",
     "Record",
     "RedisStorage",
     "SQLAlchemyStorage",

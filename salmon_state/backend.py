@@ -33,8 +33,9 @@ from salmon_state.entries import (
     in_order,
 )
 from salmon_state.errors import ConversationBusy, Overtaken, StorageError, StorageUnavailable
+from salmon_state.findings import Finding
 from salmon_state.keys import Sender
-from salmon_state.leases import LEASE_SECONDS, EntryLeases
+from salmon_state.leases import LEASE_SECONDS, EntryLeases, holder_of
 from salmon_state.log import log
 from salmon_state.masking import Mask
 from salmon_state.thread_locks import ThreadLocks
@@ -246,6 +247,14 @@ class Backend:
     def _examine(self) -> Iterable[str]:
         """Returns what the database itself finds wrong with its files, one sentence each."""
         return ()
+
+    def _diagnose(self) -> Iterable[Finding]:
+        """Returns what there is to say of the server, the files and the locks; changes nothing."""
+        for page in self._pages(Kind.LEASE, Where()) if self._has_hooks else ():
+            for entry in page.entries:
+                if entry.at is None or entry.at > self._clock():
+                    holder = holder_of(entry.value)
+                    yield Finding("locks", f"{entry.sender!r:.200} is held by {holder}")
 
     def _close(self) -> None:
         """Releases what the store opened, and only that; called once."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from salmon.server import SMTPError
 
 __all__ = [
     "ConfigurationError",
     "ConversationBusy",
+    "MigrationPending",
     "Overtaken",
     "StorageError",
     "StorageUnavailable",
@@ -31,6 +32,22 @@ class StorageError(Exception):
 
 class ConfigurationError(StorageError):
     """A URL, an option or a path that cannot work; raised when the store is made, not later."""
+
+
+class MigrationPending(ConfigurationError):
+    """The tables of a store are missing, or an earlier version's, and were left as they are.
+
+    Args:
+        text: What is so, and what to do.
+        statements: What to run in the database, in this order.
+
+    Attributes:
+        statements: The same.
+    """
+
+    def __init__(self, text: str, statements: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.statements = statements
 
 
 class StorageUnavailable(StorageError, SMTPError):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from salmon_state.entries import (
     ABSENT,
@@ -25,7 +29,7 @@ from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender
 from salmon_state.log import log
 
-__all__ = ["LEASE_SECONDS", "EntryLease", "EntryLeases", "Lease", "Leases"]
+__all__ = ["LEASE_SECONDS", "EntryLease", "EntryLeases", "Lease", "Leases", "holder_of"]
 
 LEASE_SECONDS = 10.0
 """How long a lease outlives its process; it is extended three times in this time."""
@@ -38,17 +42,30 @@ class Lease:
 
     Attributes:
         sender: Whose it is.
-        token: What nobody else knows.
+        token: What nobody else knows; it begins with the machine and the process, for `holder_of`.
     """
 
     def __init__(self, leases: Leases, sender: Sender) -> None:
         self._leases = leases
         self.sender = sender
-        self.token = secrets.token_hex(16).encode()
+        whose = f"{socket.gethostname()} {os.getpid()} "
+        self.token = whose.encode("ascii", "replace") + secrets.token_hex(16).encode()
 
     def release(self) -> None:
         """Gives it back, if it is still held; in vain if the store is away: then it ends later."""
         self._leases.release(self)
+
+
+def holder_of(token: Any) -> str:
+    """Returns who holds a lease, in words.
+
+    >>> holder_of(b"mail1 4711 0123456789abcdef")
+    'process 4711 on mail1'
+    """
+    match = re.fullmatch(rb"([!-~]{1,255}) ([0-9]{1,10}) [0-9a-f]+", bytes(token))
+    if match is None:
+        return "a process of an earlier version"
+    return f"process {match[2].decode()} on {match[1].decode()}"
 
 
 class Leases(Forkable):

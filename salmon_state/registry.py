@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -16,7 +16,7 @@ from salmon_state.masking import Mask, check_login, login_in, secrets_in
 from salmon_state.options import closest, options_of
 from salmon_state.storage import StateStorage
 
-__all__ = ["open_storage"]
+__all__ = ["known_options", "open_storage"]
 
 _GROUP = "salmon_state.storages"
 _SQL = "salmon_state.stores.sqlalchemy:SQLAlchemyStorage"
@@ -94,6 +94,15 @@ def open_storage(url: str, **options: Any) -> StateStorage:
     )
     store._mask = store._mask.hiding(secrets)
     return store
+
+
+def known_options(url: str) -> Sequence[str] | None:
+    """Returns the names of the options that the store of a URL takes; ``None`` if any.
+
+    Raises:
+        ConfigurationError: The URL names no store, or its package is missing.
+    """
+    return _options(_find(_scheme(url))[0])
 
 
 def _made(
@@ -228,10 +237,14 @@ def _load(name: str, offers: list[EntryPoint]) -> Callable[..., object]:
     return factory
 
 
-def _check_options(scheme: str, factory: Callable[..., object], options: dict[str, Any]) -> None:
+def _options(factory: Callable[..., object]) -> Sequence[str] | None:
     known = options_of(getattr(factory, "from_url", factory))
-    if known is None:  # then it hands them on to the class
-        known = options_of(factory)
+    # If that takes any, it hands them on to the class.
+    return options_of(factory) if known is None else known
+
+
+def _check_options(scheme: str, factory: Callable[..., object], options: dict[str, Any]) -> None:
+    known = _options(factory)
     for option in options:
         if known is not None and option not in known:
             meant = closest(option, known)

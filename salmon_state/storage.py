@@ -37,6 +37,7 @@ from salmon_state.entries import (
     from_microseconds,
 )
 from salmon_state.errors import Overtaken, StorageError
+from salmon_state.findings import Finding
 from salmon_state.keys import Sender
 from salmon_state.thread_locks import ThreadLocks
 
@@ -515,6 +516,31 @@ class StateStorage(Backend, routing.StateStorage):
         """
         self._check_open()
         return findings(self)
+
+    def diagnose(self) -> Iterator[Finding]:
+        """Asks the server, the files and the locks whether all is as it should be.
+
+        >>> from salmon_state import MemoryStorage
+        >>> list(MemoryStorage().diagnose())
+        []
+
+        For an operator; it changes nothing. It says whether what is acknowledged outlives a power
+        failure, how the replicas are, whether somebody else writes, what version the tables have
+        and which index is missing, how far the server's clock is from ours, whose the files are,
+        and who is in a conversation; as far as the store has any of these and this user may ask.
+        On Redis it looks at every key once, for leases.
+
+        Yields:
+            What was found: what is wrong comes with an advice, what is well without.
+
+        Raises:
+            StorageUnavailable: The store cannot be read now; also while iterating.
+        """
+        self._check_open()
+        try:
+            yield from self._diagnose()
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            self._raise(error)
 
     def close(self) -> None:
         """Releases what the store itself opened, and only that; harmless when repeated.

@@ -27,7 +27,7 @@ from salmon_state.mail.inbox import NO_MARKS, Inbox, fingerprint
 from salmon_state.storage import StateStorage
 from salmon_state.stores.foreign import adapted
 
-__all__ = ["attach", "detach"]
+__all__ = ["attach", "detach", "is_attached"]
 
 _DEEPEST = 100
 """Parts within parts: with 300, Python's generator has no stack left to write the mail with."""
@@ -109,6 +109,11 @@ def detach(router: RoutingBase) -> None:
     delivery = _delivery_of(router)
     if delivery is not None:
         delivery.restore()
+
+
+def is_attached(router: RoutingBase) -> bool:
+    """Returns whether each mail that a router delivers is a conversation."""
+    return _delivery_of(router) is not None
 
 
 def _delivery_of(router: RoutingBase) -> Delivery | None:

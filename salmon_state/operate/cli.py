@@ -7,7 +7,7 @@ import sys
 import click
 
 from salmon_state.errors import StorageError, StorageUnavailable
-from salmon_state.operate import copying, doctor, look, mend, outbox
+from salmon_state.operate import copying, doctor, look, mend, migrating, outbox
 from salmon_state.operate.given import Given
 
 __all__ = ["cli", "main"]
@@ -46,6 +46,7 @@ for command in (
     *outbox.COMMANDS,
     *copying.COMMANDS,
     *doctor.COMMANDS,
+    *migrating.COMMANDS,
 ):
     cli.add_command(command)
 

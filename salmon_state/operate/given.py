@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from salmon_state.operate.output import as_json
-from salmon_state.registry import open_storage
+from salmon_state.registry import known_options, open_storage
 from salmon_state.storage import StateStorage
 
-__all__ = ["Given", "application_module", "confirm"]
+__all__ = ["Given", "application_module", "configured", "confirm"]
 
 
 class Given:
@@ -41,14 +41,27 @@ class Given:
             self._store = open_storage(self.url or _configured())
         return self._store
 
+    def open_as_it_is(self) -> StateStorage:
+        """Opens the store without creating or migrating tables.
+
+        Raises:
+            click.UsageError: Nothing says which one.
+            StorageError: It cannot be opened, or only after a migration.
+        """
+        url = self.url or _configured()
+        options = {"create": False} if "create" in (known_options(url) or ()) else {}
+        self._store = open_storage(url, **options)
+        return self._store
+
     def say(self, sentence: str, **row: Any) -> None:
         """Prints what was done or found: a sentence for people, the row for programs."""
         click.echo(as_json(row) if self.to_json else sentence)
 
     def close(self) -> None:
         """Closes the store if a command needed it."""
-        if self._store is not None:
-            self._store.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
 
 def application_module(name: str) -> ModuleType:
@@ -64,15 +77,20 @@ def application_module(name: str) -> ModuleType:
         sys.path.remove("")
 
 
-def _configured() -> str:
-    """Returns the URL in the settings of the application."""
-    settings = None
+def configured(name: str) -> object:
+    """Returns what the settings of the application in the working directory say, or ``None``."""
     try:
         settings = application_module("config.settings")
     except ModuleNotFoundError as error:
         if error.name not in ("config", "config.settings"):
             raise
-    url = getattr(settings, "state_url", None)
+        return None
+    return getattr(settings, name, None)
+
+
+def _configured() -> str:
+    """Returns the URL in the settings of the application."""
+    url = configured("state_url")
     if not isinstance(url, str):
         raise click.UsageError(
             "which store? Give --store URL, set SALMON_STATE_URL, or run this where "

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state.findings import Finding
 from salmon_state.log import log
 
-__all__ = ["create_private_file", "make_private", "may_pass", "resolve_path"]
+__all__ = ["create_private_file", "diagnose_files", "make_private", "may_pass", "resolve_path"]
 
 OWNER_ONLY = 0o600
 _EVERYBODY = 0o007
@@ -122,6 +125,33 @@ def make_private(path: Path) -> None:
             error,
         ) from error
     log().warning("%s was open to every user of this machine: mode %o is now 600", path, mode)
+
+
+def diagnose_files(path: Path) -> Iterator[Finding]:
+    """Yields what there is to say of the owner and the mode of a store's files.
+
+    Args:
+        path: That of the database; those beside it have its name with something appended.
+    """
+    status = path.stat()
+    owner = f"owner {status.st_uid}:{status.st_gid}, mode {status.st_mode & 0o777:o}"
+    yield Finding("files", f"{path}: {owner}")
+    for suffix in ("-wal", "-shm", ".lock", ".conversations"):
+        file = path.with_name(path.name + suffix)
+        with contextlib.suppress(FileNotFoundError):
+            its = file.stat()
+            if _rights(its) != _rights(status):
+                text = f"{file} is not open to the same users as {path.name}: some cannot write"
+                advice = f"chown --reference={path} {file}; chmod --reference={path} {file}"
+                yield Finding("files", text, advice)
+    directory = path.parent.stat().st_mode
+    if directory & stat.S_IWOTH and not directory & stat.S_ISVTX:
+        text = f"every user of this machine may replace the files in {path.parent}"
+        yield Finding("files", text, f"chmod o-w {path.parent}")
+
+
+def _rights(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_uid, status.st_gid, status.st_mode & 0o777
 
 
 def _refused(what: str, error: OSError) -> StorageError:

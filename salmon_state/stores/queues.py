@@ -18,7 +18,7 @@ from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.stores.files import create_private_file
 
-__all__ = ["READERS", "WRITERS", "FileQueue", "OpenFile", "lock_byte", "unlock_byte"]
+__all__ = ["READERS", "WRITERS", "FileQueue", "OpenFile", "is_place", "lock_byte", "unlock_byte"]
 
 _Result = TypeVar("_Result")
 
@@ -210,6 +210,11 @@ class FileQueue(Forkable):
             self._file = OpenFile()
             self._places = set()
         self._opening.release()
+
+
+def is_place(offset: int) -> bool:
+    """Returns whether a locked byte is a place in a queue, and no lock."""
+    return offset >= _FIRST_QUEUE
 
 
 def lock_byte(descriptor: int, offset: int) -> bool:

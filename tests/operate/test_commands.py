@@ -9,14 +9,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click import UsageError
-from click.testing import CliRunner, Result
 
 from salmon_state import (
     ConversationBusy,
@@ -28,14 +25,10 @@ from salmon_state import (
 from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
 from salmon_state.operate import copying
-from salmon_state.operate.cli import cli
 from salmon_state.testing.endings import elsewhere
 from tests.faulty import FaultyStorage
+from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
 from tests.services import fresh_url
-
-APP, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture(params=["shelve", "sqlite", "postgresql", "mariadb", "redis_server"])
@@ -55,25 +48,6 @@ def store(url: str) -> Iterator[StateStorage]:
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/states.db"
-
-
-def typed(url: str, *arguments: str, answer: str | None = None) -> Result:
-    """What a command prints and exits with."""
-    given = ["--store", url, *arguments]
-    return CliRunner().invoke(cli, given, answer, standalone_mode=False)
-
-
-def rows(url: str, *arguments: str) -> list[dict[str, Any]]:
-    result = typed(url, "--json", *arguments)
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The same as a process of its own."""
-    command = [sys.executable, "-m", "salmon_state", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, **options
-    )
 
 
 # ---------------------------------------------------------------- every store
@@ -269,21 +243,6 @@ def test_the_applications_own_store(tmp_path: Path) -> None:
     (tmp_path / "config/settings.py").write_text('state_url = "sqlite:///states.db"\n')
     assert process("set", APP, ANNA, "POSTING", cwd=tmp_path).returncode == 0
     assert (tmp_path / "states.db").exists()
-
-
-def test_a_state_that_nobody_handles(file: str, tmp_path: Path) -> None:
-    (tmp_path / "handlers.py").write_text("def POSTING(message): ...\n")
-    with open_storage(file) as store:
-        for sender, state in ((ANNA, "POSTING"), (BEN, "GONE"), ("carl@x", "ERROR")):
-            store.set("handlers", sender, state)
-    done = process("--store", file, "--json", "doctor", "--handlers", "handlers", cwd=tmp_path)
-    findings = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 1
-    assert ["ERROR" in findings[0]["advice"], "GONE" in findings[1]["finding"]] == [True, True]
-    with open_storage(file) as store:
-        store.purge(older_than=timedelta(0))
-    well = process("--store", file, "doctor", "--handlers", "handlers", "--deep", cwd=tmp_path)
-    assert (well.returncode, well.stdout) == (0, "")
 
 
 def test_holding_a_conversation(file: str) -> None:

@@ -15,8 +15,8 @@ from redis.sentinel import MasterNotFoundError
 from salmon_state.errors import ConfigurationError
 from salmon_state.log import log
 from salmon_state.stores.redis.cluster import Cluster
-from salmon_state.stores.redis.connections import Connections, exchange
-from salmon_state.stores.redis.entries import Keys, pairs
+from salmon_state.stores.redis.diagnosis import info_of, losses
+from salmon_state.stores.redis.entries import Keys
 from salmon_state.stores.redis.scripts import FORGET
 from salmon_state.stores.redis.servers import Server
 from salmon_state.stores.redis.urls import parse_target, target_of
@@ -145,7 +145,7 @@ def check_server(server: Server, keys: Keys) -> None:
     """
     server.layout()
     for pool in server.pools():
-        _check_info(server, _info(pool))
+        _check_info(server, info_of(pool))
     nobody = keys.head + b"}"
     server.read(nobody, (b"HGET", nobody, b""))
     server.run(FORGET, (nobody,), (b"nothing",), again=True)
@@ -172,36 +172,8 @@ def warn_of_losses(server: Server, *, ttl: bool) -> None:
         ttl: Whether the states of the store end by themselves.
     """
     for pool in server.pools():
-        info = _info(pool)
-        policy = info.get("maxmemory_policy", "noeviction")
-        evicts = policy.startswith("allkeys") or (ttl and policy.startswith("volatile"))
-        if evicts and info.get("maxmemory", "0") != "0":
-            log().warning(
-                "Redis removes states when its memory is full: maxmemory-policy is %s, and should "
-                "be noeviction",
-                policy,
-            )
-        if info.get("aof_enabled") == "0" and _has_no_snapshots(pool):
-            log().warning(
-                "Redis forgets all states when it ends: neither appendonly nor save is set; "
-                "appendonly yes keeps them"
-            )
-
-
-def _has_no_snapshots(pool: Connections) -> bool:
-    (reply,) = exchange(pool, ((b"CONFIG", b"GET", b"save"),), again=True)
-    # Many a server does not let its users ask.
-    return not isinstance(reply, Exception) and dict(pairs(reply)).get(b"save") == b""
-
-
-def _info(pool: Connections) -> dict[str, str]:
-    (reply,) = exchange(pool, ((b"INFO",),), again=True)
-    if isinstance(reply, NoPermissionError):
-        return {}
-    if isinstance(reply, Exception):
-        raise reply
-    lines = bytes(reply).decode(errors="replace").splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
+        for finding in losses(pool, info_of(pool), ttl=ttl):
+            log().warning("%s; %s", finding.text, finding.advice)
 
 
 # ---------------------------------------------------------------- what went wrong

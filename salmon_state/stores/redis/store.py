@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +11,14 @@ from redis.exceptions import ChildDeadlockedError
 from salmon_state.backend import UnitOfWork
 from salmon_state.entries import STATE, Entry, Kind, Page, Want, Where, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state.findings import Finding
 from salmon_state.keys import Sender
 from salmon_state.masking import Mask
 from salmon_state.storage import StateStorage
 from salmon_state.stores.redis import opening
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.commits import Commits
+from salmon_state.stores.redis.diagnosis import diagnose
 from salmon_state.stores.redis.entries import Keys, damaged, decode_value, encode_field
 from salmon_state.stores.redis.leases import RedisLeases, RedisWork
 from salmon_state.stores.redis.pages import Pages
@@ -109,13 +111,14 @@ class RedisStorage(StateStorage):
         clustered = isinstance(self._server, Cluster)
         self.spans_senders = not clustered
         self._prefix = prefix
+        self._ttl, self._wait_replicas = bool(options.ttl), wait_replicas
         self._keys = Keys(prefix, clustered=clustered)
         self._redis_leases = RedisLeases(self._server, self._keys, lease)
         self._commits = Commits(self._server, self._keys, options.ttl, clustered=clustered)
         self._pages_of = Pages(self._server, self._keys)
         try:
             opening.check_server(self._server, self._keys)
-            opening.warn_of_losses(self._server, ttl=bool(options.ttl))
+            opening.warn_of_losses(self._server, ttl=self._ttl)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything
             self._refuse(error)
 
@@ -174,6 +177,11 @@ class RedisStorage(StateStorage):
 
     def _ping(self) -> None:
         opening.check_server(self._server, self._keys)
+
+    def _diagnose(self) -> Iterator[Finding]:
+        return diagnose(
+            self._server, self._keys, self._clock, ttl=self._ttl, wait_replicas=self._wait_replicas
+        )
 
     def _close(self) -> None:
         self._redis_leases.close()

@@ -28,11 +28,18 @@ from salmon_state.entries import (
     holds,
 )
 from salmon_state.errors import ConfigurationError, Overtaken, StorageError, StorageUnavailable
+from salmon_state.findings import Finding
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender
 from salmon_state.options import options_of, path_of
 from salmon_state.storage import StateStorage
-from salmon_state.stores.files import OWNER_ONLY, create_private_file, resolve_path
+from salmon_state.stores.files import (
+    OWNER_ONLY,
+    create_private_file,
+    diagnose_files,
+    resolve_path,
+)
+from salmon_state.stores.holders import diagnose_locks
 from salmon_state.stores.locks import FileLocks
 from salmon_state.stores.queues import WRITERS, FileQueue
 from salmon_state.stores.shelf.conversion import prepare_shelf
@@ -247,6 +254,10 @@ class ShelveStorage(StateStorage, Forkable):
         with self._opened() as shelf:
             found = shelf.execute("PRAGMA integrity_check").fetchall()
         return [f"SQLite: {text}" for (text,) in found if text != "ok"]
+
+    def _diagnose(self) -> Iterator[Finding]:
+        yield from diagnose_files(self._path)
+        yield from diagnose_locks(self._path.with_name(f"{self._path.name}.conversations"))
 
     def _close(self) -> None:
         with self._using:

@@ -11,10 +11,10 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from salmon_state.errors import ConfigurationError
+from salmon_state.errors import ConfigurationError, MigrationPending
 from salmon_state.stores.sqlalchemy.databases.base import Database
 
-__all__ = ["SCHEMA_VERSION", "make_metadata"]
+__all__ = ["SCHEMA_VERSION", "indexes_of", "make_metadata", "prepare_tables", "stored_version"]
 
 SCHEMA_VERSION = 2
 """The version of the tables that this code reads and writes."""
@@ -112,7 +112,7 @@ def make_metadata(
     return metadata
 
 
-def _indexes(table: sa.Table, dialect: sa.Dialect) -> Iterator[sa.Index]:
+def indexes_of(table: sa.Table, dialect: sa.Dialect) -> Iterator[sa.Index]:
     """Yields the indexes that a table has in a database."""
     for index in table.indexes:
         if index.info.get("dialect", dialect.name) == dialect.name:
@@ -135,23 +135,23 @@ def prepare_tables(
     The common case, everything is there, is one query and needs no right but to read.
 
     Raises:
-        ConfigurationError: They are missing and may not be created, are newer than the code, or
-            the user may not read and write them.
+        MigrationPending: They are missing or old, and may not be created or migrated.
+        ConfigurationError: They are newer than the code, or the user may not read and write them.
     """
     version_table = metadata.tables[f"{table.key}_version"]
     with _explained(database, table):
-        version = _stored_version(connection, version_table)
+        version = stored_version(connection, version_table)
     if version == _NO_ROW and not create:
         version = SCHEMA_VERSION  # whoever made the tables, such as Alembic, keeps them current
     if version < SCHEMA_VERSION:
         if not create:
-            raise ConfigurationError(_by_hand(connection, metadata, table, version))
+            raise _by_hand(connection, metadata, table, version)
         try:
             version = _create_or_migrate(connection, database, metadata, table)
         except DBAPIError as error:
             if not database.is_forbidden(error):
                 raise
-            raise ConfigurationError(_by_hand(connection, metadata, table, version)) from error.orig
+            raise _by_hand(connection, metadata, table, version) from error.orig
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
             f"the table {table.fullname!r} has version {version}, and this salmon-state knows "
@@ -182,7 +182,8 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def _stored_version(connection: sa.Connection, version_table: sa.Table) -> int:
+def stored_version(connection: sa.Connection, version_table: sa.Table) -> int:
+    """Returns the version of the tables in a database; negative if nothing says one."""
     if not sa.inspect(connection).has_table(version_table.name, schema=version_table.schema):
         return _NO_TABLE
     version = connection.scalar(sa.select(sa.func.max(version_table.c.version)))
@@ -194,7 +195,7 @@ def _create_or_migrate(
 ) -> int:
     version_table = metadata.tables[f"{table.key}_version"]
     with database.schema_lock(connection):
-        version = _stored_version(connection, version_table)  # another process may have been here
+        version = stored_version(connection, version_table)  # another process may have been here
         if version in (_NO_TABLE, _NO_ROW):
             _run(connection, _creating(metadata.sorted_tables, connection.dialect))
             connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
@@ -209,7 +210,7 @@ def _create_or_migrate(
 def _creating(tables: Iterable[sa.Table], dialect: sa.Dialect) -> Iterator[sa.Executable]:
     for table in tables:
         yield CreateTable(table)
-        for index in _indexes(table, dialect):
+        for index in indexes_of(table, dialect):
             yield CreateIndex(index)
 
 
@@ -242,7 +243,7 @@ def _create_indexes(connection: sa.Connection, database: Database, table: sa.Tab
     known = {
         index["name"] for index in sa.inspect(connection).get_indexes(table.name, table.schema)
     }
-    missing = [i for i in _indexes(table, connection.dialect) if i.name not in known]
+    missing = [i for i in indexes_of(table, connection.dialect) if i.name not in known]
     if missing:
         with database.schema_lock(connection):
             for index in missing:
@@ -251,7 +252,7 @@ def _create_indexes(connection: sa.Connection, database: Database, table: sa.Tab
 
 def _by_hand(
     connection: sa.Connection, metadata: sa.MetaData, table: sa.Table, version: int
-) -> str:
+) -> MigrationPending:
     """Returns what to tell somebody who may not create tables, with the statements to run."""
     dialect = connection.dialect
     versions = dialect.identifier_preparer.format_table(metadata.tables[f"{table.key}_version"])
@@ -267,7 +268,8 @@ def _by_hand(
         ]
         last = f"UPDATE {versions} SET version = {SCHEMA_VERSION}"  # noqa: S608
     statements = [*(str(step.compile(dialect=dialect)).strip() for step in steps), last]
-    return (
+    text = (
         f"the table {table.fullname!r} {trouble}; open the store once with create=True as a user "
         "who may do so, or have somebody run:\n" + "".join(f"{each};\n" for each in statements)
-    ).rstrip()
+    )
+    return MigrationPending(text.rstrip(), statements)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, IdentifierError, SQLAlchemyError
 from salmon_state.backend import Lock, UnitOfWork
 from salmon_state.entries import ANYTHING, Entry, Kind, Page, Value, Want, Where, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
+from salmon_state.findings import Finding
 from salmon_state.keys import Sender
 from salmon_state.masking import Mask
 from salmon_state.options import options_of
@@ -24,6 +25,7 @@ from salmon_state.stores.encoding import (
     sender_digest,
 )
 from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.sqlalchemy.diagnosis import diagnose
 from salmon_state.stores.sqlalchemy.opening import (
     check_positive,
     check_table,
@@ -276,6 +278,17 @@ class SQLAlchemyStorage(StateStorage):
 
     def _examine(self) -> Iterable[str]:
         return self._pool.run(self._database.examine)
+
+    def _diagnose(self) -> Iterable[Finding]:
+        loan = self._pool.take()
+        try:
+            tables = (self.metadata, self.table)
+            found = list(diagnose(loan.connection, self._database, *tables, self._clock))
+        except BaseException:
+            self._pool.discard(loan)
+            raise
+        self._pool.give_back(loan)
+        return found
 
     def _close(self) -> None:
         self._pool.close()

@@ -58,6 +58,8 @@ class Database:
     """Whether a connection can break in mid-statement, so that nobody knows whether it happened."""
     one_writer: ClassVar[bool] = False
     """Whether nobody else writes while one statement does, so that it may move all of a sender."""
+    time_question: ClassVar[str] = ""
+    """Selects the server's time in seconds since 1970; empty if there is no server."""
     has_locks: ClassVar[bool] = True
     """Whether it has locks by name, on which conversations can be built."""
 

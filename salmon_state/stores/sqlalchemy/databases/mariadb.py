@@ -28,8 +28,6 @@ from salmon_state.stores.sqlalchemy.writing import Tables
 __all__ = ["MariaDB"]
 
 
-_ASK_TIME = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
-"""The time in seconds since 1970, whatever the session's time zone is."""
 _NO_SUCH_SAVEPOINT = 1305
 _MULTI_STATEMENTS = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _TAKEN_BY_ALL = 500_000
@@ -131,6 +129,8 @@ class MariaDB(Database):
     drivers = ("pymysql", "mysqldb")
     extra = "mysql"
     begin = "START TRANSACTION"
+    # Whatever the session's time zone is.
+    time_question = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
     insert = staticmethod(mysql.insert)
     holds_rows_only = True
     for_share = " FOR UPDATE"  # to share them and then to change one would deadlock with a third
@@ -180,7 +180,7 @@ class MariaDB(Database):
         )
         cursor.close()
         # What begins by then has its lock, or has given up, before its client gives up.
-        connection.clock = ServerClock(_ASK_TIME, max(seconds - waiting, seconds / 2))
+        connection.clock = ServerClock(self.time_question, max(seconds - waiting, seconds / 2))
         return connection
 
     def deadline(self, driver: Any) -> str | None:

@@ -156,6 +156,7 @@ class PostgreSQL(Database):
     insert = staticmethod(postgresql.insert)
     # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    time_question = "SELECT date_part('epoch', clock_timestamp())"
     lock_alone = "pg_advisory_xact_lock(%d)"
     lock_shared = "pg_advisory_xact_lock_shared(%d)"
 
@@ -196,8 +197,7 @@ class PostgreSQL(Database):
             options = {**options, "prepare_threshold": _threshold(threshold)}
         connection = BoundedConnection.connect(*arguments, **options)
         connection.statement_timeout = timeout
-        question = "SELECT date_part('epoch', clock_timestamp())"
-        connection.clock = ServerClock(question, connection.patience)
+        connection.clock = ServerClock(self.time_question, connection.patience)
         # Whatever the default is: with a stricter one, writers of the same row fail each other.
         connection.autocommit = True
         connection.execute(

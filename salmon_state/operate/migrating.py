@@ -1,0 +1,39 @@
+"""migrate: the tables of a store, made or brought to the version that this code knows."""
+
+from __future__ import annotations
+
+import click
+
+from salmon_state.errors import MigrationPending
+from salmon_state.operate.given import Given
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Run nothing; print what would be run.")
+@click.pass_obj
+def migrate(given: Given, dry_run: bool) -> None:
+    """Create the tables of the store, or bring an earlier version's to this one.
+
+    It prints the statements, and runs them as the user in the URL, who need not be the server's:
+    that one needs SELECT, INSERT, UPDATE and DELETE on the tables, and SELECT on the version.
+    Servers of the earlier version may go on meanwhile.
+    """
+    statements: list[str] = []
+    try:
+        given.open_as_it_is()
+    except MigrationPending as error:
+        statements = [*error.statements]
+        if not dry_run:
+            given.close()
+            given.store.ping()
+    if given.to_json:
+        given.say("", statements=statements, done=not dry_run)
+    elif statements:
+        click.echo("".join(f"{each};\n" for each in statements), nl=False)
+    else:
+        click.echo(f"{given.store!r} is as it should be")
+
+
+COMMANDS = (migrate,)

@@ -1,0 +1,62 @@
+"""What a SQL database says of itself: the tables here, the rest in a module for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import sqlalchemy as sa
+
+from salmon_state.findings import Finding, compare_clocks
+from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.diagnosis.mariadb import diagnose_mariadb
+from salmon_state.stores.sqlalchemy.diagnosis.postgresql import diagnose_postgresql
+from salmon_state.stores.sqlalchemy.diagnosis.sqlite import diagnose_sqlite
+from salmon_state.stores.sqlalchemy.schema import indexes_of, stored_version
+
+__all__ = ["diagnose"]
+
+_OF_SERVERS: dict[str, Callable[[sa.Connection, sa.MetaData], Iterable[Finding]]] = {
+    "sqlite": diagnose_sqlite,
+    "postgresql": diagnose_postgresql,
+    "mysql": diagnose_mariadb,
+    "mariadb": diagnose_mariadb,
+}
+
+
+def diagnose(
+    connection: sa.Connection,
+    database: Database,
+    tables: sa.MetaData,
+    states: sa.Table,
+    clock: Callable[[], int],
+) -> Iterator[Finding]:
+    """Yields what there is to say; see `StateStorage.diagnose`.
+
+    Args:
+        connection: One that commits each statement.
+        database: Which kind of database it leads to.
+        tables: Those of the store.
+        states: That of the states.
+        clock: Our time, in microseconds since 1970.
+    """
+    yield from _OF_SERVERS[connection.dialect.name](connection, tables)
+    question = database.time_question
+    if question:
+        yield compare_clocks(
+            clock, lambda: float(connection.exec_driver_sql(question).scalar_one())
+        )
+    version = stored_version(connection, tables.tables[f"{states.key}_version"])
+    said = version if version >= 0 else "that nothing says, as Alembic made them"
+    yield Finding("schema", f"the tables have version {said}")
+    yield from _missing_indexes(connection, tables)
+
+
+def _missing_indexes(connection: sa.Connection, tables: sa.MetaData) -> Iterator[Finding]:
+    inspector = sa.inspect(connection)
+    for table in tables.sorted_tables:
+        there = {index["name"] for index in inspector.get_indexes(table.name, table.schema)}
+        for index in indexes_of(table, connection.dialect):
+            if index.name not in there:
+                statement = sa.schema.CreateIndex(index).compile(dialect=connection.dialect)
+                text = f"the index {index.name} is missing: each look goes through the whole table"
+                yield Finding("indexes", text, " ".join(str(statement).split()))
