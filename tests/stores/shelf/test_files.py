@@ -42,15 +42,20 @@ def test_a_shelf_of_sqlite_becomes_its_owners_only(path: Path, umask: int) -> No
         assert set(modes(path.parent).values()) == {"-rw-------"}
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may enter; those of pytest's any other pytest closes again."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
 @pytest.mark.parametrize("old", [False, True])
-def test_made_by_root_and_used_by_somebody(tmp_path: Path, old: bool) -> None:
+def test_made_by_root_and_used_by_somebody(open_directory: Path, old: bool) -> None:
     somebody = 65534
-    folder = tmp_path
-    while folder != Path(tempfile.gettempdir()):
-        folder.chmod(0o755)
-        folder = folder.parent
-    run = tmp_path / "run"
+    run = open_directory / "run"
     run.mkdir()
     if old:
         written_by_salmon(run / "states")
