@@ -42,10 +42,11 @@ The answer asks to confirm. Read it, then reply to the address that it comes fro
   cat {outbox}/new/*
   {second}
 
-Then write to {list}. Ctrl-C stops the server; started again, {again}.
-To leave the list:
+Then write to {list}. To leave the list:
 
   {leave}
+
+Ctrl-C stops the server; started again, {again}.
 """
 
 

@@ -44,7 +44,7 @@ class StoppingCall:
     Args:
         call: What is called.
         moment: At which of the calls and returns that are counted it stops, from 1.
-        own: A class; counted is only what is called from the lines of its file.
+        own: A class; counted is only what is called from the files that its methods are in.
 
     Attributes:
         events: How many calls and returns were counted until it stopped, or ended.
@@ -55,7 +55,9 @@ class StoppingCall:
     def __init__(self, call: Callable[[], Any], moment: int, own: type | None = None) -> None:
         self._call = call
         self._moment = moment
-        self._file = own and getattr(sys.modules[own.__module__], "__file__", None)
+        codes = (getattr(each, "__code__", None) for each in vars(own).values()) if own else ()
+        self._files = {code.co_filename for code in codes if code}
+        self._all = own is None
         self._reached, self._go_on = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self.events = 0
@@ -98,4 +100,4 @@ class StoppingCall:
 
     def _counts(self, frame: FrameType, event: str) -> bool:
         caller = frame.f_back if event in ("call", "return") else frame
-        return self._file in (None, caller and caller.f_code.co_filename)
+        return self._all or (caller is not None and caller.f_code.co_filename in self._files)
