@@ -39,6 +39,7 @@ PYTHON = {
     "docs/outbox.md": 2,
     "docs/performance.md": 0,
     "docs/redis.md": 1,
+    "docs/stores.md": 0,
     "docs/testing.md": 7,
     "examples/README.md": 0,
 }
