@@ -15,7 +15,7 @@ PUBLISH := $(VENV)/publish
 # The tests start hundreds of processes, each of which would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-quick coverage check format stress stores bench release clean
+.PHONY: help run test test-quick coverage check format stress bench docs release clean
 
 help: ## show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,12 +36,12 @@ coverage: $(VENV)/.development ## all tests again, and fail if they leave too ma
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-check: $(VENV)/.development ## format and lint, types, examples in the documentation
+check: $(VENV)/.development ## format and lint, types, examples and links in the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --no-header --doctest-modules --doctest-glob='*.md' \
-		salmon_state README.md docs
+		--ignore docs/conf.py salmon_state README.md docs tests/site/test_links.py
 
 format: $(VENV)/.development ## put the code into shape
 	$(BIN)/ruff check --fix .
@@ -50,14 +50,12 @@ format: $(VENV)/.development ## put the code into shape
 stress: $(VENV)/.development ## the long fault runs
 	$(BIN)/python -m pytest -m stress -v $(PYTEST_ARGS)
 
-stores: $(VENV)/.development ## write to docs/stores.md what the kit finds of each store
-	$(BIN)/python -m $(PYTEST) -q -m '' -k 'not ForLong and not TimeToLive and not InARedisCluster' \
-		--salmon-state-summary=docs/stores.md tests/stores/test_kit.py \
-		tests/examples/test_file_store.py::TestFileStorage \
-		tests/examples/test_file_store.py::TestFaults $(PYTEST_ARGS)
-
 bench: $(VENV)/.benchmarks ## the measurements, beside those of others; QUICK=1 for a short look
 	$(PEERS)/bin/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
+
+docs: $(VENV)/.publish ## the site, in build/site/index.html
+	$(PUBLISH)/bin/sphinx-build --builder html --fail-on-warning --keep-going --fresh-env --quiet \
+		docs build/site
 
 release: $(VENV)/.development $(VENV)/.publish ## wheel and sdist in dist/, tried on each Python that is here, and the notes
 	$(BIN)/python -m release $(foreach python,$(PYTHONS),--python $(python))
@@ -87,5 +85,6 @@ $(VENV)/.benchmarks: $(VENV)/bin/python pyproject.toml requirements-bench.txt
 
 $(VENV)/.publish: $(VENV)/bin/python pyproject.toml requirements-publish.txt
 	$(PYTHON) -m venv $(PUBLISH)
-	$(PUBLISH)/bin/python -m pip install --quiet --requirement requirements-publish.txt
+	$(PUBLISH)/bin/python -m pip install --quiet --editable '.[postgresql,mysql,redis,cli,testing]' \
+		--requirement requirements-publish.txt
 	@touch $@

@@ -1,8 +1,8 @@
 """Is a mail server well? ``health_check.py HOST:PORT ...`` for a monitor, a timer or a container.
 
-Each server that is named must greet, and the store must pass ``salmon-state doctor``: that of the
-working directory's application, or that of ``SALMON_STATE_URL``. Exit status: 0 if all is well, 1
-otherwise, with a line for each trouble. It needs the extra ``cli``.
+Each server that is named must greet, and `salmon-state health` must find nothing wrong with the
+store: that of the working directory's application, or that of ``SALMON_STATE_URL``. Exit status: 0
+if all is well, 1 otherwise, with a line for each trouble. It needs the extra ``cli``.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def _servers(servers: list[str]) -> Iterator[str]:
 
 
 def _store() -> Iterator[str]:
-    doctor = [sys.executable, "-m", "salmon_state", "doctor"]
+    health = [sys.executable, "-m", "salmon_state", "health"]
     try:
-        done = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(health, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
-        yield f"the store was not looked at within {PATIENCE:g} s"
+        yield f"the store: no answer within {PATIENCE:g} s"
         return
     if done.returncode != 0:
-        yield f"salmon-state doctor: {done.stdout.strip()} {done.stderr.strip()}"
+        yield f"the store: {done.stdout.strip()}{done.stderr.strip()}"
 
 
 if __name__ == "__main__":

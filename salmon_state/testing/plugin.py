@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["state_store", "state_store_url"]
 
-# For those who write stores.
-pytest_plugins = ["salmon_state.testing.asking", "salmon_state.testing.report"]
+pytest_plugins = ["salmon_state.testing.asking"]  # for those who write stores
 
 _TMP_PATH = "{tmp_path}"
 

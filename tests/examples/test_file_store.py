@@ -18,7 +18,6 @@ import pytest
 
 from examples.file_store import salmon_state_files
 from examples.file_store.salmon_state_files import FileStorage
-from examples.file_store.test_file_store import LIMITS
 from salmon_state import ConfigurationError, StateStorage, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.testing import (
@@ -29,7 +28,6 @@ from salmon_state.testing import (
     ModelSuite,
     OpenStore,
     SharedStoreSuites,
-    StoreSuite,
 )
 from salmon_state.testing.faults import Fault, no_space
 
@@ -48,9 +46,7 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-class InADirectory(StoreSuite):
-    store_name = "FileStorage"
-
+class InADirectory:
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(FileStorage, place)
@@ -58,8 +54,7 @@ class InADirectory(StoreSuite):
 
 class TestFileStorage(InADirectory, SharedStoreSuites):
     runs = conversation_runs = 30
-    memory = 50_000_000
-    limits = LIMITS
+    memory = 50_000_000  # a sender's file is made in memory
     thousands = 300  # files that are synced, each
 
 
@@ -70,7 +65,7 @@ class TestFileStorageForLong(InADirectory, ModelSuite, ConversationSuite, Durabl
     kills = 50
 
 
-class TestFaults(InADirectory, FaultSuite, FileSuite):
+class TestFaults(FaultSuite, FileSuite):
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(FileStorage, place, timeout=0.5)
