@@ -15,7 +15,7 @@ PUBLISH := $(VENV)/publish
 # The tests start hundreds of processes, each of which would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-quick coverage check format stress bench docs release clean
+.PHONY: help run test test-quick coverage check format stress stores bench docs release clean
 
 help: ## show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,12 @@ format: $(VENV)/.development ## put the code into shape
 
 stress: $(VENV)/.development ## the long fault runs
 	$(BIN)/python -m pytest -m stress -v $(PYTEST_ARGS)
+
+stores: $(VENV)/.development ## write to docs/stores.md what the kit finds of each store
+	$(BIN)/python -m $(PYTEST) -q -m '' -k 'not ForLong and not TimeToLive and not InARedisCluster' \
+		--salmon-state-summary=docs/stores.md tests/stores/test_kit.py \
+		tests/examples/test_file_store.py::TestFileStorage \
+		tests/examples/test_file_store.py::TestFaults $(PYTEST_ARGS)
 
 bench: $(VENV)/.benchmarks ## the measurements, beside those of others; QUICK=1 for a short look
 	$(PEERS)/bin/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)

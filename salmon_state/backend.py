@@ -17,6 +17,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
 
@@ -255,6 +256,12 @@ class Backend:
                 if entry.at is None or entry.at > self._clock():
                     holder = holder_of(entry.value)
                     yield Finding("locks", f"{entry.sender!r:.200} is held by {holder}")
+
+    def _pause(self) -> AbstractContextManager[object]:
+        """Returns a context in which nobody else writes; whoever tries to waits."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot keep others from writing: stop what writes"
+        )
 
     def _close(self) -> None:
         """Releases what the store opened, and only that; called once."""

@@ -16,7 +16,7 @@ from salmon_state.masking import Mask, check_login, login_in, secrets_in
 from salmon_state.options import closest, options_of
 from salmon_state.storage import StateStorage
 
-__all__ = ["known_options", "open_storage"]
+__all__ = ["known_options", "open_storage", "resolve_url"]
 
 _GROUP = "salmon_state.storages"
 _SQL = "salmon_state.stores.sqlalchemy:SQLAlchemyStorage"
@@ -83,7 +83,7 @@ def open_storage(url: str, **options: Any) -> StateStorage:
             package is missing; the message lists what can, and shows no password.
         StorageUnavailable: The store cannot be reached now.
     """
-    url = _from_environment(url) if isinstance(url, str) else url
+    url = resolve_url(url) if isinstance(url, str) else url
     scheme = _scheme(url)
     check_login(url)
     factory, owner = _find(scheme)
@@ -123,7 +123,8 @@ def _made(
     return store
 
 
-def _from_environment(url: str) -> str:
+def resolve_url(url: str) -> str:
+    """Returns a URL with the values of the variables of the environment in it."""
     # In the URL as it was written, before any value is in it.
     begin, end = login_in(url)
     query = url.find("?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -516,6 +517,24 @@ class StateStorage(Backend, routing.StateStorage):
         """
         self._check_open()
         return findings(self)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps everybody else from writing while the block runs; reading goes on.
+
+        For copies that are to be equal: keep it short. Whoever writes meanwhile waits, and after
+        its own timeout the mail in hand is answered with 451 and comes again. It ends with its
+        process. SQL databases and the shelf can do this; on MariaDB it takes the right to LOCK
+        TABLES.
+
+        Raises:
+            StorageUnavailable: Others were writing for too long, or see `set`.
+            NotImplementedError: This store cannot.
+        """
+        self._check_open()
+        with ExitStack() as stack:
+            self._call(stack.enter_context, self._call(self._pause))
+            yield
 
     def diagnose(self) -> Iterator[Finding]:
         """Asks the server, the files and the locks whether all is as it should be.

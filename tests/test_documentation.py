@@ -34,6 +34,7 @@ PYTHON = {
     "docs/configuration.md": 4,
     "docs/outbox.md": 2,
     "docs/redis.md": 1,
+    "docs/stores.md": 0,
     "docs/testing.md": 7,
 }
 

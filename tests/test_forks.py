@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_file_of_locks_that_is_being_opened(tmp_path: Path) -> None:
     locks.close()
 
 
-@pytest.mark.parametrize("name", ["_meeting", "_pushing"])
+@pytest.mark.parametrize("name", ["_meeting", "_origins._pushing"])
 def test_the_locks_of_a_delivery(name: str, tmp_path: Path) -> None:
     router = RoutingBase()
     attach(router, MemoryStorage(), queue_delay=0)
@@ -171,11 +172,11 @@ def test_the_locks_of_a_delivery(name: str, tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
 
     def deliver() -> None:
-        router.deliver._put_back(message, OSError("away"))
+        router.deliver._origins.put_back(message, OSError("away"), 0.0)
         router.deliver._store()
 
     message = MailRequest(str(tmp_path), ANNA, BEN, f"From: {ANNA}\n\nhello")
-    with held(getattr(router.deliver, name)):
+    with held(attrgetter(name)(router.deliver)):
         assert in_child(deliver) == 0
     assert len(list((tmp_path / "new").iterdir())) == 1
 

@@ -8,12 +8,15 @@ import pytest
 from salmon_state import open_storage
 from salmon_state.testing import OpenStore, SharedStoreSuites
 
+LIMITS = {"memory": "bytes for a commit of 20,000 entries, as a sender's file is made there"}
+
 
 class TestFileStorage(SharedStoreSuites):
     """What a store is asked that outlives its process, and that processes share."""
 
-    memory = 50_000_000  # a sender's file is made in memory
+    memory = 50_000_000
     thousands = 300  # files that are synced, each
+    limits = LIMITS
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:

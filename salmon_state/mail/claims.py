@@ -94,10 +94,20 @@ class Claim:
         batch: What is in it.
         is_held: Whether it is still claimed.
         lost: Whether another dispatcher has it.
+        is_buried: Whether the message of the batch was kept for what was given up of it.
+
+    Args:
+        commits: Makes the writes.
+        entry: What was claimed.
+        batch: What is in it.
+        lease: For how many microseconds a claim lasts.
     """
 
-    def __init__(self, commits: Commits, entry: Entry, batch: Batch) -> None:
+    is_buried = False
+
+    def __init__(self, commits: Commits, entry: Entry, batch: Batch, lease: int) -> None:
         self._commits = commits
+        self._lease = lease
         self._place: Place = entry[:3]
         self.sender, self.name = entry.sender, entry.name
         self._value: Value = entry.value
@@ -113,42 +123,49 @@ class Claim:
         with self._changing:
             self.at, self.is_held = entry.at or 0, True
 
-    def extend(self, until: int, *, wait: bool = False) -> None:
+    def is_old(self, share: float) -> bool:
+        """Returns whether a share of the lease is over."""
+        return self.at - self._commits.storage._clock() < self._lease * (1 - share)
+
+    def extend(self, *, wait: bool = False) -> None:
         """Makes the claim last longer; in vain if the store is away or somebody else has it.
 
         Args:
-            until: The end of the claim, in microseconds since 1970.
             wait: Whether to wait for somebody who writes it now; that may take long.
         """
         if not self._writing.acquire(blocking=wait):
             return
         try:
             if self.is_held and not self.lost:
-                self._write(self._value, until, (), hold=True)
+                self._write(self._value, self._new_end(), (), hold=True)
         except StorageError:  # Overtaken included: if it is lost, the next write finds out
             pass
         finally:
             self._writing.release()
 
-    def write(self, batch: Batch, beside: Sequence[Write], *, hold: bool, until: int) -> None:
+    def _new_end(self) -> int:
+        return self._commits.storage._clock() + self._lease
+
+    def write(self, batch: Batch, beside: Sequence[Write], *, hold: bool) -> None:
         """Writes down what is left of the batch, as often as it takes: some of it may be sent.
 
         Args:
             batch: What is left; without groups the entry is removed.
             beside: What is written in the same commit.
-            hold: Whether the claim goes on, until `until`; otherwise whoever looks then may
-                claim it when it is due.
-            until: The end of the claim, in microseconds since 1970.
+            hold: Whether the claim goes on; otherwise whoever looks then may claim it when it is
+                due.
 
         Raises:
             ClaimLost: Somebody else has it.
         """
         value = batch.encode() if batch.groups else None
-        at = None if value is None else until if hold else batch.due
         pause = 0.05
         with self._writing:
             while True:
                 before = self.at
+                at = None if value is None else batch.due
+                if hold:  # mostly as it is: to move it, the index would be written as well
+                    at = self._new_end() if self.is_old(1 / 2) else before
                 try:
                     self._write(value, at, beside, hold=hold)
                     break

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import mailbox
-import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from salmon.queue import Queue
 from salmon.routing import RoutingBase
 from salmon.server import SMTPError
 
@@ -24,6 +20,7 @@ from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.log import log
 from salmon_state.mail.expiry import Expiry
 from salmon_state.mail.inbox import NO_MARKS, Inbox, fingerprint
+from salmon_state.mail.origins import Origins
 from salmon_state.storage import StateStorage
 from salmon_state.stores.foreign import adapted
 
@@ -136,8 +133,7 @@ class Delivery(Forkable):
         self._router = router
         self._replaced = vars(router).get("deliver")
         self._deliver = router.deliver
-        # Salmon resolves a queue's path when it opens the queue: a handler may os.chdir later.
-        self._directory = os.getcwd()
+        self._origins = Origins()
         # By identity, because stores that are none of ours compare and hash as they like.
         self._known: dict[int, tuple[Callable[[], Any], StateStorage | None]] = {}
         self._renew_locks()
@@ -145,7 +141,7 @@ class Delivery(Forkable):
 
     def _renew_locks(self) -> None:
         self._meeting = threading.Lock()
-        self._pushing = threading.Lock()  # two threads may give a mail in a Maildir the same name
+        self._origins.renew_locks()
 
     def after_fork(self, *, child: bool) -> None:
         """Frees the child of locks that other threads of its parent held.
@@ -181,18 +177,22 @@ class Delivery(Forkable):
             inbox = None if again or not outermost or not store._has_hooks else self.inbox
             self._converse(store, message, inbox)
         except SMTPError as error:
-            if outermost and 400 <= int(error.code) < 500 and self._put_back(message, error):
+            if (
+                outermost
+                and 400 <= int(error.code) < 500
+                and self._origins.put_back(message, error, self.queue_delay)
+            ):
                 return
             raise
         except StorageError as error:
             # Trying again cannot mend it, but an operator can, before the sender gives up.
             failure = StorageUnavailable(str(error))
-            if outermost and self._put_back(message, failure):
+            if outermost and self._origins.put_back(message, failure, self.queue_delay):
                 return
             raise failure from error
         except BaseException as error:
             if outermost and not isinstance(error, Exception):  # the process or this thread ends
-                self._put_back(message, error)
+                self._origins.put_back(message, error, self.queue_delay)
             raise
         else:
             if outermost:
@@ -247,26 +247,6 @@ class Delivery(Forkable):
                 "%r keeps mails of one sender apart between the threads of this process only", store
             )
         return self._known[id(found)]
-
-    def _put_back(self, message: Any, error: BaseException) -> bool:
-        """Returns a mail to the queue directory that it came out of, if it did.
-
-        At once and not after the delay: until then it would only be in memory.
-        """
-        if not message.Peer or not isinstance(message.Peer, str):
-            return False
-        queue = os.path.join(self._directory, os.path.expanduser(message.Peer))
-        if not os.path.isdir(os.path.join(queue, "new")):
-            return False
-        try:
-            with self._pushing:
-                key = Queue(queue).push(message.Data)
-        except (OSError, mailbox.Error):
-            log().exception("cannot put a mail back into the queue %r", queue)
-            return False  # the receiver puts it into the undeliverable queue, if there is one
-        log().warning("put a mail back into the queue %r as %r: %s", queue, key, error)
-        time.sleep(self.queue_delay)
-        return True
 
 
 def _is_too_deep(message: Any) -> bool:

@@ -11,7 +11,7 @@ from salmon_state.storage import StateStorage
 
 __all__ = ["Expiry"]
 
-_KINDS = (Kind.HANDLED, Kind.CONFIRMATION)
+_KINDS = (Kind.HANDLED, Kind.CONFIRMATION, Kind.DEAD)
 
 _AT_ONCE = 100
 """How many entries of a kind one step removes."""
@@ -24,7 +24,7 @@ _SHARE = 20
 
 
 class Expiry:
-    """Removes the marks of mails and the confirmations that have expired.
+    """Removes the marks of mails, the confirmations and the dead letters that have expired.
 
     No thread of its own: a Salmon daemon may not be able to start one, and a process that handles
     no mail has nothing that expires.

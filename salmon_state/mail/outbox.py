@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from email.message import Message
-from email.utils import formatdate, make_msgid, parseaddr
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -32,6 +28,7 @@ from salmon_state.entries import (
 from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
 from salmon_state.mail.batches import Batch, Envelope, Mail, decode, in_groups
+from salmon_state.mail.messages import address, as_bytes
 from salmon_state.storage import StateStorage
 
 __all__ = ["Backlog", "Outbox"]
@@ -139,9 +136,9 @@ class Outbox:
         Raises:
             ValueError, StorageError: As for `deliver`; nothing is recorded.
         """
-        data = _as_bytes(message)
+        data = as_bytes(message)
         checked: Iterator[Envelope] = (
-            (_address(recipient, "recipient"), _address(sender, "envelope sender", null=True))
+            (address(recipient, "recipient"), address(sender, "envelope sender", null=True))
             for recipient, sender in envelopes
         )
         first = next(checked, None)
@@ -278,40 +275,3 @@ class Outbox:
 def _over(mail: Mail, value: bytes | None, at: int | None) -> Write:
     """Returns the write that changes what somebody saw, and nothing newer."""
     return Write(*mail.entry[:3], value, at, Seen(mail.entry.value, mail.entry.at))
-
-
-_PLAIN = re.compile(r"[^\s<>()\[\]\\,:;@\"\x00-\x1f\x7f]+@[^\s<>()\\,;@\"\x00-\x1f\x7f]+")
-
-
-def _address(given: Any, what: str, *, null: bool = False) -> str:
-    """Returns an address without the name that may be around it."""
-    if isinstance(given, str):
-        if _PLAIN.fullmatch(given):  # as nearly all are, and parsing takes ten times as long
-            return given
-        address = parseaddr(given)[1]
-        if (address or (null and given in ("", "<>"))) and address.isprintable():
-            return address
-    raise ValueError(f"the {what} must be an address such as 'anna@example.com', not {given!r:.80}")
-
-
-def _as_bytes(message: Any) -> bytes:
-    """Returns a message as it is sent, not recoded to 7 bits: Python fails at unknown charsets."""
-    if hasattr(message, "to_message"):  # Salmon's own
-        message = message.to_message()
-    if isinstance(message, Message):
-        data = message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
-    elif isinstance(message, bytes):
-        data = message
-    else:
-        data = str(message).encode("utf-8", "surrogateescape")
-    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    head = data.partition(b"\r\n\r\n")[0]
-    # The same at each attempt: whoever gets it twice can tell.
-    for name, make in (("Message-ID", _message_id), ("Date", formatdate)):
-        if not re.search(rb"(?im)^%s[ \t]*:" % name.encode(), head):
-            data = f"{name}: {make()}\r\n".encode() + data
-    return data
-
-
-def _message_id() -> str:
-    return make_msgid(domain=socket.gethostname())  # its own default may ask a name server

@@ -2,115 +2,182 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+import time
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from contextlib import suppress
 
 import click
 
-from salmon_state.entries import Entry, Kind, Where, Write, in_order
 from salmon_state.operate.given import Given, confirm
+from salmon_state.operate.mirror import ALL, Digest, Step, digest, remove, size, write
 from salmon_state.operate.output import progress
+from salmon_state.operate.sources import opened_source
 from salmon_state.registry import open_storage
 from salmon_state.storage import StateStorage
 
-__all__ = ["COMMANDS", "Digest", "copy_entries", "digest"]
+__all__ = ["COMMANDS", "Copy"]
 
-KINDS = tuple(kind for kind in Kind if kind is not Kind.LEASE)
-"""What moves: a lock that somebody holds in one store says nothing in another."""
-
-
-class Digest(NamedTuple):
-    """What two stores have in common if they hold the same, in whatever order they list it."""
-
-    entries: int
-    total: int
-    """The sum of the SHA-256 of each."""
-
-    def __str__(self) -> str:
-        return f"{self.entries:,} entries ({self.total:064x})"
+_PASSES = 5
+"""After so many, what changes meanwhile does not become less."""
 
 
-def digest(store: StateStorage, step: Callable[[], object]) -> Digest:
-    """Reads a whole store and returns the digest of its entries.
+class _TooLong(Exception):
+    """Writers have waited for as long as they may."""
+
+
+class Copy:
+    """One store being made equal to another, and what it took.
 
     Args:
-        store: Which one.
-        step: Called after each entry.
+        source: Which is read.
+        target: Which is written, by nobody else.
+        step: Called after each entry that was read.
+        tell: Called with what an operator has to know at once.
+        pause: For how many seconds who writes into the source may be kept waiting; 0 for not.
+
+    Attributes:
+        passes: How often the source was gone through to write.
+        written: How many entries were written, some of them several times.
+        removed: How many were removed from the target because the source had them no more.
+        paused: For how many seconds who writes was kept waiting.
+        ours: The digest of the source.
+        theirs: The digest of the target.
     """
-    count = total = 0
-    for kind in KINDS:
-        for number in store._go_through(kind, Where(), partial(map, _number)):
-            count += 1
-            total += number
-            step()
-    return Digest(count, total % 2**256)
 
+    def __init__(
+        self,
+        source: StateStorage,
+        target: StateStorage,
+        *,
+        step: Step = int,
+        tell: Callable[[str], object] = str,
+        pause: float = 0,
+    ) -> None:
+        self._source, self._target = source, target
+        self._step, self._tell, self._pause = step, tell, pause
+        self.passes = self.written = self.removed = 0
+        self.paused = 0.0
+        self.theirs = digest(target, step)
+        self.ours: Digest | None = None
 
-def _number(entry: Entry) -> int:
-    text = ascii([int(entry.kind), *entry[1:]])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
+    @property
+    def equal(self) -> bool:
+        """Whether both held the same at one moment."""
+        return self.ours is not None and self.ours.buckets == self.theirs.buckets
 
+    def run(self) -> None:
+        """Copies until both are equal, or what changes in the source does not become less.
 
-def copy_entries(source: StateStorage, target: StateStorage, step: Callable[[], object]) -> int:
-    """Writes every entry of one store into another, with its time; returns how many.
+        Stopped anywhere, it has done a part, and the next one does the rest.
+        """
+        before: int | None = None
+        while self.passes < _PASSES:
+            changed = self._pass(self._step)
+            if self.equal or (before is not None and changed * 2 > before):
+                break
+            before = changed
+        if not self.equal and self._pause:
+            self._finish()
 
-    What is there already is written over, so that it can be run again: after a crash, or because
-    the source has changed meanwhile. What only the target has stays.
+    def _pass(self, step: Step) -> int:
+        """Makes the target hold what the source does; returns how many entries had to change."""
+        self.passes += 1
+        ours = digest(self._source, step) if self.theirs.entries else None
+        different = ALL if ours is None else ours.differing(self.theirs)
+        written = removed = 0
+        if different:
+            written = write(self._source, self._target, different, step)
+            self.theirs = digest(self._target, step)
+        different = set() if ours is None else ours.differing(self.theirs)
+        if different:
+            removed = remove(self._source, self._target, different, step)
+            self.theirs = digest(self._target, step)
+        self.ours = ours
+        self.written += written
+        self.removed += removed
+        return written + removed
 
-    Args:
-        source: Where they are; only read.
-        target: Where they shall be as well.
-        step: Called after each entry.
-    """
-    count = 0
-    for kind in KINDS:
-        for entries in source._go_through(kind, Where(), target._atomic):
-            target._call(target._commit, in_order(Write(*entry) for entry in entries))
-            for _ in entries:
-                step()
-            count += len(entries)
-    return count
+    def _finish(self) -> None:
+        """Copies once more while nobody writes into the source."""
+        deadline = math.inf
+
+        def in_time() -> None:
+            self._step()
+            if time.monotonic() > deadline:
+                raise _TooLong
+
+        try:
+            with self._source.paused():
+                began = time.monotonic()
+                deadline = began + self._pause
+                self._tell(f"who writes into FROM waits now, for {self._pause:g} s at most")
+                with suppress(_TooLong):
+                    self._pass(in_time)
+            self.paused = time.monotonic() - began
+            self._tell(f"who writes into FROM went on after {self.paused:.2f} s")
+        except NotImplementedError as error:
+            self._tell(f"{error}")
 
 
 @click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
+@click.option(
+    "--pause",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="For how many seconds at most who writes into FROM waits at the end, if something writes.",
+)
 @click.option("--dry-run", is_flag=True, help="Copy nothing; say what there is.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def copy(given: Given, source: str, target: str, dry_run: bool, yes: bool) -> None:
-    """Copy everything from the store FROM into the store TO, both given as URLs.
+def copy(given: Given, source: str, target: str, pause: float, dry_run: bool, yes: bool) -> None:
+    """Make the store TO hold what the store FROM holds, both given as URLs.
 
-    States and all else, each with its time; then both are read and compared. It can be stopped and
-    run again at any time. Mail that is handled meanwhile may change what was copied already: run
-    it once while the server works, then once more while it is stopped, before TO takes over.
+    States and all else, each with its time. Stopped at any moment, it is run again and does the
+    rest. While mail is handled, what changes is copied again, and at the end those who write into
+    FROM wait a moment, so that both can be compared. Nobody may use TO yet: it takes over after a
+    last run with the server stopped.
+
+    FROM may be salmon+shelve:///PATH, a shelf of Salmon's own store, or librelist+URL, librelist's
+    table in a database. Both stay as they are.
 
     Exit status 1 if the two are not equal in the end.
     """
-    with open_storage(source) as old, open_storage(target) as new:
-        total, there = (_size(store) for store in (old, new))
+    with opened_source(source) as old, open_storage(target) as new:
+        total, there = size(old), size(new)
         if dry_run:
             sentence = f"{total:,} entries in {old!r}; {there:,} in {new!r}"
             given.say(sentence, entries=total, before=there, equal=None)
             return
         if there:
-            confirm(f"{new!r} has {there:,} entries: write over those of the same key?", yes=yes)
-        with progress("copied", total) as step:
-            copied = copy_entries(old, new, step)
-        with progress("compared", 2 * total) as step:
-            first, second = digest(old, step), digest(new, step)
-    equal = first == second
-    outcome = "equal" if equal else f"NOT equal: FROM has {first}; TO has {second}"
-    sentence = f"entries copied: {copied:,}; the stores are {outcome}"
-    given.say(sentence, entries=copied, before=there, equal=equal)
-    if not equal:
+            confirm(
+                f"{new!r} has {there:,} entries: write over them, and remove what {old!r} has not?",
+                yes=yes,
+            )
+        with progress("entries read") as step:
+            work = Copy(old, new, step=step, tell=_tell, pause=pause)
+            work.run()
+    outcome = "equal" if work.equal else f"NOT equal: FROM has {work.ours}; TO has {work.theirs}"
+    given.say(
+        f"entries: {work.theirs.entries:,}; written: {work.written:,}; removed: "
+        f"{work.removed:,}; passes: {work.passes}; the stores are {outcome}",
+        entries=work.theirs.entries,
+        before=there,
+        written=work.written,
+        removed=work.removed,
+        passes=work.passes,
+        paused=round(work.paused, 3),
+        equal=work.equal,
+    )
+    if not work.equal:
         raise SystemExit(1)
 
 
-def _size(store: StateStorage) -> int:
-    return sum(store._call(store._count, kind) for kind in KINDS)
+def _tell(sentence: str) -> None:
+    click.echo(sentence, err=True)
 
 
 COMMANDS = (copy,)

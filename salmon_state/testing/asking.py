@@ -9,7 +9,7 @@ import pytest
 
 from salmon_state.testing.abilities import ABILITIES, Ability, ability_of
 
-__all__ = ["asked", "name_of_store"]
+__all__ = ["ability_in", "asked", "name_of_store"]
 
 _KIT = __name__.rpartition(".")[0]
 
@@ -20,11 +20,15 @@ def asked(item: pytest.Item) -> Ability | None:
     cls = getattr(item, "cls", None)
     if suites is None or cls is None or not issubclass(cls, suites.StoreSuite):
         return None
-    name = item.function.__name__  # type: ignore[attr-defined]
+    return ability_in(cls, item.function.__name__)  # type: ignore[attr-defined]
+
+
+def ability_in(cls: type, test: str) -> Ability | None:
+    """Returns what a test asks for in a class; ``None`` if the kit has no such test."""
     for base in cls.__mro__:  # whoever overrides a test asks what it asked
         package, _, module = base.__module__.rpartition(".")
-        if name in vars(base) and package == _KIT:
-            return ability_of(module, name)
+        if test in vars(base) and package == _KIT:
+            return ability_of(module, test)
     return None
 
 

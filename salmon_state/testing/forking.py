@@ -21,7 +21,8 @@ def fork_while_opening(
 ) -> list[int]:
     """Forks while another thread opens a store, at so many moments; returns how children ended.
 
-    That is 0, or -14 for a child that was still not done after so many seconds.
+    That is 0, or -14 for a child that was still not done after so many seconds, and then no
+    further one is tried.
     """
     opening = partial(_open_and_use, open_store)
     whole = StoppingCall(opening, sys.maxsize)
@@ -31,6 +32,8 @@ def fork_while_opening(
         child = partial(_in_child, store, open_store, f"child{number}@x", seconds)
         ended.append(StoppingCall(opening, moment).run_beside(child)[1])
         store.set(MODULE, f"parent{number}@x", "PARENT")
+        if ended[-1] != 0:  # the next one would be stuck as long
+            break
     return ended
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["state_store", "state_store_url"]
 
-pytest_plugins = ["salmon_state.testing.asking"]  # for those who write stores
+# For those who write stores.
+pytest_plugins = ["salmon_state.testing.asking", "salmon_state.testing.report"]
 
 _TMP_PATH = "{tmp_path}"
 

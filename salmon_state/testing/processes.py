@@ -24,6 +24,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import Kind, Seen, Write
 from salmon_state.keys import Sender
 from salmon_state.storage import Record, StateStorage
+from salmon_state.testing.tally import TALLY
 
 __all__ = ["PATIENCE", "StoreProcess", "forking_context", "store_processes"]
 
@@ -116,6 +117,7 @@ class StoreProcess:
         """Kills the process with SIGKILL; returns the items that it still acknowledged."""
         if self._process.is_alive() and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGKILL)
+        TALLY["killed"] += 1
         items = []
         try:
             while self._pipe.poll(PATIENCE):
@@ -167,6 +169,7 @@ def store_processes(
     Starting one takes longer than most tests, so those that are still well are used again; they
     end with the process that started them.
     """
+    TALLY["processes"] += count
     processes = [_IDLE.pop() if _IDLE else StoreProcess() for _ in range(count)]
     try:
         for process in processes:

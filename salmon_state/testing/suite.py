@@ -14,6 +14,7 @@ import pytest
 from salmon_state.entries import Entry, Kind, Where, Write, in_order
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
+from salmon_state.testing.tally import TALLY
 
 __all__ = [
     "BESIDE",
@@ -44,9 +45,15 @@ class StoreSuite:
     Attributes:
         left_out: What this store is not asked, and why: the names of tests, or of the fixtures
             that would be needed for them. They are skipped, and the summary shows the reason.
+        limits: Which numbers of its class are as they are because the store can do no more, and
+            why: the names of attributes, such as ``largest``. The summary shows them.
+        store_name: What the summary calls the store; ``None`` for the name of the class, without
+            its ``Test``.
     """
 
     left_out: Mapping[str, str] = MappingProxyType({})
+    limits: Mapping[str, str] = MappingProxyType({})
+    store_name: str | None = None
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -93,6 +100,7 @@ def contents(store: StateStorage, **filters: Any) -> dict[tuple[str, Sender], st
         key = (record.module, record.sender)
         assert key not in found, f"records() gave {key!r:.200} twice"
         found[key] = record.state
+    TALLY["entries"] += len(found)
     return found
 
 
@@ -100,6 +108,7 @@ def everything(store: StateStorage, kind: Kind, where: Where = Where()) -> list[
     """Returns what pages give, after checking that nothing comes twice."""
     found = [entry for page in store._pages(kind, where) for entry in page.entries]
     assert len({entry[:3] for entry in found}) == len(found), "a page gave an entry twice"
+    TALLY["entries"] += len(found)
     return found
 
 

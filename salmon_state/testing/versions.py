@@ -107,7 +107,7 @@ def _call(python: str, open_store: OpenStore, function: Callable[..., Any], *arg
     )
     errors = ended.stderr.decode(errors="replace")
     if processes.CANNOT_IMPORT in errors or "ModuleNotFoundError" in errors:
-        pytest.skip(f"{python}: {errors.strip().splitlines()[-1]}")
+        pytest.skip(f"{Path(python).name} {errors.strip().splitlines()[-1]}")
     assert ended.returncode == 0, f"{python}:\n{errors}"
     return pickle.loads(ended.stdout)  # noqa: S301 - from the process just started
 

@@ -28,7 +28,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Gives the rests that delivery takes, which last no time here."""
     taken: list[float] = []
     clock = SimpleNamespace(sleep=taken.append)
-    monkeypatch.setattr("salmon_state.mail.delivery.time", clock)
+    monkeypatch.setattr("salmon_state.mail.origins.time", clock)
     return taken
 
 
@@ -102,7 +102,7 @@ def test_it_is_put_back_before_the_rest(
 ) -> None:
     found: list[int] = []
     clock = SimpleNamespace(sleep=lambda seconds: found.append(len(queue)))
-    monkeypatch.setattr("salmon_state.mail.delivery.time", clock)
+    monkeypatch.setattr("salmon_state.mail.origins.time", clock)
     Ring()
     queue.push(RAW)
     store.fail("_lock", OSError())
@@ -203,7 +203,7 @@ def test_a_queue_that_cannot_be_written(
         def push(self, message: object) -> str:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("salmon_state.mail.delivery.Queue", Full)
+    monkeypatch.setattr("salmon_state.mail.origins.Queue", Full)
     take_one(queue)
     assert (len(queue), raw_mails(kept)) == (0, [RAW])
     assert "cannot put a mail back" in caplog.text

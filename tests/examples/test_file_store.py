@@ -18,6 +18,7 @@ import pytest
 
 from examples.file_store import salmon_state_files
 from examples.file_store.salmon_state_files import FileStorage
+from examples.file_store.test_file_store import LIMITS
 from salmon_state import ConfigurationError, StateStorage, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.testing import (
@@ -28,6 +29,7 @@ from salmon_state.testing import (
     ModelSuite,
     OpenStore,
     SharedStoreSuites,
+    StoreSuite,
 )
 from salmon_state.testing.faults import Fault, no_space
 
@@ -46,7 +48,9 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-class InADirectory:
+class InADirectory(StoreSuite):
+    store_name = "FileStorage"
+
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(FileStorage, place)
@@ -54,7 +58,8 @@ class InADirectory:
 
 class TestFileStorage(InADirectory, SharedStoreSuites):
     runs = conversation_runs = 30
-    memory = 50_000_000  # a sender's file is made in memory
+    memory = 50_000_000
+    limits = LIMITS
     thousands = 300  # files that are synced, each
 
 
@@ -65,7 +70,7 @@ class TestFileStorageForLong(InADirectory, ModelSuite, ConversationSuite, Durabl
     kills = 50
 
 
-class TestFaults(FaultSuite, FileSuite):
+class TestFaults(InADirectory, FaultSuite, FileSuite):
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(FileStorage, place, timeout=0.5)

@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from salmon_state.mail.relays import (
-    Answer,
-    ConnectionLost,
-    MaildirRelay,
-    RelayDown,
-    SMTPRelay,
-    open_session,
-)
+from salmon_state.mail.relays import MaildirRelay, SMTPRelay
+from salmon_state.mail.sessions import Answer, ConnectionLost, RelayDown, open_session
 from tests.end_to_end.smtp_sink import SMTPSink
 
 DATA = b"Subject: hi\r\nContent-Type: text/plain; charset=latin-1\r\n\r\n\xe9\r\n.\r\n"

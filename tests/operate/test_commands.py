@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -17,16 +16,12 @@ from click import UsageError
 
 from salmon_state import (
     ConversationBusy,
-    MemoryStorage,
     StateStorage,
-    StorageUnavailable,
     open_storage,
 )
 from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
-from salmon_state.operate import copying
 from salmon_state.testing.endings import elsewhere
-from tests.faulty import FaultyStorage
 from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
 from tests.services import fresh_url
 
@@ -116,24 +111,6 @@ def test_a_mail_in_hand_is_waited_for(url: str, store: StateStorage) -> None:
             assert isinstance(done.exception, ConversationBusy)
         assert "handled now" in elsewhere(typed, url, "show", ANNA).stderr
     assert {record.state for record in store.records(sender=ANNA)} == {"POSTING", "WATCHING"}
-
-
-@pytest.mark.slow
-def test_copying(url: str, store: StateStorage, tmp_path: Path) -> None:
-    store._commit([Write(Kind.OUTGOING, None, "mail", b"\0" * 100_000, 5)])
-    copied = f"sqlite:///{tmp_path}/copied.db"
-    assert rows(url, "copy", url, copied, "--dry-run") == [
-        {"entries": 4, "before": 0, "equal": None}
-    ]
-    assert rows(url, "copy", url, copied) == [{"entries": 4, "before": 0, "equal": True}]
-    with open_storage(copied) as target:
-        assert [*target.records()] == [*target.records()]
-        assert {*target.records()} == {*store.records()}
-        target.set(APP, "only@there", "POSTING")
-    again = typed(url, "--json", "copy", url, copied, "--yes")
-    assert json.loads(again.stdout) == {"entries": 4, "before": 5, "equal": False}
-    store.set(APP, "only@there", "POSTING")
-    assert rows(url, "copy", copied, url, "--yes")[0]["equal"]  # back again, with its time
 
 
 @pytest.mark.slow
@@ -258,19 +235,3 @@ def test_holding_a_conversation(file: str) -> None:
         assert holder.wait(60) == 1
     with open_storage(file) as store:
         elsewhere(store.set, APP, ANNA, "FREE")
-
-
-def test_a_store_that_fails_while_it_is_copied() -> None:
-    """Its driver's error comes out as from every method: the command says it in one line."""
-
-    with MemoryStorage() as well, FaultyStorage() as faulty:
-        for store in (well, faulty):
-            store.set(APP, ANNA, "POSTING")
-        for hook, call in (
-            ("_page", lambda: copying.digest(faulty, int)),
-            ("_page", lambda: copying.copy_entries(faulty, well, int)),
-            ("_commit", lambda: copying.copy_entries(well, faulty, int)),
-        ):
-            faulty.fail(hook, OSError("the disk is gone"))
-            with pytest.raises(StorageUnavailable, match="451"):
-                call()

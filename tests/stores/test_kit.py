@@ -32,11 +32,14 @@ LEASE = 2.0
 
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
 
+IN_MEMORY = {"memory": "bytes for a commit of 20,000 entries, which it keeps where others do not"}
+
 Emptied = Callable[[str, Any], str]
 
 
 class TestMemory(EveryStoreSuites):
-    memory = 100_000_000  # this store keeps them where others do not
+    memory = 100_000_000
+    limits = IN_MEMORY
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -47,6 +50,8 @@ class TestMemory(EveryStoreSuites):
 
 
 class OnAShelf(StoreSuite):
+    store_name = "Shelf"
+
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return partial(ShelveStorage, str(tmp_path / "states"))
@@ -62,6 +67,8 @@ class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
 
 
 class InSQLite(StoreSuite):
+    store_name = "SQLite"
+
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
@@ -83,6 +90,7 @@ class TestSQLite(InSQLite, SharedStoreSuites, FileSuite):
 
 
 class InPostgreSQL(StoreSuite):
+    store_name = "PostgreSQL"
     left_out = dict.fromkeys(
         ("test_written_there_and_read_here", "test_written_here_and_read_there"),
         "its driver is written in C; the digests, which Pythons could disagree about, are SQLite's",
@@ -98,6 +106,7 @@ class TestPostgreSQL(InPostgreSQL, SharedStoreSuites):
 
 
 class InMariaDB(StoreSuite):
+    store_name = "MariaDB"
     left_out = dict.fromkeys(
         InPostgreSQL.left_out, "the digests, which Pythons could disagree about, are SQLite's"
     )
@@ -120,6 +129,8 @@ class OnRedis(StoreSuite):
 
 
 class OnOneServer(OnRedis):
+    store_name = "Redis"
+
     @pytest.fixture
     def open_store(self, redis_server: RedisServer) -> OpenStore:
         redis_server.empty()
@@ -136,6 +147,8 @@ class TestRedis(OnOneServer, SharedStoreSuites):
 class TestRedisWithTimeToLive(EveryStoreSuites):
     """Sets are scripts then."""
 
+    store_name = "Redis with a ttl"
+
     @pytest.fixture
     def open_store(self, redis_server: RedisServer) -> OpenStore:
         return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), ttl=3600)
@@ -143,6 +156,7 @@ class TestRedisWithTimeToLive(EveryStoreSuites):
 
 @pytest.mark.stress  # the same code once the primary is found; test_failover is about that
 class TestRedisSentinel(OnRedis, SharedStoreSuites):
+    store_name = "Redis Sentinel"
     kills = 3
 
     @pytest.fixture
@@ -152,6 +166,7 @@ class TestRedisSentinel(OnRedis, SharedStoreSuites):
 
 
 class InARedisCluster(OnRedis):
+    store_name = "Redis Cluster"
     thousands = 500  # each a commit of its own
     due = 90  # each claim asks all members
 

@@ -364,7 +364,7 @@ class CommitsKindByKind(TableStorage):
         counts = []
         for write in writes:
             counts += super()._commit([write])
-            time.sleep(0.005)
+            time.sleep(0.001)
         return counts
 
 

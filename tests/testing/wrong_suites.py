@@ -42,6 +42,7 @@ _NUMBERS = {
     "freed_within": 0.5,
     "fork_seconds": 1,
     "forks": 12,
+    "commit_size": 5,
 }
 
 

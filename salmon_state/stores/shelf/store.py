@@ -255,6 +255,9 @@ class ShelveStorage(StateStorage, Forkable):
             found = shelf.execute("PRAGMA integrity_check").fetchall()
         return [f"SQLite: {text}" for (text,) in found if text != "ok"]
 
+    def _pause(self) -> AbstractContextManager[object]:
+        return self._transaction()
+
     def _diagnose(self) -> Iterator[Finding]:
         yield from diagnose_files(self._path)
         yield from diagnose_locks(self._path.with_name(f"{self._path.name}.conversations"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -278,6 +279,21 @@ class SQLAlchemyStorage(StateStorage):
 
     def _examine(self) -> Iterable[str]:
         return self._pool.run(self._database.examine)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        states = self.table
+        both = (states, self.metadata.tables[f"{states.key}_entries"])
+        tables = [self._pool.dialect.identifier_preparer.format_table(each) for each in both]
+        loan = self._pool.take()
+        try:
+            # One to read with: SQLite lets who connects wait for those who wait to write.
+            self._pool.give_back(self._pool.take())
+            for statement in self._database.pause(tables):
+                loan.connection.exec_driver_sql(statement)
+            yield
+        finally:
+            self._pool.discard(loan)  # which ends the transaction, whatever happened to it
 
     def _diagnose(self) -> Iterable[Finding]:
         loan = self._pool.take()

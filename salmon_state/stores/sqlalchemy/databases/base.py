@@ -291,6 +291,10 @@ class Database:
         """Returns what to do about an error whose own text does not say it, or nothing."""
         return ""
 
+    def pause(self, tables: Sequence[str]) -> Sequence[str]:
+        """Returns what keeps others from writing into some tables until the connection ends."""
+        return (self.begin,)
+
     def examine(self, driver: Any) -> list[str]:
         """Returns what the database finds wrong with its own files, one sentence each."""
         return []

@@ -273,6 +273,9 @@ class MariaDB(Database):
             return column <= bound
         return sa.or_(column < bound, sa.and_(column == bound, self.up_to(key, last)))
 
+    def pause(self, tables: Sequence[str]) -> Sequence[str]:
+        return (f"LOCK TABLES {', '.join(f'{table} READ' for table in tables)}",)
+
     def is_conflict(self, error: BaseException) -> bool:
         return _error_number(error) in self._CONFLICTS
 

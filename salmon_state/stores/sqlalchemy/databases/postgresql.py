@@ -226,6 +226,9 @@ class PostgreSQL(Database):
 
         return ClientCursor(connection)
 
+    def pause(self, tables: Sequence[str]) -> Sequence[str]:
+        return (self.begin, f"LOCK TABLE {', '.join(tables)} IN SHARE MODE")
+
     def is_conflict(self, error: BaseException) -> bool:
         return _sqlstate(error) in self._CONFLICTS
 

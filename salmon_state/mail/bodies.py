@@ -1,0 +1,68 @@
+"""The messages that batches share: each goes when no batch needs it any more."""
+
+from __future__ import annotations
+
+import time
+
+from salmon_state.entries import Kind, Write
+from salmon_state.keys import Sender
+from salmon_state.mail.claims import Commits
+from salmon_state.mail.outbox import LOOK_AFTER
+from salmon_state.mail.turns import Turns
+
+__all__ = ["Bodies"]
+
+_MOST_LEFT = 1_000
+_AT_ONCE = 10
+"""How many messages are looked after in one step."""
+_REST = 60.0
+"""Seconds between two looks, if there is nothing more."""
+
+
+class Bodies:
+    """Removes messages whose last recipient is done with, a few at a time.
+
+    Those that were left by somebody who was killed between the two are found by their time.
+
+    Args:
+        commits: Makes the writes.
+        turns: Knows which batches there are.
+    """
+
+    def __init__(self, commits: Commits, turns: Turns) -> None:
+        self._commits = commits
+        self._turns = turns
+        self._left: set[tuple[Sender, str]] = set()
+        self._due = 0.0
+
+    def leave(self, sender: Sender, body: str) -> None:
+        """Notes that a batch does not need a message any more; others may."""
+        if len(self._left) < _MOST_LEFT:
+            self._left.add((sender, body))
+
+    def step(self, *, busy: bool) -> None:
+        """Removes some of those that nobody needs.
+
+        Args:
+            busy: Whether there is something to send; then it waits with what need not be now.
+
+        Raises:
+            StorageUnavailable: The store is away; it is tried again later.
+        """
+        is_due = time.monotonic() >= self._due
+        if busy and not is_due:
+            return
+        while self._left:
+            self._remove_unused(*self._left.pop())
+        if is_due:
+            store = self._commits.storage
+            until = store._clock() + LOOK_AFTER
+            found = store._call(store._claim, Kind.BODY, until, _AT_ONCE)
+            for body in found:
+                self._remove_unused(body.sender, body.name)
+            if len(found) < _AT_ONCE:
+                self._due = time.monotonic() + _REST
+
+    def _remove_unused(self, sender: Sender, body: str) -> None:
+        if not self._turns.is_used(sender, body):
+            self._commits.make([Write(Kind.BODY, sender, body, None)])

@@ -1,0 +1,58 @@
+"""Recipients' domains, of which one that hangs must not hold up the others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+__all__ = ["Domains", "domain_of"]
+
+
+class Domains:
+    """Keeps a domain that hangs from taking all connections.
+
+    Args:
+        most: How many connections may send to one domain at the same time.
+    """
+
+    patience = 1.0
+    """Seconds to wait for one of them; if none is free by then, the domain is slow."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._busy: Counter[str] = Counter()
+        self._slow: set[str] = set()
+        self._changed = threading.Condition()
+
+    def enter(self, domains: set[str]) -> set[str]:
+        """Takes a place at each domain that has one; returns the others.
+
+        Whoever calls it gives the places back by `leave`.
+        """
+        deadline = time.monotonic() + self.patience
+        with self._changed:
+            while True:
+                full = {each for each in domains if self._busy[each] >= self._most}
+                if full <= self._slow:
+                    break
+                if not self._changed.wait(deadline - time.monotonic()):
+                    self._slow |= full
+            self._busy.update(domains - full)
+            return full
+
+    def leave(self, domains: Iterable[str]) -> None:
+        """Gives the places back."""
+        with self._changed:
+            for domain in domains:
+                self._busy[domain] -= 1
+                if not self._busy[domain]:
+                    del self._busy[domain]
+                self._slow.discard(domain)
+            self._changed.notify_all()
+
+
+def domain_of(recipient: str) -> str:
+    """Returns the domain of an address."""
+    return recipient.rpartition("@")[2].lower()

@@ -1,0 +1,209 @@
+"""Sending what is claimed, and writing down what became of it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+from salmon_state.entries import Entry, Kind, Write
+from salmon_state.log import log
+from salmon_state.mail.batches import Batch, Group, Mail
+from salmon_state.mail.bodies import Bodies
+from salmon_state.mail.claims import Claim, ClaimLost
+from salmon_state.mail.domains import Domains, domain_of
+from salmon_state.mail.outbox import Outbox
+from salmon_state.mail.sessions import Line, RelayDown
+from salmon_state.mail.turns import Turns
+from salmon_state.mail.verdicts import Schedule, Verdict
+
+__all__ = ["Pause", "Sending"]
+
+_SECOND = 1_000_000
+_LONGEST_PAUSE = 60.0
+
+
+class Pause:
+    """Lets the relay be while it is down, all connections of this process.
+
+    Attributes:
+        failures: How often it has been down since it last took something.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._until = 0.0
+        self._changing = threading.Lock()
+
+    def is_on(self) -> bool:
+        """Returns whether nobody shall try now."""
+        return time.monotonic() < self._until
+
+    def begin(self, error: RelayDown) -> None:
+        """Lets it be for a while, each time for longer, unless somebody else has found out."""
+        with self._changing:
+            if self.is_on():
+                return
+            wait = min(2.0 ** min(self.failures, 10), _LONGEST_PAUSE)
+            self.failures += 1
+            self._until = time.monotonic() + wait * random.uniform(0.75, 1.25)  # noqa: S311
+        log().warning("the relay is down, tried again in %.0f s: %s", wait, error)
+
+    def end(self) -> None:
+        """Notes that it takes something again."""
+        self.failures = 0
+
+
+class Sending:
+    """Sends batches as far as they can be sent now; any number of threads at the same time.
+
+    Args:
+        outbox: Whose.
+        turns: Who must wait for an earlier mail.
+        bodies: Told of messages that a batch does not need any more.
+        schedule: When those are tried again who were refused.
+        keep: Microseconds for which what was given up is kept.
+        connections: How many there are; one is kept from each domain that has the others waiting.
+
+    Attributes:
+        pause: While the relay is down.
+        stopping: Set when no further transaction shall begin.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        turns: Turns,
+        bodies: Bodies,
+        schedule: Schedule,
+        keep: int,
+        connections: int,
+    ) -> None:
+        self.pause = Pause()
+        self.stopping = threading.Event()
+        self._outbox = outbox
+        self._store = outbox.storage
+        self._turns = turns
+        self._bodies = bodies
+        self._schedule = schedule
+        self._keep = keep
+        self._domains = Domains(max(1, connections - 1))
+
+    def send(self, claim: Claim, line: Line) -> None:
+        """Sends a batch as far as it can be sent now, and gives it back.
+
+        Raises:
+            ClaimLost: Another dispatcher has it.
+            StorageError: The store is away, or damaged; the claim ends by itself.
+        """
+        batch, now = claim.batch, self._store._clock()
+        place = Kind.BODY, claim.sender, batch.body
+        message = self._store._call(self._store._find, *place)
+        todo = [group for group in batch.groups if group.due <= now]
+        later = [group for group in batch.groups if group.due > now]
+        while todo and self._may_go_on(claim):
+            group = todo.pop(0)
+            if line.one_by_one and len(group.recipients) > 1:
+                todo[:0] = [group._replace(recipients=[each]) for each in group.recipients]
+                continue
+            group, waiting = self._let_through(claim, group)
+            later += waiting
+            if not group.recipients:
+                continue
+            try:
+                verdict = self._try(batch, group, message, line)
+            finally:
+                self._domains.leave({domain_of(each) for each in group.recipients})
+            todo[:0] = verdict.at_once
+            later += verdict.later
+            beside = [write for each in verdict.never for write in self._bury(claim, each, message)]
+            self._mark(claim, todo, later, beside)
+            claim.is_buried = claim.is_buried or bool(beside)
+            left = {recipient for each in (*todo, *later) for recipient in each.recipients}
+            self._turns.leave(claim.sender, claim.name, set(group.recipients) - left)
+        if claim.is_held:
+            self._mark(claim, [], [*todo, *later], [])
+
+    def _may_go_on(self, claim: Claim) -> bool:
+        """Returns whether another transaction may begin."""
+        if self.stopping.is_set() or self.pause.is_on():
+            return False
+        if claim.is_old(2 / 3):  # this process stood still, or the store was away
+            claim.extend(wait=True)
+            if claim.is_old(2 / 3):
+                raise ClaimLost
+        return not claim.lost
+
+    def _let_through(self, claim: Claim, group: Group) -> tuple[Group, list[Group]]:
+        """Returns who may be sent it now, having a place at their domains, and who waits."""
+        behind = self._turns.behind(claim.sender, claim.name, group.recipients)
+        full = self._domains.enter(
+            {domain_of(each) for each in group.recipients if each not in behind}
+        )
+        if not behind and not full:
+            return group, []
+        slow = [e for e in group.recipients if e not in behind and domain_of(e) in full]
+        going = [e for e in group.recipients if e not in behind and domain_of(e) not in full]
+        waiting = []
+        if behind:
+            due = min(behind.values())
+            waiting.append(group._replace(recipients=sorted(behind), due=due))
+        if slow:
+            wait = random.uniform(3, 7)  # noqa: S311 - no secret
+            due = self._store._clock() + round(wait * _SECOND)
+            waiting.append(group._replace(recipients=slow, due=due))
+        return group._replace(recipients=going), waiting
+
+    def _try(self, batch: Batch, group: Group, message: bytes | None, line: Line) -> Verdict:
+        """Sends a group its message; returns what becomes of those who do not have it then."""
+        if message is None:
+            return Verdict([], [], [group._replace(answer="its message is not in the store")])
+        try:
+            refused = line.send(group.sender, group.recipients, message)
+        except RelayDown as error:
+            self.pause.begin(error)
+            return self._schedule.without_relay(batch, group, error, self._store._clock())
+        except Exception as error:  # noqa: BLE001 - the relay is the application's
+            if not isinstance(error, OSError):
+                self._store._log_traceback(f"{self._outbox!r}: a mail was not sent")
+            return self._schedule.after_error(batch, group, error, self._store._clock())
+        self.pause.end()
+        return self._schedule.judge(batch, group, refused, self._store._clock())
+
+    # ---------------------------------------------------------------- what is written down
+
+    def _mark(
+        self, claim: Claim, todo: Sequence[Group], later: Sequence[Group], beside: list[Write]
+    ) -> None:
+        """Writes down what is done: after this it is certain that it is not sent again."""
+        batch = claim.batch._replace(groups=[*todo, *later])
+        place = claim.sender, batch.body
+        is_last = not batch.groups and self._turns.is_alone(*place)
+        if is_last:
+            beside.append(Write(Kind.BODY, *place, None))
+        claim.write(batch, beside, hold=bool(todo))
+        if not batch.groups and not is_last:
+            self._bodies.leave(*place)
+
+    def _bury(self, claim: Claim, group: Group, message: bytes | None) -> list[Write]:
+        """Returns what keeps a group that is given up, and tells the application."""
+        now, keep = self._store._clock(), self._keep
+        body = f"{claim.batch.body}+"  # one of its own: the other goes with those who are sent it
+        value = Batch(body, claim.batch.since, [group]).encode()
+        name = f"{claim.name}-{now:x}{random.getrandbits(32):08x}"
+        entry = Entry(Kind.DEAD, claim.sender, name, value, now + keep)
+        log().error(
+            "%r: gave up a mail to %d recipients, %r and so on: %s",
+            *(self._outbox, len(group.recipients), group.recipients[0], group.answer),
+        )
+        if self._outbox.given_up is not None:
+            try:
+                self._outbox.given_up(Mail.of(entry))
+            except Exception:  # noqa: BLE001 - it is the application's
+                self._store._log_traceback("what is called for a mail that is given up failed")
+        writes = [Write(*entry)]
+        if message is not None and not claim.is_buried:
+            kept = now + keep + self._schedule.give_up
+            writes.append(Write(Kind.BODY, claim.sender, body, message, kept))
+        return writes

@@ -1,0 +1,110 @@
+"""What is copied and is no store of ours: Salmon's own shelf, and librelist's table.
+
+Both are read as they are and left so; what they hold is first put into a store in a temporary
+file, so that it can be gone through and compared like every other.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from salmon.routing import ROUTE_FIRST_STATE
+
+from salmon_state.entries import STATE, Write, in_order, to_microseconds
+from salmon_state.errors import ConfigurationError, StorageUnavailable
+from salmon_state.masking import Mask
+from salmon_state.registry import open_storage, resolve_url
+from salmon_state.storage import StateStorage
+
+__all__ = ["opened_source"]
+
+_SHELF, _LIBRELIST = "salmon+shelve:///", "librelist+"
+_TABLE = "librelist_userstate"
+_AT_ONCE = 1_000
+
+
+@contextmanager
+def opened_source(url: str) -> Iterator[StateStorage]:
+    """Gives the store of a URL, or one with what somebody else's holds.
+
+    ``salmon+shelve:///run/states`` is a shelf of Salmon's own store, of any flavour of dbm, and
+    ``librelist+postgresql+psycopg://…`` the table of librelist's, in any database of SQLAlchemy's;
+    ``?table=`` names it if it is not ``librelist_userstate``.
+
+    Raises:
+        ConfigurationError: The URL cannot work.
+        StorageError: It cannot be read.
+    """
+    if url.startswith(_SHELF):
+        with tempfile.TemporaryDirectory(prefix="salmon-state-") as directory:
+            path = _copied(Path(url.removeprefix(_SHELF)), Path(directory))
+            with open_storage(f"shelve:///{path}") as store:
+                yield store
+    elif url.startswith(_LIBRELIST):
+        with (
+            tempfile.TemporaryDirectory(prefix="salmon-state-") as directory,
+            open_storage(f"sqlite:///{directory}/librelist.db") as store,
+        ):
+            _read_librelist(resolve_url(url.removeprefix(_LIBRELIST)), store)
+            yield store
+    else:
+        with open_storage(url) as store:
+            yield store
+
+
+def _copied(path: Path, directory: Path) -> Path:
+    """Copies the files of a shelf; the flavours of dbm append to its name."""
+    found = [file for file in path.parent.glob(f"{path.name}*") if file.is_file()]
+    endings = ("", ".dat", ".dir", ".bak", ".pag", ".db", "-wal")
+    files = [file for file in found if file.name.removeprefix(path.name) in endings]
+    if not files:
+        raise ConfigurationError(f"there is no shelf {str(path)!r}")
+    for file in files:
+        shutil.copy2(file, directory)
+    return directory / path.name
+
+
+def _read_librelist(url: str, store: StateStorage) -> None:
+    """Puts librelist's states into a store, each with the time at which its row was made.
+
+    Its rows have keys and addresses in lower case, whatever the mail said, and so have the
+    entries: a sender with a capital in the address, or a module with one in its name, begins anew.
+    A time without a zone is UTC. Of several rows for one key the newest counts.
+    """
+    try:
+        location = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise ConfigurationError(f"after {_LIBRELIST!r} comes a URL of SQLAlchemy's") from None
+    name = str(location.query.get("table", _TABLE))
+    names = ("state_key", "from_address", "state")
+    made = sa.column("created_on", sa.DateTime(timezone=True))
+    columns: list[Any] = [*(sa.column(each, sa.Text) for each in names), made]
+    query = sa.select(*columns)
+    engine = sa.create_engine(location.difference_update_query(["table"]))
+    try:
+        with engine.connect() as connection:
+            rows = connection.execution_options(yield_per=_AT_ONCE).execute(
+                query.select_from(sa.table(name)).order_by(made)
+            )
+            while some := list(islice(rows, _AT_ONCE)):
+                writes = {row[:2]: _write(*row) for row in some}
+                store._call(store._commit, in_order(writes.values()))
+    except sa.exc.SQLAlchemyError as error:
+        text = Mask((location.password or "",))(str(getattr(error, "orig", None) or error))
+        raise StorageUnavailable(f"librelist's table {name!r}: {text}") from None
+    finally:
+        engine.dispose()
+
+
+def _write(module: str, sender: str, state: str, made: datetime) -> Write:
+    zoned = made if made.tzinfo else made.replace(tzinfo=timezone.utc)
+    stored = None if state == ROUTE_FIRST_STATE or not state else state
+    return Write(STATE, sender, module, stored, to_microseconds(zoned))

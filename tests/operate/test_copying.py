@@ -1,0 +1,302 @@
+"""copy: between all stores, killed anywhere, under load, and out of what others left."""
+
+from __future__ import annotations
+
+import json
+import shelve
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from salmon_state import MemoryStorage, StateStorage, StorageUnavailable, open_storage
+from salmon_state.entries import Kind, Where, Write
+from salmon_state.operate.copying import Copy
+from salmon_state.operate.mirror import ALL, digest, remove, size, write
+from tests.faulty import FaultyStorage
+from tests.operate.copying_processes import CONTEXT, copy_and_die, write_until
+from tests.operate.typing_commands import ANNA, APP, BEN, rows, typed
+from tests.redis_services import wait_until
+from tests.services import fresh_url
+
+STORES = ["shelve", "sqlite", "postgresql", "mariadb", "redis_server"]
+
+
+def contents(store: StateStorage) -> set[object]:
+    return {
+        entry
+        for kind in Kind
+        if kind is not Kind.LEASE
+        for page in store._pages(kind, Where())
+        for entry in page.entries
+    }
+
+
+def fill(store: StateStorage) -> None:
+    store.set(APP, ANNA, "POSTING")
+    store.set("app.bounces", ANNA, "WATCHING")
+    store.set(APP, "\x00\udcff\u202e'@x", "CONFIRMING")
+    store._commit([Write(Kind.STATE, BEN, APP, "UNKNOWN_TIME", None)])
+    store._commit([Write(Kind.OUTGOING, None, "mail", b"\0" * 100_000, 5)])
+
+
+@pytest.fixture(params=STORES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return fresh_url(request, request.param, tmp_path)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/other.db"
+
+
+@pytest.mark.slow
+def test_there_and_back(url: str, other: str) -> None:
+    with open_storage(url) as old, open_storage(other) as new:
+        fill(old)
+        everything = contents(old)
+        assert rows(url, "copy", url, other, "--dry-run")[0]["entries"] == 5
+        assert size(new) == 0
+        (done,) = rows(url, "copy", url, other)
+        assert (done["written"], done["removed"], done["equal"]) == (5, 0, True)
+        assert contents(new) == everything
+        # Again: what changed only, and what is there no more.
+        old.set(APP, ANNA, "START")
+        new.set(APP, "only@there", "POSTING")
+        (done,) = rows(url, "copy", url, other, "--yes")
+        assert (done["written"] <= 1, done["removed"], done["equal"]) == (True, 2, True)
+        assert contents(new) == contents(old) != everything
+        old._wipe()
+        assert rows(url, "copy", other, url)[0]["equal"]
+        assert contents(new) == contents(old)
+        assert rows(url, "copy", other, url, "--yes")[0]["written"] == 0
+
+
+@pytest.mark.slow
+def test_nobody_writes_meanwhile(url: str) -> None:
+    """Who tries waits until it is over, or hears that the store is unavailable."""
+    with open_storage(url) as store, open_storage(url) as other:
+        if "redis" in url:
+            with pytest.raises(NotImplementedError, match="stop what writes"), store.paused():
+                pass
+            return
+        writing = threading.Thread(target=other.set, args=(APP, ANNA, "POSTING"))
+        with store.paused():
+            writing.start()
+            writing.join(0.3)
+            assert writing.is_alive()
+            assert store.get(APP, ANNA) == "START"  # reading goes on
+        writing.join(60)
+        assert other.get(APP, ANNA) == "POSTING"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "to"), [("sqlite", "postgresql"), ("postgresql", "sqlite")])
+def test_under_load(kind: str, to: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Two hundred mails a second: equal at one moment, and with a last run nothing is lost."""
+    source, target = fresh_url(request, kind, tmp_path), fresh_url(request, to, tmp_path)
+    with open_storage(source) as old:
+        old._commit([Write(Kind.STATE, f"{n}@x", APP, "POSTING", n) for n in range(1_000)])
+        with writing(source) as written:
+            wait_until(lambda: written() > 20, "the first mails")
+            done = typed(source, "--json", "copy", source, target, "--pause", "30")
+            more = written()
+            wait_until(lambda: written() > more, "more mails")
+        report = json.loads(done.stdout)
+        assert report["equal"]
+        assert report["paused"] == 0 or "went on after" in done.stderr
+        assert rows(source, "copy", source, target, "--yes")[0]["equal"]
+        with open_storage(target) as new:
+            assert contents(new) == contents(old)
+            last = written() - 1
+            expected = f"S{last}" if last % 7 else "START"
+            assert new.get("app", f"{last % 100}@live") in (expected, f"S{last + 1}")
+
+
+@contextmanager
+def writing(url: str) -> Iterator[Callable[[], int]]:
+    stopped, written = CONTEXT.Event(), CONTEXT.Value("i", 0)
+    process = CONTEXT.Process(target=write_until, args=(url, stopped, written, 200))
+    process.start()
+    try:
+        yield lambda: int(written.value)
+    finally:
+        stopped.set()
+        process.join(60)
+        process.kill()
+
+
+def killed(source: str, target: str, commits: int, *, after: bool) -> bool:
+    """Returns whether it was killed, and had not finished before."""
+    process = CONTEXT.Process(
+        target=copy_and_die, args=(source, target, commits), kwargs={"after": after}
+    )
+    process.start()
+    process.join(60)
+    return bool(process.exitcode == -9)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param([1, 2, 3, 5], id="some"),
+        pytest.param([*range(1, 26)], id="many", marks=pytest.mark.stress),
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_killed(tmp_path: Path, points: list[int], after: bool) -> None:
+    """At each of its commits; what the next one does is the rest, and both are equal."""
+    source, target = f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/new.db"
+    with open_storage(source) as old:
+        total = 600 * points[-1]  # a thousand of one kind to a commit
+        for kind in (Kind.STATE, Kind.HANDLED):
+            value = "POSTING" if kind is Kind.STATE else b"x"
+            writes = (Write(kind, f"{n:05}@x", APP, value, n) for n in range(total // 2))
+            old._commit(list(writes))
+        for commits in points:
+            with open_storage(target) as new:
+                new._wipe()
+            assert killed(source, target, commits, after=after)
+            with open_storage(target) as new:
+                assert size(new) < total
+                work = Copy(old, new)
+                work.run()
+                assert work.equal
+                assert work.written <= total
+                assert digest(new, int) == digest(old, int)
+
+
+def test_what_changes_all_the_time() -> None:
+    """It does not go on for ever, and says that they are not equal."""
+    with MemoryStorage() as old, MemoryStorage() as new:
+        fill(old)
+        numbers = iter(range(10**9))
+
+        def step() -> None:
+            old.set(APP, ANNA, f"S{next(numbers)}")
+
+        told: list[str] = []
+        work = Copy(old, new, step=step, tell=told.append, pause=1)
+        work.run()
+        assert not work.equal
+        assert "stop what writes" in told[-1]
+
+
+def test_a_pause_that_is_too_short(tmp_path: Path) -> None:
+    with (
+        open_storage(f"sqlite:///{tmp_path}/old.db") as old,
+        open_storage(f"sqlite:///{tmp_path}/new.db") as new,
+    ):
+        fill(old)
+        numbers = iter(range(10**9))
+        told: list[str] = []
+
+        def step() -> None:
+            if not told:
+                old.set(APP, ANNA, f"S{next(numbers)}")
+
+        work = Copy(old, new, step=step, tell=told.append, pause=1e-9)
+        work.run()
+        assert not work.equal
+        assert ["waits now" in told[0], "went on" in told[-1]] == [True, True]
+        old.set(APP, ANNA, "FREE")
+
+
+def test_a_store_that_fails_while_it_is_copied() -> None:
+    """Its driver's error comes out as from every method: the command says it in one line."""
+
+    with MemoryStorage() as well, FaultyStorage() as faulty:
+        for store in (well, faulty):
+            store.set(APP, ANNA, "POSTING")
+        for hook, call in (
+            ("_page", lambda: digest(faulty, int)),
+            ("_page", lambda: write(faulty, well, set(ALL), int)),
+            ("_commit", lambda: write(well, faulty, set(ALL), int)),
+            ("_load", lambda: remove(faulty, well, set(ALL), int)),
+        ):
+            faulty.fail(hook, OSError("the disk is gone"))
+            with pytest.raises(StorageUnavailable, match="451"):
+                call()
+
+
+# ---------------------------------------------------------------- what others left
+
+
+@pytest.mark.parametrize("flavour", ["dbm.dumb", "dbm.gnu", "dbm.ndbm", "dbm.sqlite3"])
+def test_salmons_own_shelf(flavour: str, tmp_path: Path, other: str) -> None:
+    dbm = pytest.importorskip(flavour)
+    shelf: shelve.Shelf[str] = shelve.Shelf(dbm.open(str(tmp_path / "states"), "c"))
+    with shelf:
+        shelf[repr([APP.encode(), ANNA])] = "POSTING"
+        shelf[repr([APP.encode(), BEN])] = "START"
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    (done,) = rows(other, "copy", f"salmon+shelve:///{tmp_path}/states", other)
+    assert (done["entries"], done["equal"]) == (1, True)
+    with open_storage(other) as store:
+        assert [record[:3] for record in store.records()] == [(APP, ANNA, "POSTING")]
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_shelf_that_is_not_there(tmp_path: Path, other: str) -> None:
+    done = typed(other, "copy", f"salmon+shelve:///{tmp_path}/nothing", other)
+    assert "there is no shelf" in str(done.exception)
+
+
+MADE = datetime(2010, 3, 1, 12, 30)
+
+
+def test_librelists_table(tmp_path: Path, other: str) -> None:
+    django = tmp_path / "django.db"
+    with sqlite3.connect(django) as connection:
+        connection.execute(
+            "CREATE TABLE librelist_userstate (id INTEGER PRIMARY KEY, created_on TIMESTAMP, "
+            "state_key VARCHAR(512), from_address VARCHAR(75), state VARCHAR(200))"
+        )
+        insert = (
+            "INSERT INTO librelist_userstate (created_on, state_key, from_address, state) "
+            "VALUES (?, ?, ?, ?)"
+        )
+        made = str(MADE)
+        for row in (
+            (made, APP, ANNA, "POSTING"),
+            ("2009-01-01 00:00:00", APP, BEN, "OLDER"),
+            (made, APP, BEN, "NEWER"),
+            (made, APP, "begins@anew", "START"),
+        ):
+            connection.execute(insert, row)
+    before = django.read_bytes()
+    source = f"librelist+sqlite:///{django}"
+    (done,) = rows(other, "copy", source, other)
+    assert (done["entries"], done["equal"]) == (2, True)
+    assert rows(other, "copy", source, other, "--yes")[0]["written"] == 0
+    at = MADE.replace(tzinfo=timezone.utc)
+    with open_storage(other) as store:
+        assert {*store.records()} == {(APP, ANNA, "POSTING", at), (APP, BEN, "NEWER", at)}
+    assert django.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_librelists_table_on_a_server(
+    request: pytest.FixtureRequest, other: str, tmp_path: Path
+) -> None:
+    url = fresh_url(request, "postgresql", tmp_path)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE states (created_on timestamptz, state_key text, from_address text, "
+            "state text)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO states VALUES ('2010-03-01 12:30+00', 'app.handlers', %s, 'POSTING')",
+            (ANNA,),
+        )
+    engine.dispose()
+    missing = typed(other, "copy", f"librelist+{url}", other)
+    assert isinstance(missing.exception, StorageUnavailable)
+    assert "librelist_userstate" in missing.exception.detail
+    assert rows(other, "copy", f"librelist+{url}?table=states", other)[0]["entries"] == 1
