@@ -15,6 +15,7 @@ __all__ = [
     "ABSENT",
     "ANYTHING",
     "CHECK",
+    "EVER",
     "EVERY",
     "MICROSECOND",
     "STATE",
@@ -94,6 +95,10 @@ ANYTHING: Final = _Mark.ANYTHING
 """No expectation: the entry may be there or not, and be anything."""
 ABSENT: Final = _Mark.ABSENT
 """The expectation that there is no such entry."""
+
+
+EVER: Final = 1 << 62
+"""A time after all others, in microseconds."""
 
 
 class Entry(NamedTuple):

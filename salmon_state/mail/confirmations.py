@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import json
 import secrets
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from salmon.confirm import ConfirmationEngine
 from salmon.mail import MailRequest
 
 from salmon_state.checks import check_lifetime, plain_sender
-from salmon_state.entries import MICROSECOND, Kind, Seen, Where, Write
+from salmon_state.entries import (
+    EVER,
+    MICROSECOND,
+    Entry,
+    Kind,
+    Seen,
+    Where,
+    Write,
+    from_microseconds,
+)
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.keys import Sender
 from salmon_state.mail.expiry import Expiry
 from salmon_state.storage import StateStorage
 
-__all__ = ["Confirmations", "PendingMails"]
+__all__ = ["Confirmations", "PendingMails", "Waiting"]
+
+_SECRET = "secret "  # noqa: S105 - what the names of such entries begin with
+
+
+class Waiting(NamedTuple):
+    """What somebody is to confirm, without the secret that confirms it."""
+
+    target: str
+    """What is to be confirmed, such as ``"subscribe"``."""
+    from_address: Sender
+    """Who must confirm."""
+    expires: datetime | None
+    """After what time nobody can any more."""
 
 
 class Confirmations:
@@ -112,6 +135,14 @@ class Confirmations:
             StorageUnavailable: The store cannot be written now.
         """
         self._entries.remove(plain_sender(from_address), _name_of(target))
+
+    def waiting(self) -> Iterator[Waiting]:
+        """Yields what is to be confirmed, what expires first at first, a page at a time.
+
+        Raises:
+            StorageUnavailable: The store cannot be read now; also while iterating.
+        """
+        return self._entries.waiting()
 
     def clear(self) -> None:
         """Removes all confirmations and all pending mails; meant for tests.
@@ -219,6 +250,15 @@ class _Entries:
             expect = Seen(at=found.until)  # a mail of 20 MB need not be sent to be compared
             self._write(Write(Kind.CONFIRMATION, sender, name, None, None, expect))
 
+    def waiting(self) -> Iterator[Waiting]:
+        def secrets_of(entries: list[Entry]) -> Iterator[Waiting]:
+            for _, sender, name, _, at in entries:
+                if name.startswith(_SECRET):
+                    yield Waiting(name.removeprefix(_SECRET), sender, from_microseconds(at))
+
+        where = Where(before=EVER)
+        return self._storage._go_through(Kind.CONFIRMATION, where, secrets_of)
+
     def clear(self) -> None:
         if self._storage._protect:
             raise StorageError(f"clear() refused: {self._storage!r} was made with protect=True")
@@ -235,7 +275,7 @@ class _Entries:
 
 def _name_of(target: object) -> str:
     _check_text(target, "a target")
-    return f"secret {target}"
+    return f"{_SECRET}{target}"
 
 
 def _check_text(value: object, what: str) -> None:

@@ -110,9 +110,18 @@ class DispatcherProcess:
             self._process.wait()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Sends what is in the outbox of a store; returns the status to exit with."""
-    options = _parser().parse_args(arguments)
+_PROGRAM = "python -m salmon_state.mail.dispatch"
+
+
+def main(arguments: Sequence[str] | None = None, *, url: str = "", program: str = _PROGRAM) -> int:
+    """Sends what is in the outbox of a store until SIGTERM; returns the status to exit with.
+
+    Args:
+        arguments: Those of the command line.
+        url: That of the store, if it is not among them.
+        program: What the command line begins with.
+    """
+    options = _parser(program, url).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     try:
         store = open_storage(options.url)
@@ -128,11 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str, url: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m salmon_state.mail.dispatch", description=main.__doc__
+        program, description="Sends what is in the outbox of a store until SIGTERM."
     )
-    parser.add_argument("url", help="the store; '${NAME}' in it is a variable of the environment")
+    parser.set_defaults(url=url)
+    if not url:
+        about = "the store; '${NAME}' in it is a variable of the environment"
+        parser.add_argument("url", help=about)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--relay", metavar="HOST:PORT", help="the mail server to send through")
     where.add_argument("--maildir", metavar="DIR", help="keep mail there instead of sending it")

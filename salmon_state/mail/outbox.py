@@ -17,6 +17,7 @@ from salmon.mail import MailResponse
 from salmon_state.conversation import Conversation
 from salmon_state.entries import (
     ABSENT,
+    EVER,
     EVERY,
     Kind,
     Seen,
@@ -32,9 +33,6 @@ from salmon_state.mail.messages import address, as_bytes
 from salmon_state.storage import StateStorage
 
 __all__ = ["Backlog", "Outbox"]
-
-_EVER = 1 << 62
-"""A time after all others, in microseconds."""
 
 LOOK_AFTER = 3_600_000_000
 """Microseconds after which a message is looked after, whose last recipient may be done."""
@@ -194,7 +192,7 @@ class Outbox:
         """
         count, page = self.storage._count, self.storage._page
         pending = self.storage._call(count, Kind.OUTGOING)
-        first = self.storage._call(page, Kind.OUTGOING, Where(before=_EVER), None).entries[:1]
+        first = self.storage._call(page, Kind.OUTGOING, Where(before=EVER), None).entries[:1]
         dead = self.storage._call(count, Kind.DEAD)
         return Backlog(pending, from_microseconds(first[0].at) if first else None, dead)
 
@@ -207,7 +205,7 @@ class Outbox:
         return self._mails(Kind.DEAD)
 
     def _mails(self, kind: Kind) -> Iterator[Mail]:
-        return self.storage._go_through(kind, Where(before=_EVER), partial(map, Mail.of))
+        return self.storage._go_through(kind, Where(before=EVER), partial(map, Mail.of))
 
     def retry(self, mail: Mail) -> bool:
         """Makes a mail be tried at once, one that was given up as if it were new.

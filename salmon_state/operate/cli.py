@@ -7,7 +7,16 @@ import sys
 import click
 
 from salmon_state.errors import StorageError, StorageUnavailable
-from salmon_state.operate import copying, doctor, look, mend, migrating, outbox
+from salmon_state.operate import (
+    confirmations,
+    copying,
+    doctor,
+    look,
+    mend,
+    migrating,
+    outbox,
+    undeliverable,
+)
 from salmon_state.operate.given import Given
 
 __all__ = ["cli", "main"]
@@ -44,6 +53,8 @@ for command in (
     *look.COMMANDS,
     *mend.COMMANDS,
     *outbox.COMMANDS,
+    *confirmations.COMMANDS,
+    *undeliverable.COMMANDS,
     *copying.COMMANDS,
     *doctor.COMMANDS,
     *migrating.COMMANDS,

@@ -83,7 +83,8 @@ class Copy:
     def _pass(self, step: Step) -> int:
         """Makes the target hold what the source does; returns how many entries had to change."""
         self.passes += 1
-        ours = digest(self._source, step) if self.theirs.entries else None
+        known = self.theirs.entries or self.passes > 1  # at first there is nothing to compare
+        ours = digest(self._source, step) if known else None
         different = ALL if ours is None else ours.differing(self.theirs)
         written = removed = 0
         if different:

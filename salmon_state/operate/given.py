@@ -38,8 +38,17 @@ class Given:
             StorageError: It cannot be opened.
         """
         if self._store is None:
-            self._store = open_storage(self.url or _configured())
+            self._store = open_storage(self.which)
         return self._store
+
+    @property
+    def which(self) -> str:
+        """The URL of the store.
+
+        Raises:
+            click.UsageError: Nothing says which one.
+        """
+        return self.url or _configured()
 
     def open_as_it_is(self) -> StateStorage:
         """Opens the store without creating or migrating tables.
@@ -48,7 +57,7 @@ class Given:
             click.UsageError: Nothing says which one.
             StorageError: It cannot be opened, or only after a migration.
         """
-        url = self.url or _configured()
+        url = self.which
         options = {"create": False} if "create" in (known_options(url) or ()) else {}
         self._store = open_storage(url, **options)
         return self._store

@@ -10,6 +10,7 @@ from itertools import islice
 
 import click
 
+from salmon_state.entries import Kind
 from salmon_state.errors import ConversationBusy
 from salmon_state.operate.given import Given
 from salmon_state.operate.output import Row, duration, print_rows, progress, shown
@@ -91,7 +92,7 @@ def show(given: Given, sender: str) -> None:
 
     Exit status 1 if nothing is kept.
     """
-    rows = given.store.export(sender)
+    rows = map(_without_secret, given.store.export(sender))
     found = print_rows(rows, ("kind", "name", "value", "at"), to_json=given.to_json)
     if not given.to_json:
         click.echo(
@@ -99,6 +100,12 @@ def show(given: Given, sender: str) -> None:
         )
     if not found:
         raise SystemExit(1)
+
+
+def _without_secret(row: Row) -> Row:
+    """Returns what is kept, but for what only the sender may know, or a process."""
+    hidden = row["kind"] in (Kind.CONFIRMATION.name, Kind.LEASE.name)
+    return {**row, "value": "(hidden: see export)"} if hidden else row
 
 
 def _in_hand(store: StateStorage, sender: str) -> str:

@@ -1,4 +1,4 @@
-"""What changes a store: set, set-all, rename, purge, erase, clear, lock."""
+"""What changes a store: set, set-all, rename, rename-module, purge, erase, clear, lock."""
 
 from __future__ import annotations
 
@@ -99,6 +99,28 @@ def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None
     given.say(f"conversations {did} from {shown(old)} to {shown(new)}: {moved:,}", moved=moved)
 
 
+@click.command("rename-module")
+@click.argument("old")
+@click.argument("new")
+@_dry_run
+@click.pass_obj
+def rename_module(given: Given, old: str, new: str, dry_run: bool) -> None:
+    """Move all conversations of module OLD to module NEW: a handler module got a new name.
+
+    Stopped in the middle, some are moved: run it again. Exit status 1 if some stay, because their
+    senders have a conversation with NEW already.
+    """
+    store = given.store
+    moved = 0 if dry_run else store.rename_module(old, new)
+    left = sum(1 for _ in store.records(module=old))
+    did = f"to move from {shown(old)} to {shown(new)}: {left:,}"
+    if not dry_run:
+        did = f"moved from {shown(old)} to {shown(new)}: {moved:,}; left: {left:,}"
+    given.say(f"conversations {did}", moved=left if dry_run else moved, left=left)
+    if left and not dry_run:
+        raise SystemExit(1)
+
+
 @click.command()
 @click.option("--older-than", required=True, metavar="AGE", help="Idle for so long: 90d, 36h, 10m.")
 @click.option("--module", help="Only conversations with this handler module.")
@@ -180,4 +202,4 @@ def _wait_for_enter() -> int:
     return 0
 
 
-COMMANDS = (set_, set_all, rename, purge, erase, clear, lock)
+COMMANDS = (set_, set_all, rename, rename_module, purge, erase, clear, lock)

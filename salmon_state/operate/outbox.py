@@ -8,6 +8,7 @@ from itertools import islice
 import click
 
 from salmon_state.mail.batches import Mail
+from salmon_state.mail.dispatch import main
 from salmon_state.mail.outbox import Outbox
 from salmon_state.operate.given import Given, confirm
 from salmon_state.operate.output import Row, print_rows, shown
@@ -113,6 +114,17 @@ def _report(given: Given, what: str, done: int, names: tuple[str, ...]) -> None:
     if done < len(names):
         click.echo(f"not found, or being sent now: {len(names) - done:,}", err=True)
         raise SystemExit(1)
+
+
+@outbox.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def dispatch(given: Given, arguments: tuple[str, ...]) -> None:
+    """Send what is due until SIGTERM, as a dispatcher beside the server's; --help has more."""
+    raise SystemExit(main([*arguments], url=given.which, program="salmon-state outbox dispatch"))
 
 
 COMMANDS = (outbox,)

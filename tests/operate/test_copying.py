@@ -187,6 +187,13 @@ def test_what_changes_all_the_time() -> None:
         assert "stop what writes" in told[-1]
 
 
+def test_nothing_at_all() -> None:
+    with MemoryStorage() as old, MemoryStorage() as new:
+        work = Copy(old, new)
+        work.run()
+        assert (work.equal, work.written) == (True, 0)
+
+
 def test_a_pause_that_is_too_short(tmp_path: Path) -> None:
     with (
         open_storage(f"sqlite:///{tmp_path}/old.db") as old,

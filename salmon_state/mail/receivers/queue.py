@@ -20,7 +20,7 @@ from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
 from salmon_state.mail.receivers.ending import SIZE_LIMIT, Ending
 from salmon_state.mail.receivers.spool import Claim, Spool
 
-__all__ = ["QueueReceiver"]
+__all__ = ["QueueReceiver", "envelope_of"]
 
 _MOST_CRASHES = 5
 """After so many ends of a process that had it in hand, a mail is taken for the cause."""
@@ -153,9 +153,7 @@ class QueueReceiver(Ending, server.QueueReceiver):
                 raise ValueError(TOO_COMPLEX)
             # A tuple as by SMTP, and no str: attach() need not put the mail back.
             mail = MailRequest((self.queue.dir, claim.path.name), None, None, claim.data)
-            headers = mail.base.mime_part
-            mail.From = _address(headers, "Return-Path", "From")
-            mail.To = _address(headers, "Delivered-To", "X-Original-To", "To")
+            mail.From, mail.To = envelope_of(mail.base.mime_part)
         except Exception:  # noqa: BLE001 - Python's parser lets out whatever a mail provokes
             log().exception("%s cannot be parsed", claim.path)
             self._set_aside(claim, "it cannot be parsed")
@@ -215,6 +213,14 @@ class QueueReceiver(Ending, server.QueueReceiver):
             time.sleep(self.pause)
         else:
             claim.remove()
+
+
+def envelope_of(headers: Message) -> tuple[str, str]:
+    """Returns the sender and the recipient that another mail server wrote into the headers."""
+    return (
+        _address(headers, "Return-Path", "From"),
+        _address(headers, "Delivered-To", "X-Original-To", "To"),
+    )
 
 
 def _address(headers: Message, *names: str) -> str:
