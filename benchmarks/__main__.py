@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contention, conversation, machine, mail, operations, server
+from benchmarks import contention, conversation, machine, mail, operations, outbox, server
 from benchmarks.growth.measure import measure as measure_growth
 from benchmarks.places import Places
 from benchmarks.report import write_report
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[Places, Plan], dict[str, Any]]] = {
     "operations": operations.measure,
     "conversation": conversation.measure,
     "mail": mail.measure,
+    "outbox": outbox.measure,
     "server": server.measure,
     "contention": contention.measure,
     "growth": measure_growth,

@@ -1,7 +1,7 @@
 """A post to many: the outbox beside sending from the handler, as Salmon's relay does.
 
-``python -m benchmarks.outbox [RECIPIENTS] [URL]``; the relay and the dispatcher are processes of
-their own, and what another mail takes meanwhile is measured beside.
+The relay and the dispatcher are processes of their own, and what another mail takes meanwhile is
+measured beside. ``python -m benchmarks.outbox [RECIPIENTS]`` measures it alone.
 """
 
 from __future__ import annotations
@@ -11,31 +11,33 @@ import multiprocessing
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from email import message_from_bytes
 from typing import Any
 
 from salmon.server import Relay
 
+from benchmarks.places import Places, skipped_if_missing
+from benchmarks.rounds import Plan, Ratio, percentile
 from salmon_state import StateStorage, open_storage
 from salmon_state.mail.outbox import Outbox
 
+NAMES = ("sqlite", "postgresql")
 RECIPIENTS = 10_000
 TODAYS = 500
 """Recipients that are enough to know how long each takes."""
+IDLE = 10
+"""For each so many recipients one mail of others is measured before."""
 
-MESSAGE = b"Subject: hello\r\n\r\n" + b"A line of some text, as there are in mails.\r\n" * 40
-
-SENTENCE = (
-    "recorded in {answered:.0f} ms, sent {ours:,.0f} a second, one by one {todays:,.0f}, "
-    "ratio {ratio:.1f}; p99 of {beside} other mails {busy:.2f} ms, {idle:.2f} when idle"
+MESSAGE = message_from_bytes(
+    b"Subject: hello\r\n\r\n" + b"A line of some text, as there are in mails.\r\n" * 40
 )
 
 
 class Sink(asyncio.Protocol):
-    """A mail server that counts the recipients it took mail for."""
+    """A mail server that counts the recipients it took mail for; with PIPELINING, as all have."""
 
     taken: Any
     in_data = False
@@ -48,23 +50,31 @@ class Sink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
+        answers = b""
         while True:
             end = b"\r\n.\r\n" if self.in_data else b"\r\n"
             line, found, rest = self.buffer.partition(end)
             if not found:
-                return
+                break
             self.buffer = rest
-            verb = line[:4].upper()
-            if self.in_data:
-                self.in_data = False
-                self.taken.value += self.recipients
-            elif verb == b"MAIL":
-                self.recipients = 0
-            elif verb == b"RCPT":
-                self.recipients += 1
-            elif verb == b"DATA":
-                self.in_data = True
-            self.transport.write(b"354 go on\r\n" if self.in_data else b"250 OK\r\n")
+            answers += self.obey(line[:4].upper())
+        self.transport.write(answers)
+
+    def obey(self, verb: bytes) -> bytes:
+        """Returns the answer to a command, or to a message."""
+        if self.in_data:
+            self.in_data = False
+            self.taken.value += self.recipients
+        elif verb == b"EHLO":
+            return b"250-sink\r\n250 PIPELINING\r\n"
+        elif verb == b"MAIL":
+            self.recipients = 0
+        elif verb == b"RCPT":
+            self.recipients += 1
+        elif verb == b"DATA":
+            self.in_data = True
+            return b"354 go on\r\n"
+        return b"250 OK\r\n"
 
 
 def serve(port: Any, taken: Any) -> None:
@@ -99,38 +109,36 @@ def envelopes(count: int, *, each: bool) -> Iterator[tuple[str, str]]:
         yield f"reader{number}@example.com", own if each else "news@lists.example.com"
 
 
-def todays_rate(port: int, *, each: bool) -> float:
+def todays_rate(port: int, count: int, *, each: bool) -> float:
     """Returns how many copies a second a handler sends through Salmon's relay."""
     relay = Relay("127.0.0.1", port)
     began = time.perf_counter()
-    for recipient, sender in envelopes(TODAYS, each=each):
-        relay.deliver(MESSAGE.decode(), To=recipient, From=sender)
-    return TODAYS / (time.perf_counter() - began)
+    for recipient, sender in envelopes(count, each=each):
+        relay.deliver(MESSAGE, To=recipient, From=sender)
+    return count / (time.perf_counter() - began)
 
 
-def other_mails(outbox: Outbox, until: Any) -> list[float]:
-    """Returns what each of some mails took that others send meanwhile, with an answer each."""
-    took = []
-    for number in range(100_000):
+def other_mails(store: StateStorage, is_over: Callable[[int], bool]) -> list[float]:
+    """Returns what each of the mails took that others send one after the other, in seconds."""
+    took: list[float] = []
+    while not (took and is_over(len(took))):
         began = time.perf_counter()
-        store, sender = outbox.storage, f"{number % 50}@example.com"
+        sender = f"{len(took) % 50}@example.com"
         with store.conversation(sender):
-            store.set("app.handlers", sender, f"STATE_{number}")
+            store.set("app.handlers", sender, f"STATE_{len(took)}")
         took.append(time.perf_counter() - began)
-        if until(len(took)):
-            return took
         time.sleep(0.002)
     return took
 
 
-def measure(store: StateStorage, url: str, count: int, *, each: bool) -> dict[str, float]:
-    """Returns the figures of one post."""
+def post(store: StateStorage, url: str, count: int, *, each: bool) -> dict[str, Any]:
+    """Returns the figures of one post, and what each of the other mails took."""
     with ExitStack() as ends:
         port, taken = ends.enter_context(sink())
-        todays = todays_rate(port, each=each)
+        todays = todays_rate(port, min(count, TODAYS), each=each)
         taken.value = 0
         outbox = Outbox(store)
-        idle = other_mails(outbox, lambda done: done == 1000)
+        idle = other_mails(store, lambda done: done * IDLE >= count)
         began = time.perf_counter()
         with store.conversation("author@example.com"):
             outbox.fan_out(MESSAGE, envelopes(count, each=each))
@@ -143,33 +151,56 @@ def measure(store: StateStorage, url: str, count: int, *, each: bool) -> dict[st
         while not taken.value:
             time.sleep(0.001)
         began, before = time.perf_counter(), taken.value
-        busy = other_mails(outbox, lambda _: taken.value >= count)
+        busy = other_mails(store, lambda _: taken.value >= count)
         rate = (count - before) / (time.perf_counter() - began)
         while outbox.backlog().pending:
             time.sleep(0.01)
-        assert taken.value == count, taken.value
-    p99 = [statistics.quantiles(times, n=100)[98] * 1000 for times in (idle, busy)]
+        if taken.value != count:
+            raise AssertionError(f"{taken.value} copies of {count} were sent")
+    return {"answered": answered, "ours": rate, "todays": todays, "idle": idle, "busy": busy}
+
+
+def measure(
+    places: Places, plan: Plan, names: tuple[str, ...] = NAMES, count: int = RECIPIENTS
+) -> dict[str, Any]:
+    """Returns a row for each store and kind of envelope."""
+    rows = []
+    for name in names:
+        print(f"  outbox: {name}", flush=True)
+        with skipped_if_missing(name):
+            for each in (True, False):
+                url = places.url(name)
+                with open_storage(url) as store:
+                    found = [post(store, url, count, each=each) for _ in range(plan.rounds)]
+                rows.append(_row(name, count, found, each=each))
+    return {"rows": rows}
+
+
+def _row(name: str, count: int, found: list[dict[str, Any]], *, each: bool) -> dict[str, Any]:
+    ratios = [one["ours"] / one["todays"] for one in found]
+    p99 = {
+        when: percentile(sorted(took for one in found for took in one[when]), 0.99) * 1000
+        for when in ("idle", "busy")
+    }
     return {
-        "answered": answered * 1000,
-        "ours": rate,
-        "todays": todays,
-        "ratio": rate / todays,
-        "beside": len(busy),
-        "busy": p99[1],
-        "idle": p99[0],
+        "group": name,
+        "senders": "one each" if each else "one for all",
+        "recipients": count,
+        "answered_ms": max(one["answered"] for one in found) * 1000,
+        "per_second": statistics.median(one["ours"] for one in found),
+        "todays_per_second": statistics.median(one["todays"] for one in found),
+        "ratio": Ratio(statistics.median(ratios), min(ratios), max(ratios))._asdict(),
+        "others": sum(len(one["busy"]) for one in found),
+        "p99_ms": p99,
     }
 
 
 def main() -> None:
-    """Prints the rates and their ratios."""
+    """Prints what was measured."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else RECIPIENTS
-    with tempfile.TemporaryDirectory() as directory:
-        url = sys.argv[2] if len(sys.argv) > 2 else f"sqlite:///{directory}/states.db"
-        with open_storage(url) as store:
-            for each in (True, False):
-                found = measure(store, url, count, each=each)
-                senders = "an envelope sender each" if each else "one for all"
-                print(f"{count:,} recipients, {senders}: " + SENTENCE.format(**found))
+    with Places() as places:
+        for row in measure(places, Plan.short(), count=count)["rows"]:
+            print(row)
 
 
 if __name__ == "__main__":

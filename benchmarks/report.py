@@ -44,6 +44,7 @@ def _measured(found: Results) -> Iterator[str]:
         ("operations", _operations),
         ("conversation", _conversation),
         ("mail", _mail),
+        ("outbox", _outbox),
         ("server", _server),
         ("growth", _growth),
         ("contention", _contention),
@@ -214,6 +215,32 @@ def _mail(found: Row) -> Iterator[str]:
             )
             for each in found["comparisons"]
             if each["to_floor"] or each["to_peer"]
+        ),
+    )  # fmt: skip
+
+
+def _outbox(found: Row) -> Iterator[str]:
+    yield "## A post to many"
+    yield ""
+    yield (
+        "Recorded in one conversation, and sent by a dispatcher in a process of its own over eight "
+        "connections, beside Salmon's relay, which sends to one after the other from the handler. "
+        "The envelope sender is one each (VERP) or one for all; the sink on the other side "
+        "offers PIPELINING, as mail servers do, and has the same two cores. *Others* are mails "
+        "that somebody else sends before and meanwhile, one conversation with one `set` each."
+    )
+    yield ""
+    yield from _table(
+        ("store", "envelope senders", "recipients", "recorded in, ms", "copies a second",
+         "Salmon's relay", "ours ÷ Salmon's", "others' p99 idle, ms", "meanwhile", "of"),
+        (
+            (
+                row["group"], row["senders"], f"{row['recipients']:,}",
+                f"{row['answered_ms']:,.0f}", f"{row['per_second']:,.0f}",
+                f"{row['todays_per_second']:,.0f}", _ratio(row["ratio"]),
+                f"{row['p99_ms']['idle']:.1f}", f"{row['p99_ms']['busy']:.1f}", row["others"],
+            )
+            for row in found["rows"]
         ),
     )  # fmt: skip
 

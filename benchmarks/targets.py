@@ -29,6 +29,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         yield from _conversation(results["conversation"]["comparisons"])
     if "mail" in results:
         yield from _mail(results["mail"]["rows"])
+    if "outbox" in results:
+        yield from _outbox(results["outbox"]["rows"])
     if "server" in results:
         yield from _server(results["server"]["rows"])
     if "growth" in results:
@@ -91,6 +93,20 @@ def _mail(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
     if floor and ours:
         more = ours["p50"] - floor["p50"]
         yield Verdict("memory: what attach adds to a mail", "≤ 60 µs", f"{more:.0f} µs", more <= 60)
+
+
+def _outbox(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
+    for row in rows:
+        name = f"{row['group']}: a post to {row['recipients']:,}, envelope senders {row['senders']}"
+        answered = row["answered_ms"]
+        yield Verdict(f"{name}: recorded", "≤ 1 s", f"{answered:.0f} ms", answered <= 1000)
+        limit = 3 if row["senders"] == "one each" else 10
+        ratio = row["ratio"]
+        measured = f"{ratio['median']:.1f}× ({ratio['low']:.1f}–{ratio['high']:.1f})"
+        met = ratio["median"] >= limit
+        yield Verdict(f"{name}: rate ÷ that of Salmon's relay", f"≥ {limit}×", measured, met)
+        more = row["p99_ms"]["busy"] / row["p99_ms"]["idle"]
+        yield Verdict(f"{name}: others' p99 ÷ idle", "≤ 2×", f"{more:.1f}×", more <= 2)
 
 
 def _server(rows: list[dict[str, Any]]) -> Iterator[Verdict]:

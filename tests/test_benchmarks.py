@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import conversation
+from benchmarks import conversation, outbox
 from benchmarks.__main__ import save
 from benchmarks.machine import describe
 from benchmarks.operations import OPERATIONS, measure
@@ -67,6 +67,18 @@ def test_a_conversation_is_measured_beside_a_transaction(
     save(tmp_path / "conversation.json", {**about_it, **found})
     write_report(tmp_path, tmp_path / "performance.md")
     assert "## One conversation" in (tmp_path / "performance.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_post_is_measured_beside_one_by_one(tmp_path: Path) -> None:
+    with Places() as places:
+        found = outbox.measure(places, TINY._replace(rounds=1), ("sqlite",), count=100)
+        about = describe(places.directory)
+    assert [row["senders"] for row in found["rows"]] == ["one each", "one for all"]
+    assert len(list(verdicts({"outbox": found}))) == 6
+    save(tmp_path / "outbox.json", {"plan": {}, "machine": about, "seconds": 1, **found})
+    write_report(tmp_path, tmp_path / "performance.md")
+    assert "## A post to many" in (tmp_path / "performance.md").read_text()
 
 
 def row(who: str, role: str, durability: str, *rounds: float) -> dict[str, object]:

@@ -146,6 +146,15 @@ class Claim:
     def _new_end(self) -> int:
         return self._commits.storage._clock() + self._lease
 
+    def _next_time(self, batch: Batch, *, hold: bool) -> int | None:
+        """Returns what the entry is to have for its time when it is written."""
+        if not batch.groups:
+            return None
+        if not hold:
+            return batch.due
+        # Mostly as it is: to move it, the index would be written as well.
+        return self._new_end() if self.is_old(1 / 2) else self.at
+
     def write(self, batch: Batch, beside: Sequence[Write], *, hold: bool) -> None:
         """Writes down what is left of the batch, as often as it takes: some of it may be sent.
 
@@ -163,9 +172,7 @@ class Claim:
         with self._writing:
             while True:
                 before = self.at
-                at = None if value is None else batch.due
-                if hold:  # mostly as it is: to move it, the index would be written as well
-                    at = self._new_end() if self.is_old(1 / 2) else before
+                at = self._next_time(batch, hold=hold)
                 try:
                     self._write(value, at, beside, hold=hold)
                     break

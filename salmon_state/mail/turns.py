@@ -72,6 +72,7 @@ class Turns:
         self._storage = storage
         self._queues: OrderedDict[Sender, _Queue] = OrderedDict()
         self._changing = threading.Lock()
+        self._reading = threading.Lock()
 
     def behind(self, sender: Sender, name: str, recipients: Collection[str]) -> dict[str, int]:
         """Returns those recipients to whom an earlier mail of the sender was not sent yet.
@@ -87,15 +88,21 @@ class Turns:
         Raises:
             StorageUnavailable: The store cannot be read now.
         """
-        with self._changing:
-            queue = self._queues.get(sender)
-        if queue is None or queue.last < name:
-            queue = self._read(sender)
+        queue = self._known(sender, name)
+        if queue is None:
+            with self._reading:  # all connections begin at once, with batches of the same sender
+                queue = self._known(sender, name) or self._read(sender)
         now, mail = self._storage._clock(), mail_of(name)
         behind = queue.behind(mail, recipients, now)
         if behind and time.monotonic() - queue.read_at > _FRESH:
             behind = self._read(sender).behind(mail, recipients, now)
         return behind
+
+    def _known(self, sender: Sender, name: str) -> _Queue | None:
+        """Returns what was read of a sender, if a batch was among it."""
+        with self._changing:
+            queue = self._queues.get(sender)
+        return None if queue is None or queue.last < name else queue
 
     def _read(self, sender: Sender) -> _Queue:
         queue = _Queue(self._storage, sender)
