@@ -165,6 +165,15 @@ class ExpectationTests(StoreSuite):
             wants: list[Want] = [(k, EVERY) for k in (Kind.HANDLED, Kind.OUTGOING, Kind.BODY)]
             assert store._load(SENDER, wants) == there, expect
 
+    def test_what_belongs_to_a_state_that_was_overtaken(self, store: StateStorage) -> None:
+        """Nothing of any kind is written: no mail leaves, and none is known, without its state."""
+        store._commit([Write(Kind.STATE, SENDER, "module", "ONE", NOON)])
+        writes = [Write(Kind.STATE, SENDER, "module", "TWO", NOON, Seen("another"))]
+        writes += [Write(kind, SENDER, "beside", b"", NOON) for kind in BESIDE]
+        with pytest.raises(Overtaken):
+            store._commit(in_order(writes))
+        assert [store._load(SENDER, [(kind, EVERY)]) for kind in BESIDE] == [[]] * len(BESIDE)
+
     def _prepare(self, store: StateStorage, state: str) -> list[Entry]:
         store._wipe()
         if state == "there":

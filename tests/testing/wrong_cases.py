@@ -147,6 +147,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (entries.CommitsInBatches, EntrySuite, "test_many_or_none"),
     (entries.WritesWhatCame, EntrySuite, "test_an_iterator_that_fails"),
     (entries.MarksFirst, EntrySuite, "test_expectations_that_fail"),
+    (entries.RecordsFirst, EntrySuite, "test_what_belongs_to_a_state_that_was_overtaken"),
     (entries.ForgetsMarks, EntrySuite, "test_a_conversation_writes_all_kinds_together"),
     (
         conversations.OverwritesBlindly,

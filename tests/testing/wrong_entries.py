@@ -241,14 +241,22 @@ class ForgetsMarks(MemoryStorage):
 class MarksFirst(MemoryStorage):
     """Has which mails were handled in a place of its own, and writes there first."""
 
+    kinds: tuple[Kind, ...] = (Kind.HANDLED,)
+
     def _commit(self, writes: Iterable[Write]) -> list[int]:
         writes = list(writes)
         for write in writes:
-            if write.kind is Kind.HANDLED and len(writes) > 1:
+            if write.kind in self.kinds and len(writes) > 1:
                 super()._commit([write])
-        others = [w for w in writes if w.kind is not Kind.HANDLED or len(writes) == 1]
+        others = [w for w in writes if w.kind not in self.kinds or len(writes) == 1]
         super()._commit(others)
         return [1] * len(writes)
+
+
+class RecordsFirst(MarksFirst):
+    """Has an outbox outside of the commit."""
+
+    kinds = (Kind.OUTGOING, Kind.BODY)
 
 
 class WipesStates(MemoryStorage):
