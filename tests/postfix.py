@@ -69,6 +69,7 @@ class Postfix:
         self.directory.chmod(0o755)
         self._write_settings(routes, settings or {}, services)
         self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0
 
     def _write_settings(
         self, routes: Mapping[str, str], changed: Mapping[str, str], services: str
@@ -127,11 +128,13 @@ class Postfix:
                 start_new_session=True,
             )
         deadline = time.monotonic() + 60
-        while "daemon started" not in self.log():
+        before = self._started
+        while self.log().count("daemon started") == before:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 text = (self.directory / "output").read_text(errors="replace")
                 raise RuntimeError(f"postfix did not start: {text}\n{self.log()}")
             time.sleep(0.05)
+        self._started = self.log().count("daemon started")
 
     def log(self) -> str:
         """Returns everything that it logged."""
@@ -154,21 +157,25 @@ class Postfix:
             for _, _, files in os.walk(queue / name)
         )
 
-    def remove(self) -> None:
-        """Ends it and all its processes, and removes its mails."""
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends it and all its processes; its mails stay for the next start."""
         if self._process is not None:
             # The master leads a process group of its own, and does not end with what started it.
             with contextlib.suppress(FileNotFoundError):
                 master = int((self.directory / "queue" / "pid" / "master.pid").read_text())
-                _end_group(master, self._process)
+                _end_group(master, self._process, number)
             self._process.kill()
             self._process.wait()
+
+    def remove(self) -> None:
+        """Ends it, and removes its mails."""
+        self.end()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _end_group(leader: int, started_by: subprocess.Popen[bytes]) -> None:
-    """Asks a group of processes to end, kills what has not ended in time, and waits for it."""
-    number, deadline = signal.SIGTERM, time.monotonic() + 30
+def _end_group(leader: int, started_by: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Sends a signal to a group of processes, kills what has not ended in time, and waits."""
+    deadline = time.monotonic() + 30
     with contextlib.suppress(ProcessLookupError):
         while True:
             os.killpg(leader, number)

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from salmon.routing import Router
@@ -31,6 +32,7 @@ class SalmonServer:
         handlers: The module of its handlers.
         timeout: The store's, in seconds.
         lock_timeout: That of `attach`.
+        once_within: That of `attach`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class SalmonServer:
         *,
         timeout: float = 5.0,
         lock_timeout: float = 2.0,
+        once_within: timedelta | None = None,
     ) -> None:
         self.kind = kind
         self.port = free_port()
@@ -49,7 +52,7 @@ class SalmonServer:
         self._log.touch()
         self.process = CONTEXT.Process(
             target=_serve,
-            args=(self._log, kind, self.port, url, handlers, timeout, lock_timeout),
+            args=(self._log, kind, self.port, url, handlers, timeout, lock_timeout, once_within),
             daemon=True,
         )
         self.process.start()
@@ -83,7 +86,14 @@ class SalmonServer:
 
 
 def _serve(
-    log: Path, kind: str, port: int, url: str, handlers: str, timeout: float, lock_timeout: float
+    log: Path,
+    kind: str,
+    port: int,
+    url: str,
+    handlers: str,
+    timeout: float,
+    lock_timeout: float,
+    once_within: timedelta | None,
 ) -> None:
     """Serves until it is killed, which is how ``salmon stop`` ends a server."""
     os.chdir(log.parent)
@@ -96,7 +106,8 @@ def _serve(
     Router.LOG_EXCEPTIONS = False  # a module that cannot be imported ends the server
     Router.load([handlers])
     Router.LOG_EXCEPTIONS = True
-    attach(Router, open_storage(url, timeout=timeout), lock_timeout=lock_timeout)
+    store = open_storage(url, timeout=timeout)
+    attach(Router, store, lock_timeout=lock_timeout, once_within=once_within)
     receiver = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}[kind]("127.0.0.1", port)
     receiver.start()
     receiver.poller.join()

@@ -34,7 +34,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     servers: list[SalmonServer] = []
 
     def start(kind: str, url: str) -> SalmonServer:
-        times = {"timeout": 2.0, "lock_timeout": 0.5}
+        times: dict[str, Any] = {"timeout": 2.0, "lock_timeout": 0.5}
         servers.append(SalmonServer(tmp_path, kind, url, steps.__name__, **times))
         return servers[-1]
 
