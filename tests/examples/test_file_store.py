@@ -1,4 +1,4 @@
-"""The example of docs/writing-a-store.md: the kit over it, its files, and installing it."""
+"""The first example of docs/writing-a-store.md: the kit over it, its files, and installing it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLE = CHECKOUT / "examples" / "file_store"
+SERVERS = CHECKOUT / "examples" / "server_stores"
 MODULE = "app.handlers"
 SENDER = "anna@example.com"
 
@@ -396,9 +397,8 @@ def test_its_own_tests_run_where_it_is_installed(installed: Path, place: Path) -
 
 def test_the_guide_shows_the_code_that_there_is() -> None:
     guide = (CHECKOUT / "docs" / "writing-a-store.md").read_text()
-    there = "".join(
-        path.read_text() for path in sorted(EXAMPLE.iterdir()) if path.suffix in (".py", ".toml")
-    )
+    examples = [*sorted(EXAMPLE.iterdir()), *sorted(SERVERS.iterdir())]
+    there = "".join(path.read_text() for path in examples if path.suffix in (".py", ".toml"))
     there = "".join(there.split())  # ruff formats the guide as well, without the indentation
     blocks = re.findall(r"^```(?:python|toml)\n(.*?)^```", guide, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) > 5
