@@ -13,12 +13,12 @@ from salmon_state.operate.output import print_rows, shown
 __all__ = ["COMMANDS"]
 
 
-@click.group()
+@click.group(short_help="What somebody is to confirm.")
 def confirmations() -> None:
     """What was asked to be confirmed, and is not yet. No secret is shown."""
 
 
-@confirmations.command("list")
+@confirmations.command("list", short_help="List what is to be confirmed.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many.")
 @click.pass_obj
 def list_(given: Given, limit: int | None) -> None:
@@ -28,7 +28,7 @@ def list_(given: Given, limit: int | None) -> None:
     print_rows(rows, ("target", "sender", "expires"), to_json=given.to_json)
 
 
-@confirmations.command()
+@confirmations.command(short_help="Forget that something is to be confirmed.")
 @click.argument("target")
 @click.argument("sender")
 @click.option("--yes", is_flag=True, help="Do not ask.")

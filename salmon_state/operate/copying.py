@@ -121,7 +121,7 @@ class Copy:
             self._tell(f"{error}")
 
 
-@click.command()
+@click.command(short_help="Make one store hold what another one holds.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option(
@@ -158,7 +158,8 @@ def copy(given: Given, source: str, target: str, pause: float, dry_run: bool, ye
                 f"{new!r} has {there:,} entries: write over them, and remove what {old!r} has not?",
                 yes=yes,
             )
-        with progress("entries read") as step:
+        # To write, and to read both for the comparison: if nothing changes meanwhile.
+        with progress("entries read", there + 3 * total) as step:
             work = Copy(old, new, step=step, tell=_tell, pause=pause)
             work.run()
     outcome = "equal" if work.equal else f"NOT equal: FROM has {work.ours}; TO has {work.theirs}"

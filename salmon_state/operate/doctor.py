@@ -24,7 +24,7 @@ _OVERDUE = timedelta(minutes=15)
 """How long a mail may have been due: a relay that greylists answers later than at once."""
 
 
-@click.command()
+@click.command(short_help="Say what is wrong, and what to do about it.")
 @click.option("--deep", is_flag=True, help="Read everything, and look each entry up again.")
 @click.option(
     "--handlers",
@@ -111,7 +111,7 @@ def _outbox(store: StateStorage) -> Iterator[Finding]:
         yield Finding("outbox", f"batches that were given up: {backlog.dead:,}", advice)
 
 
-@click.command()
+@click.command(short_help="Say in one line whether all is well.")
 @click.pass_obj
 def health(given: Given) -> None:
     """Say in one line whether the store answers and mail leaves: for systemd and load balancers.

@@ -19,7 +19,7 @@ from salmon_state.storage import Record, StateStorage
 __all__ = ["COMMANDS", "idle_for"]
 
 
-@click.command("list")
+@click.command("list", short_help="List conversations: who is in which state.")
 @click.option("--module", help="Only conversations with this handler module.")
 @click.option("--sender", help="Only those of this sender.")
 @click.option("--state", help="Only those in this state.")
@@ -84,7 +84,7 @@ def count(given: Given, module: str | None) -> None:
     print_rows(rows, ("count", "module", "state"), to_json=given.to_json)
 
 
-@click.command()
+@click.command(short_help="Show everything about a person.")
 @click.argument("sender")
 @click.pass_obj
 def show(given: Given, sender: str) -> None:
@@ -116,7 +116,7 @@ def _in_hand(store: StateStorage, sender: str) -> str:
         return "a mail is being handled now, or somebody holds the lock"
 
 
-@click.command()
+@click.command(short_help="Print everything about a person as JSON.")
 @click.argument("sender")
 @click.pass_obj
 def export(given: Given, sender: str) -> None:

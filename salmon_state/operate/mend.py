@@ -25,7 +25,7 @@ _timeout = click.option(
 )
 
 
-@click.command("set")
+@click.command("set", short_help="Put a conversation into a state.")
 @click.argument("module")
 @click.argument("sender")
 @click.argument("state")
@@ -62,7 +62,7 @@ def set_(
         raise SystemExit(1)
 
 
-@click.command("set-all")
+@click.command("set-all", short_help="Put all of a sender's into a state.")
 @click.argument("sender")
 @click.argument("state")
 @_timeout
@@ -80,7 +80,7 @@ def set_all(given: Given, sender: str, state: str, timeout: float, dry_run: bool
     given.say(f"conversations of {shown(sender)} {did}: {moved:,}", moved=moved)
 
 
-@click.command()
+@click.command(short_help="Move all conversations in a state to another.")
 @click.argument("module")
 @click.argument("old")
 @click.argument("new")
@@ -99,7 +99,7 @@ def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None
     given.say(f"conversations {did} from {shown(old)} to {shown(new)}: {moved:,}", moved=moved)
 
 
-@click.command("rename-module")
+@click.command("rename-module", short_help="Move a module's to another module.")
 @click.argument("old")
 @click.argument("new")
 @_dry_run
@@ -145,7 +145,7 @@ def purge(
     given.say(f"conversations to remove: {removed:,}", removed=removed)
 
 
-@click.command()
+@click.command(short_help="Remove everything about a person.")
 @click.argument("sender")
 @_timeout
 @_dry_run
@@ -175,7 +175,10 @@ def clear(given: Given, yes: bool) -> None:
     given.say(f"{given.store!r} is empty", cleared=True)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="Hold a conversation while a command runs.",
+)
 @click.argument("sender")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @_timeout

@@ -10,7 +10,7 @@ from salmon_state.operate.given import Given
 __all__ = ["COMMANDS"]
 
 
-@click.command()
+@click.command(short_help="Bring the tables to this version.")
 @click.option("--dry-run", is_flag=True, help="Run nothing; print what would be run.")
 @click.pass_obj
 def migrate(given: Given, dry_run: bool) -> None:

@@ -24,7 +24,7 @@ def outbox() -> None:
     """
 
 
-@outbox.command()
+@outbox.command(short_help="Say how much is to be sent.")
 @click.pass_obj
 def status(given: Given) -> None:
     """Say how much is to be sent, and since when it has been due.
@@ -37,7 +37,7 @@ def status(given: Given) -> None:
     given.say(sentence, **backlog._asdict())
 
 
-@outbox.command()
+@outbox.command(short_help="List what is to be sent.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many.")
 @click.pass_obj
 def pending(given: Given, limit: int | None) -> None:
@@ -45,7 +45,7 @@ def pending(given: Given, limit: int | None) -> None:
     _print(given, islice(Outbox(given.store).pending(), limit))
 
 
-@outbox.command()
+@outbox.command(short_help="List what was given up.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many.")
 @click.pass_obj
 def dead(given: Given, limit: int | None) -> None:
@@ -75,7 +75,7 @@ _names = click.argument("names", nargs=-1)
 _all = click.option("--all", "everything", is_flag=True, help="All that were given up.")
 
 
-@outbox.command()
+@outbox.command(short_help="Try batches at once.")
 @_names
 @_all
 @click.pass_obj
@@ -86,7 +86,7 @@ def retry(given: Given, names: tuple[str, ...], everything: bool) -> None:
     _report(given, "to be tried at once", done, names)
 
 
-@outbox.command()
+@outbox.command(short_help="Forget batches.")
 @_names
 @_all
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -118,6 +118,7 @@ def _report(given: Given, what: str, done: int, names: tuple[str, ...]) -> None:
 
 @outbox.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Send what is due, until SIGTERM.",
     add_help_option=False,
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

@@ -108,7 +108,8 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str], *, header: bool) -
     for column in columns:
         table.add_column(column.upper(), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(shown(row[column])) for column in columns))
+        style = "bold" if row.get("wrong") else ""
+        table.add_row(*(Text(shown(row[column]), style) for column in columns))
     Console().print(table)
 
 

@@ -62,7 +62,7 @@ _queue = click.option(
 _names = click.argument("names", nargs=-1)
 
 
-@click.group()
+@click.group(short_help="Mails that no handler took.")
 def undeliverable() -> None:
     """Mails that no handler took, or whose handler raised; Salmon keeps a copy of each."""
 
@@ -95,7 +95,7 @@ def list_(given: Given, directory: str | None) -> None:
     print_rows(rows, ("name", "since", "from", "to", "subject"), to_json=given.to_json)
 
 
-@undeliverable.command()
+@undeliverable.command(short_help="Say what is known about mails.")
 @_names
 @_queue
 @click.option(
@@ -137,7 +137,7 @@ def _lines(file: Path, wanted: list[str]) -> Iterator[str]:
         yield from (line.rstrip("\n") for line in lines if any(each in line for each in wanted))
 
 
-@undeliverable.command()
+@undeliverable.command(short_help="Give mails to the router once more.")
 @_names
 @_queue
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ import pytest
 from click import UsageError
 
 from salmon_state import (
+    ConfigurationError,
     ConversationBusy,
     StateStorage,
     open_storage,
@@ -23,7 +25,9 @@ from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
 from salmon_state.testing.endings import elsewhere
 from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
+from tests.redis_services import wait_until
 from tests.services import fresh_url
+from tests.stores.sqlalchemy_places import Place
 
 
 @pytest.fixture(params=["shelve", "sqlite", "postgresql", "mariadb", "redis_server"])
@@ -235,3 +239,51 @@ def test_holding_a_conversation(file: str) -> None:
         assert holder.wait(60) == 1
     with open_storage(file) as store:
         elsewhere(store.set, APP, ANNA, "FREE")
+
+
+def test_a_terminal_with_findings(file: str, tmp_path: Path) -> None:
+    open_storage(file).close()
+    tmp_path.chmod(0o777)
+    for width in (60, 200):
+        printed = on_terminal("--store", file, "doctor", COLUMNS=str(width))
+        printed = re.sub("\x1b\\[[0-9;]*m", "", printed)
+        assert max(map(len, printed.splitlines())) <= width
+        assert "chmod o-w" in printed
+
+
+def test_interrupted_while_it_copies(file: str, tmp_path: Path) -> None:
+    """One line and no traceback; nothing that the next one would stumble over."""
+    target = f"sqlite:///{tmp_path}/copied.db"
+    with open_storage(file) as store, open_storage(target) as new:
+        store.set(APP, ANNA, "POSTING")
+        command = [sys.executable, "-m", "salmon_state", "copy", file, target]
+        with new.paused(), subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            wait_until(lambda: "copied.db" in opened_by(process.pid), "it to open the other one")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        assert (process.returncode, said.strip()) == (1, "stopped")
+        assert rows(file, "copy", file, target)[0]["equal"]
+
+
+def opened_by(process: int) -> str:
+    links = Path("/proc", str(process), "fd").iterdir()
+    found = []
+    for link in links:
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(link))
+    return " ".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_user_who_may_only_read(kind: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(kind)
+    place = Place(kind, server.fresh_database(), server)
+    open_storage(place.url).close()
+    schema = f"{place.database}." if kind == "mariadb" else ""
+    tables = ("salmon_state", "salmon_state_entries", "salmon_state_version")
+    user = place.user(*(f"SELECT ON {schema}{table}" for table in tables))
+    for command in ("list", "doctor", "health"):
+        refused = typed(user, command)
+        assert isinstance(refused.exception, ConfigurationError)
+        assert "must be granted SELECT, INSERT, UPDATE and DELETE" in str(refused.exception)

@@ -35,9 +35,10 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[t
 @pytest.mark.parametrize("path", [(), *commands()], ids=" ".join)
 def test_help(path: tuple[str, ...]) -> None:
     """It fits a narrow terminal, and its first line says in one sentence what it is for."""
-    done = CliRunner().invoke(cli, ["--store", "memory://", *path, "--help"], terminal_width=60)
+    done = CliRunner().invoke(cli, ["--store", "memory://", *path, "--help"], terminal_width=80)
     assert done.exit_code == 0
     assert max(map(len, done.output.splitlines())) <= 80
+    assert "..." not in done.output.partition("Commands:")[2]
     if path != ("outbox", "dispatch"):  # whose help is argparse's
         about = done.output.split("\n\n")[1]
         assert re.match(r" +[A-Z].*[.:]", " ".join(about.split("\n")))
