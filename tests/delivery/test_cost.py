@@ -103,6 +103,23 @@ def test_a_mail_that_comes_again_costs_what_one_does_that_changes_nothing(
     assert proxy.trips - before == NOTHING[kind]
 
 
+def test_to_know_a_mail_again_costs_no_more_than_a_second_state(
+    cost: Cost, kind: str, router: Any, store: SQLAlchemyStorage, proxy: CountingProxy
+) -> None:
+    """It is looked for with the states, and its mark is written with them."""
+    attach(router, once_within=timedelta(days=7))
+
+    def count(number: int) -> int:
+        store.set(__name__, ANNA, "TWO")
+        before = proxy.trips
+        router.deliver(mail(ANNA, "eight@x", f"go {number}"))
+        return proxy.trips - before
+
+    for number in range(WARM):
+        count(number)
+    assert count(WARM) == TWO_CHANGES[kind]
+
+
 def test_what_is_promised_of_postgresql() -> None:
     assert NOTHING["postgresql"] <= 2
     assert CHANGE["postgresql"] <= 4

@@ -74,6 +74,8 @@ class _Step(NamedTuple):
     rows: Sequence[Parameters]
     counts: Callable[[Any], list[int]] = lambda _: []
     """Returns how many rows the writes changed that it makes; raises `Overtaken`."""
+    is_apart: bool = False
+    """Whether no other statement of the commit is about the same rows."""
 
 
 def _moves_all(writes: Sequence[Write]) -> bool:
@@ -161,7 +163,9 @@ class Tables(Reader):
         for step in steps:
             self.database.check_size(cursor.connection, step.sql, step.rows)
         try:
-            results = self.database.say(cursor, [(step.sql, step.rows) for step in steps])
+            said = [(step.sql, step.rows) for step in steps]
+            apart = all(step.is_apart for step in steps)
+            results = self.database.say(cursor, said, apart=apart)
         except self.pool.driver_error as error:
             if self.database.is_duplicate(error):
                 raise Overtaken from error
@@ -204,7 +208,8 @@ class Tables(Reader):
         statement = self._statement(form, timed=False)
         values = self.rows(form.kind).write
         rows = [statement.bind(values(write, lock)) for write in writes]
-        return _Step(statement.sql, rows, partial(_counts, form, len(rows)))
+        counts = partial(_counts, form, len(rows))
+        return _Step(statement.sql, rows, counts, is_apart=form.what != "every")
 
     def _statement(self, form: _Form, *, timed: bool) -> WriteStatement:
         rows = self.rows(form.kind)
@@ -260,9 +265,10 @@ class Tables(Reader):
             if asked:
                 yield self._look(kind, sender, asked)
         if marks:
-            yield self._step(_form(marks[0]), marks)._replace(counts=lambda _: [0] * len(marks))
+            made = self._step(_form(marks[0]), marks)
+            yield made._replace(counts=lambda _: [0] * len(marks), is_apart=False)
             gone = [mark._replace(value=None, expect=Seen()) for mark in marks]
-            yield self._step(_form(gone[0]), gone)._replace(counts=lambda _: [])
+            yield self._step(_form(gone[0]), gone)._replace(counts=lambda _: [], is_apart=False)
 
     def _look(self, kind: Kind, sender: Sender, asked: Mapping[str, Condition]) -> _Step:
         """Returns what reads entries of a sender, locks them and compares them."""

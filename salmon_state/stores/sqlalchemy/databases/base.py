@@ -111,7 +111,7 @@ class Database:
         cursor.close()
         return rows
 
-    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
+    def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
         """Runs statements one after the other, in one round trip if the driver can.
 
         Only what is short is said in one text, and no COMMIT after what may wait: it would happen
@@ -120,6 +120,7 @@ class Database:
         Args:
             cursor: Of the connection.
             steps: Pairs of a statement and the rows of parameters to run it with.
+            apart: Whether each writes rows that no other one reads or writes.
 
         Returns:
             For each statement its rows if it is a SELECT, otherwise how many rows it changed.
