@@ -14,7 +14,7 @@ from salmon_state.keys import Sender
 __all__ = [
     "check_idle_time",
     "check_lifetime",
-    "check_timeout",
+    "check_seconds",
     "plain_module",
     "plain_sender",
     "plain_state",
@@ -54,12 +54,13 @@ def plain_state(state: object, what: str = "state") -> str:
     return str.__str__(state)
 
 
-def check_timeout(timeout: object) -> None:
-    """Raises `TypeError` or `ValueError` unless it is a number of seconds from 0 on."""
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, not {_shown(timeout)}")
-    if not timeout >= 0:
-        raise ValueError(f"timeout must be 0 or more seconds, got {timeout}")
+def check_seconds(name: str, seconds: object, *, positive: bool = False) -> None:
+    """Raises `TypeError` or `ValueError` unless it is a number of seconds from 0 on, or above."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {_shown(seconds)}")
+    if not (seconds > 0 if positive else seconds >= 0):
+        least = "more than 0" if positive else "0 or more"
+        raise ValueError(f"{name} must be {least} seconds, got {seconds}")
 
 
 def check_idle_time(older_than: object) -> None:

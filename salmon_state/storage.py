@@ -16,7 +16,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.backend import Backend
 from salmon_state.checks import (
     check_idle_time,
-    check_timeout,
+    check_seconds,
     plain_module,
     plain_sender,
     plain_state,
@@ -273,7 +273,7 @@ class StateStorage(Backend, routing.StateStorage):
             wants: What its `Conversation.find` will be asked for, besides states.
         """
         sender = plain_sender(sender)
-        check_timeout(timeout)
+        check_seconds("timeout", timeout)
         if self._active is StateStorage._active:
             self.__dict__.setdefault("_active", Active())
         return Conversation(self, self._active, sender, timeout, wants)

@@ -13,6 +13,7 @@ from typing import Any
 from salmon.routing import RoutingBase
 from salmon.server import SMTPError
 
+from salmon_state.checks import check_seconds
 from salmon_state.conversation import Conversation, current_conversation
 from salmon_state.entries import Kind
 from salmon_state.errors import StorageError, StorageUnavailable
@@ -82,11 +83,8 @@ def attach(
     """
     if not isinstance(router, RoutingBase):
         raise TypeError(f"router must be salmon.routing.Router, not {type(router).__name__}")
-    for name, seconds in (("lock_timeout", lock_timeout), ("queue_delay", queue_delay)):
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
-        if not seconds >= 0:
-            raise ValueError(f"{name} must be 0 or more seconds, got {seconds}")
+    check_seconds("lock_timeout", lock_timeout)
+    check_seconds("queue_delay", queue_delay)
     inbox = None if once_within is None else Inbox(once_within)
     if inbox is not None and storage is not None:
         inbox.check(adapted(storage))

@@ -12,15 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from salmon_state.checks import check_seconds
 from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.log import log
+from salmon_state.mail.batches import Mail
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import MaildirRelay, SMTPRelay
 from salmon_state.registry import open_storage
+from salmon_state.stores.memory import MemoryStorage
 
 __all__ = ["DispatcherProcess", "main", "run"]
 
@@ -129,10 +132,11 @@ def main(arguments: Sequence[str] | None = None, *, url: str = "", program: str 
         sys.stderr.write(f"{getattr(error, 'detail', error)}\n")
         return 1
     with store:
+        if isinstance(store, MemoryStorage):
+            sys.stderr.write("memory:// is this process's own, and nothing would be sent\n")
+            return 1
         outbox = Outbox(store, _relay(options))
-        if options.given_up:
-            module, _, function = options.given_up.partition(":")
-            outbox.given_up = getattr(importlib.import_module(module), function)
+        outbox.given_up = options.given_up
         run(Dispatcher(outbox, connections=options.connections, poll=options.poll))
     return 0
 
@@ -146,28 +150,65 @@ def _parser(program: str, url: str) -> argparse.ArgumentParser:
         about = "the store; '${NAME}' in it is a variable of the environment"
         parser.add_argument("url", help=about)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--relay", metavar="HOST:PORT", help="the mail server to send through")
+    where.add_argument(
+        "--relay", metavar="HOST:PORT", type=_address, help="the mail server to send through"
+    )
     where.add_argument("--maildir", metavar="DIR", help="keep mail there instead of sending it")
     parser.add_argument("--tls", choices=("none", "starttls", "tls"), default="none")
     parser.add_argument(
         "--user", default="", help="how to log in; the password is in SALMON_RELAY_PASSWORD"
     )
-    parser.add_argument("--connections", type=int, default=8, metavar="N")
-    parser.add_argument("--poll", type=float, default=1.0, metavar="SECONDS")
+    parser.add_argument("--connections", type=_count, default=8, metavar="N")
+    parser.add_argument("--poll", type=_seconds, default=1.0, metavar="SECONDS")
     parser.add_argument(
-        "--given-up", metavar="MODULE:FUNCTION", help="called with each mail that is given up"
+        "--given-up",
+        metavar="MODULE:FUNCTION",
+        type=_function,
+        help="called with each mail that is given up",
     )
     return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(
+            f"expected host:port, such as 127.0.0.1:25 or [::1]:25, got {text!r}"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+        check_seconds("it", seconds, positive=True)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}") from None
+    return seconds
+
+
+def _function(text: str) -> Callable[[Mail], object]:
+    module, _, name = text.partition(":")
+    try:
+        function: Callable[[Mail], object] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f"expected module:function, such as app.mail:given_up, got {text!r}: {error}"
+        ) from None
+    return function
 
 
 def _relay(options: argparse.Namespace) -> Any:
     if options.maildir:
         return MaildirRelay(options.maildir)
-    host, _, port = options.relay.rpartition(":")
     password = os.environ.get("SALMON_RELAY_PASSWORD", "") if options.user else ""
-    return SMTPRelay(
-        host.strip("[]"), int(port), user=options.user, password=password, tls=options.tls
-    )
+    return SMTPRelay(*options.relay, user=options.user, password=password, tls=options.tls)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from salmon_state.checks import check_lifetime, check_seconds
 from salmon_state.entries import MICROSECOND, Kind
 from salmon_state.errors import StorageError
 from salmon_state.log import log
@@ -52,7 +53,7 @@ class Dispatcher:
         keep: How long what was given up is kept for `Outbox.retry`.
 
     Raises:
-        ValueError: The outbox has no relay.
+        TypeError, ValueError: The outbox has no relay, or a number or a time is none.
     """
 
     def __init__(
@@ -69,6 +70,13 @@ class Dispatcher:
     ) -> None:
         if outbox.relay is None:
             raise ValueError("the outbox has no relay to send through")
+        if isinstance(connections, bool) or not isinstance(connections, int) or connections < 1:
+            raise ValueError(f"connections must be a whole number, 1 or more, got {connections!r}")
+        times = {"poll": poll, "lease": lease, "first_retry": first_retry}
+        for name, seconds in {**times, "longest_retry": longest_retry}.items():
+            check_seconds(name, seconds, positive=True)
+        check_lifetime("give_up", give_up)
+        check_lifetime("keep", keep)
         self._outbox = outbox
         self._store = outbox.storage
         self._connections = connections

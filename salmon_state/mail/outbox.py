@@ -26,7 +26,7 @@ from salmon_state.entries import (
     from_microseconds,
     in_order,
 )
-from salmon_state.errors import Overtaken
+from salmon_state.errors import ConfigurationError, Overtaken
 from salmon_state.keys import Sender
 from salmon_state.mail.batches import Batch, Envelope, Mail, decode, in_groups
 from salmon_state.mail.messages import address, as_bytes
@@ -72,6 +72,10 @@ class Outbox:
         relay: What a dispatcher of this outbox sends through: `salmon.server.Relay`,
             `salmon_state.mail.relays.SMTPRelay` or whatever has their method ``deliver``.
 
+    Raises:
+        TypeError: `storage` is no store.
+        ConfigurationError: The store keeps states only.
+
     Attributes:
         given_up: Called by a dispatcher of this process with each `Mail` that it gives up, before
             that is committed: after a crash in between once more. What it raises is logged.
@@ -83,6 +87,10 @@ class Outbox:
     def __init__(self, storage: StateStorage, relay: Any = None) -> None:
         if not isinstance(storage, StateStorage):
             raise TypeError(f"storage must be a StateStorage, not {type(storage).__name__}")
+        if not storage._has_hooks:
+            raise ConfigurationError(
+                f"{storage!r} has get, set and clear only and cannot keep what is to be sent"
+            )
         self.storage = storage
         self.relay = relay
         self.listeners: list[Callable[[], None]] = []

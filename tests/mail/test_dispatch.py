@@ -5,11 +5,18 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from salmon_state import open_storage
+import pytest
+
+from salmon_state import MemoryStorage, open_storage
 from salmon_state.mail.batches import Mail
+from salmon_state.mail.dispatch import main
+from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
+from salmon_state.mail.relays import MaildirRelay
 from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
@@ -46,6 +53,52 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert text.startswith("unknown scheme 'nosql'")
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("--relay=localhost", "--relay: expected host:port, such as 127.0.0.1:25"),
+        ("--relay=localhost:smtp", "expected host:port"),
+        ("--relay=localhost:0", "expected host:port"),
+        ("--maildir=out --relay=x:25", "not allowed with"),
+        ("--maildir=out --connections=0", "--connections: expected a whole number, 1 or more"),
+        ("--maildir=out --poll=-1", "--poll: expected seconds, more than 0, got '-1'"),
+        ("--maildir=out --poll=nan", "--poll: expected seconds"),
+        ("--maildir=out --given-up=nowhere:f", "expected module:function"),
+        (f"--maildir=out --given-up={__name__}:nobody", "expected module:function"),
+        (f"--maildir=out --given-up={__name__}", "expected module:function"),
+    ],
+)
+def test_what_it_cannot_be_told(
+    given: str, error: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([f"sqlite:///{tmp_path}/states.db", *given.split()])
+    assert error in capsys.readouterr().err
+
+
+def test_what_nobody_else_sees_is_not_dispatched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory://", "--maildir=out"]) == 1
+    assert "nothing would be sent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"connections": 0}, "connections must be a whole number, 1 or more, got 0"),
+        ({"connections": 1.5}, "connections must be"),
+        ({"poll": 0}, "poll must be more than 0 seconds, got 0"),
+        ({"lease": -1}, "lease must be more than 0 seconds"),
+        ({"first_retry": "5"}, "first_retry must be a number of seconds, not '5'"),
+        ({"give_up": 5}, "give_up must be a datetime.timedelta, not 5"),
+        ({"keep": timedelta(0)}, "keep must be more than nothing"),
+    ],
+)
+def test_what_is_no_dispatcher(given: dict[str, Any], error: str, tmp_path: Path) -> None:
+    outbox = Outbox(MemoryStorage(), MaildirRelay(tmp_path / "out"))
+    with pytest.raises((TypeError, ValueError), match=error):
+        Dispatcher(outbox, **given)
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
