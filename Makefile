@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 WORKERS ?= 4
 PYTEST = pytest -n $(WORKERS) --dist loadgroup
 RUNTIME := $(VENV)/.runtime$(if $(EXTRAS),-$(EXTRAS))
+# What the server itself needs, and the others.
+SERVER := receivers$(EXTRAS:%=,%)
 # Environments of their own: what others need must not change what the tests run with.
 PEERS := $(VENV)/benchmarks
 PUBLISH := $(VENV)/publish
@@ -75,8 +77,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUNTIME): $(VENV)/bin/python pyproject.toml
-	@echo 'installing salmon-state$(if $(EXTRAS),[$(EXTRAS)]) and what it needs into $(VENV), once ...'
-	$(BIN)/python -m pip install --quiet --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
+	@echo 'installing salmon-state[$(SERVER)] and what it needs into $(VENV), once ...'
+	$(BIN)/python -m pip install --quiet --editable '.[$(SERVER)]'
 	@touch $@
 
 $(VENV)/.development: $(RUNTIME) requirements-dev.txt

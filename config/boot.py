@@ -25,7 +25,7 @@ from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
 from salmon_state.mail.outbox import Outbox
-from salmon_state.mail.receivers import LMTPReceiver, QueueReceiver, SMTPReceiver
+from salmon_state.mail.receivers import Limits, LMTPReceiver, QueueReceiver, SMTPReceiver
 
 # A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
 os.umask(0o077)
@@ -71,7 +71,7 @@ try:
     else:
         _receivers = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}
         _receiver = _receivers[settings.receiver_kind](
-            settings.receiver_host, settings.receiver_port, size_limit=settings.size_limit
+            settings.receiver_host, settings.receiver_port, limits=Limits(size=settings.size_limit)
         )
 except OSError as error:
     raise SettingsError(

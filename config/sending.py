@@ -45,6 +45,8 @@ class Sending:
         else:
             command = [sys.executable, "-m", "config.dispatch"]
             self._dispatcher = DispatcherProcess(outbox, command)
+        # When the mail that it has in hand is sent.
+        receiver.at_end.append(self._dispatcher.stop)
 
     def start(self, *arguments: Any) -> None:
         """Starts both: here and not earlier, ``salmon start --uid`` has given up its rights."""
@@ -59,7 +61,3 @@ class Sending:
         """Waits for the receiver to end; returns whether it has."""
         ended: bool = self._receiver.wait(seconds)
         return ended
-
-    def close(self) -> None:
-        """Ends the dispatcher, when the mail that it has in hand is sent."""
-        self._dispatcher.stop()

@@ -77,7 +77,6 @@ def main() -> int:
     sys.stdout.flush()
     while not receiver.wait(0.5):
         pass
-    receiver.close()
     Router.STATE_STORE.close()
     if not stopped_by:
         LOG.error("the receiver ended by itself, see logs/salmon.log")

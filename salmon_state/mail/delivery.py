@@ -25,7 +25,7 @@ from salmon_state.mail.origins import Origins
 from salmon_state.storage import StateStorage
 from salmon_state.stores.foreign import adapted
 
-__all__ = ["attach", "detach", "is_attached"]
+__all__ = ["attach", "detach", "is_attached", "knows_mails"]
 
 _DEEPEST = 100
 """Parts within parts: with 300, Python's generator has no stack left to write the mail with."""
@@ -70,7 +70,7 @@ def attach(
         router: ``salmon.routing.Router``.
         storage: Put into ``router.STATE_STORE`` if given.
         lock_timeout: How long a mail waits, in seconds, while another one of the same sender is
-            handled. The SMTP and LMTP receivers have one thread: all their clients wait as well.
+            handled. Salmon's receivers have one thread: all their clients wait as well.
         queue_delay: How long a queue's worker rests, in seconds, after it has put a mail back, so
             that an outage is no busy loop.
         once_within: How long a mail that was handled is known, such as ``timedelta(days=7)``,
@@ -109,6 +109,12 @@ def detach(router: RoutingBase) -> None:
 def is_attached(router: RoutingBase) -> bool:
     """Returns whether each mail that a router delivers is a conversation."""
     return _delivery_of(router) is not None
+
+
+def knows_mails(router: RoutingBase) -> bool:
+    """Returns whether a router knows a mail that comes again: ``attach(…, once_within=…)``."""
+    delivery = _delivery_of(router)
+    return delivery is not None and delivery.knows_mails()
 
 
 def _delivery_of(router: RoutingBase) -> Delivery | None:
@@ -218,6 +224,10 @@ class Delivery(Forkable):
                 raise
             if receipt is not None:
                 receipt.sign()
+
+    def knows_mails(self) -> bool:
+        """Returns whether there is an inbox, and a store that can keep it."""
+        return self.inbox is not None and self._store()._has_hooks
 
     def _store(self) -> StateStorage:
         found = self._router.STATE_STORE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import smtplib
 import socket
 import stat
 import subprocess
@@ -28,7 +29,9 @@ def test_the_daemon_as_salmons_documentation_says(serve: Serve) -> None:
     confirm(server, ANNA, ask(server, ANNA))
     with pytest.raises(Exception, match="550"):
         server.send("stranger@example.com", "news")
-    server.send(ANNA, "nobody@elsewhere.example.com")  # is undeliverable
+    with pytest.raises(smtplib.SMTPRecipientsRefused, match=r"5\.1\.1 Nobody has this address"):
+        server.send(ANNA, "nobody@elsewhere.example.com")
+    server.send(ANNA, "postmaster@lists.example.com")  # has no route, and is kept
     check_modes(server.directory)
 
     assert server.salmon("stop").returncode == 0

@@ -1,155 +1,188 @@
-"""SMTPReceiver and LMTPReceiver: Salmon's, but they end cleanly and bear hostile clients.
-
-Salmon's own can only be killed, in the middle of whatever handler is running. They wait for ever
-for clients and keep whatever these send. And they hide from a handler whether a mail has a null
-sender (``MAIL FROM:<>``): it then sees the ``From:`` header. A list server must know, or two
-servers will send each other automatic replies for ever. These receivers add the ``Return-Path``
-header that RFC 5321 (section 4.4) wants from whoever delivers a mail finally.
-"""
+"""SMTPReceiver and LMTPReceiver: many clients and many mails at a time, and a clean end."""
 
 from __future__ import annotations
 
-import errno
+import asyncio
+import contextlib
 import os
-import re
-import resource
-import sys
+import socket
+import ssl
 import threading
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from salmon import server
-from salmon._vendor import asyncore
-
+from salmon_state.errors import ConfigurationError
 from salmon_state.log import log
-from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
-from salmon_state.mail.receivers.channels import Channel, LMTPChannel, SMTPChannel
-from salmon_state.mail.receivers.ending import SIZE_LIMIT, Ending
+from salmon_state.mail.receivers.ending import Ending
+from salmon_state.mail.receivers.limits import Limits
+from salmon_state.mail.receivers.sockets import listen_on_path, listen_on_port, place_of
+
+if TYPE_CHECKING:
+    from salmon_state.mail.receivers.service import Service
 
 __all__ = ["LMTPReceiver", "SMTPReceiver"]
 
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_DEFAULT = Limits()
+
+_FAREWELL = 1.0
+"""Seconds that the main thread may go on after a signal: with ``salmon start --debug`` it sleeps
+for ever."""
 
 
-class _ListeningReceiver(Ending):
-    """What SMTP and LMTP share: one thread for all connections.
+class SMTPReceiver(Ending):
+    """Receives mail by SMTP: one thread for all clients, and some for their mails.
+
+    It takes what Salmon's takes and stands in its place, in ``settings.receiver``. It needs
+    aiosmtpd (``pip install 'salmon-state[receivers]'``). A client hears 250 when the router is done
+    with its mail, and with `salmon_state.attach` all that came of it is committed by then: a
+    process that is killed before loses no mail, as the client sends it again.
+
+    Mails of one sender are handled one after the other, in the order in which they came over one
+    connection, and wait without keeping a worker from others. A mail to several recipients is
+    handled for each of them; if that fails for now for one, the client is told to send it again,
+    and for whom it was handled the inbox knows (``attach(…, once_within=…)``); without an inbox a
+    mail has one recipient, and the client sends it again for each of the others.
+
+    Addresses arrive as the client wrote them, with capital ASCII letters made small as by Salmon's
+    receivers; what is no address, or has other letters without SMTPUTF8, is refused.
 
     Args:
-        host: Where to listen.
-        port: The TCP port.
-        size_limit: Bytes that a mail may have; a larger one is refused with 552.
+        host: Where to listen: a name or an address.
+        port: The TCP port; 0 takes one that is free, see `address`.
+        limits: What clients may cost.
+        workers: How many mails are handled at a time. Salmon itself lets one handler at a time run,
+            unless it is marked with ``@nolocking``; with `salmon_state.attach`, a handler that
+            shares nothing between senders but the store may be.
+        hostname: What the receiver calls itself; the machine's name if it is not given.
+        tls: A context with a certificate, for clients who want STARTTLS.
+        check_recipients: Whether a recipient for whom the router has no route is refused with 550.
+            Mail to postmaster is taken all the same.
+        proxy_protocol: Whether a proxy in front says who the client is, in a PROXY header of
+            version 1 or 2. Without such a proxy anybody could say anything.
+
+    Attributes:
+        address: Where it listens, as the socket has it.
+
+    Raises:
+        OSError: It cannot listen there.
+        ConfigurationError: aiosmtpd is not installed, or there is no worker.
     """
 
-    backlog = 511
-    """Clients that may wait to be accepted: with the usual 5 the others wait for a second, then
-    two, four, eight and so on."""
+    _protocol = "SMTP"
 
-    idle_timeout = 300.0
-    """Seconds that a client may be silent (RFC 5321, section 4.5.3.2.7)."""
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8825,
+        *,
+        limits: Limits = _DEFAULT,
+        workers: int = 8,
+        hostname: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        check_recipients: bool = True,
+        proxy_protocol: bool = False,
+    ) -> None:
+        super().__init__()
+        if workers < 1:
+            raise ConfigurationError(f"workers: expected 1 or more, got {workers}")
+        self._service = _service(
+            self._protocol,
+            limits=limits,
+            workers=workers,
+            hostname=hostname or socket.gethostname(),
+            tls=tls,
+            check_recipients=check_recipients,
+            proxy_protocol=proxy_protocol,
+        )
+        self._listening = self._listen(host, port)
+        self.address: Any = self._listening.getsockname()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told: asyncio.Event
 
-    accepting: bool
-    addr: tuple[str, int]
-    socket: Any
-    _map: dict[int, Any]
-    _channel: type[Channel]
-
-    def __init__(self, host: str, port: int, *, size_limit: int = SIZE_LIMIT) -> None:
-        self.size_limit = size_limit
-        self.clock = 0.0
-        self._resting_until = 0.0
-        self._is_full = False
-        # The other half is for the handlers: a store's connections, files, the relay.
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_clients = sys.maxsize if descriptors < 0 else descriptors // 2
-        super().__init__(host, port)
-        self.socket.listen(self.backlog)
+    def _listen(self, host: str, port: int) -> socket.socket:
+        return listen_on_port(host, port)
 
     def start(self) -> None:
-        """Starts the thread that listens, and returns."""
-        threading.Thread(target=self._listen, name="receiver").start()
-        log().info("%s started", type(self).__name__)
+        """Starts the thread that listens, and returns.
 
-    def _listen(self) -> None:
-        before = time.monotonic()
+        SIGTERM and SIGHUP stop it from then on, as `stop` does, if this is the main thread and
+        nobody else handles them.
+        """
+        self.stop_at_signals()
+        threading.Thread(target=self._run, name="receiver").start()
+        log().info("%s started on %s", type(self).__name__, place_of(self.address))
+
+    def stop(self) -> None:
+        """Asks the receiver to end; safe in a signal handler.
+
+        Mails in hand are finished, for as long as `Limits.ending`. Clients who have not finished
+        theirs, or come now, are told to come again.
+        """
+        super().stop()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._told.set)
+
+    def _run(self) -> None:
         try:
-            # A handler runs inside loop(), and so does sending the reply to the client.
-            while not self._stopping:
-                asyncore.loop(timeout=0.1, use_poll=True, count=1)
-                now = time.monotonic()
-                # What a handler took is not held against clients who could not be heard.
-                self.clock += min(now - before, 1.0)
-                before = now
-                self._hang_up_on_the_silent()
-            asyncore.close_all()
+            asyncio.run(self._serve())
         finally:
-            self._ended.set()
+            self._listening.close()
+            self.has_ended()
+            if self._stopped_by is not None:
+                threading.main_thread().join(_FAREWELL)
+                if threading.main_thread().is_alive():
+                    os.kill(os.getpid(), self._stopped_by)
 
-    def _hang_up_on_the_silent(self) -> None:
-        for channel in list(self._map.values()):
-            if isinstance(channel, Channel) and (self.clock - channel.heard_at > self.idle_timeout):
-                channel.leave(b"421 4.4.2 Nothing heard for too long")
-
-    def readable(self) -> bool:
-        """Returns whether another client may be accepted now."""
-        if len(self._map) > self._most_clients:
-            self._rest(f"{self._most_clients} clients are connected")
-        return self.clock >= self._resting_until
-
-    def handle_accept(self) -> None:
-        """Accepts a client, unless it takes a descriptor that is not there."""
-        try:
-            pair = self.accept()  # type: ignore[attr-defined]
-        except OSError as error:
-            if error.errno not in _SHORTAGES:
-                raise
-            self._rest(os.strerror(error.errno))
-            return
-        if pair is not None:
-            self._channel(self, *pair)
-            if self._is_full:
-                self._is_full = False
-                log().warning("clients are accepted again")
-
-    def _rest(self, reason: str) -> None:
-        self._resting_until = self.clock + 1.0
-        if not self._is_full:
-            self._is_full = True
-            log().error("no more clients are accepted until some have left: %s", reason)
-
-    def close(self) -> None:
-        """Closes the socket, but not when asyncore only wants to because one accept failed."""
-        if self._stopping or not self.accepting:
-            asyncore.dispatcher.close(self)
-        else:
-            log().exception("A connection could not be accepted")
-
-    # The names are Salmon's: its servers call this method.
-    def process_message(self, Peer: Any, From: Any, To: Any, Data: Any, **kwargs: Any) -> Any:  # noqa: N803
-        """Hands a mail to the router, with the Return-Path header that is its own."""
-        data = _with_return_path(From, Data)
-        if is_too_complex(data):
-            log().warning("a mail from %r is too complex to be parsed: refused", From)
-            return TOO_COMPLEX
-        return super().process_message(Peer, From, To, data, **kwargs)  # type: ignore[misc]
+    async def _serve(self) -> None:
+        self._told = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if self._stopping:  # before there was anybody to tell
+            self._told.set()
+        await self._service.run(self._listening, self._told)
 
 
-class SMTPReceiver(_ListeningReceiver, server.SMTPReceiver):
-    """Receives mail by SMTP."""
+class LMTPReceiver(SMTPReceiver):
+    """Receives mail by LMTP, from a mail server in front; there is an answer for each recipient.
 
-    _channel = SMTPChannel
+    The arguments are those of `SMTPReceiver` and two more.
+
+    Args:
+        host: Where to listen, unless on a path.
+        port: The TCP port.
+        socket: The path of a Unix socket to listen on instead; whatever socket was left there is
+            replaced, unless somebody listens on it.
+        socket_mode: Who may connect to it: its permissions.
+        **options: See `SMTPReceiver`.
+    """
+
+    _protocol = "LMTP"
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8824,
+        socket: str | None = None,
+        *,
+        socket_mode: int = 0o660,
+        **options: Any,
+    ) -> None:
+        self._path = socket
+        self._mode = socket_mode
+        super().__init__(host, port, **options)
+        self.address = socket or self.address
+
+    def _listen(self, host: str, port: int) -> socket.socket:
+        return listen_on_path(self._path, self._mode) if self._path else listen_on_port(host, port)
 
 
-class LMTPReceiver(_ListeningReceiver, server.LMTPReceiver):
-    """Receives mail by LMTP."""
+def _service(protocol: str, **options: Any) -> Service:
+    try:
+        import aiosmtpd  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"receiving {protocol} needs aiosmtpd: pip install 'salmon-state[receivers]'"
+        ) from error
+    from salmon_state.mail.receivers import service, session
 
-    _channel = LMTPChannel
-
-
-def _with_return_path(sender: str | bytes, data: str | bytes) -> bytes:
-    if isinstance(sender, str):
-        sender = sender.encode("utf-8", "surrogateescape")
-    if isinstance(data, str):
-        data = data.encode("utf-8", "surrogateescape")
-    # A mail that starts with an mbox line would otherwise begin with a header called "From ".
-    address = re.sub(rb"[\x00-\x20\x7f<>]+", b" ", sender).strip()
-    return b"Return-Path: <" + address + b">\n" + data
+    client = {"SMTP": session.SMTPClient, "LMTP": session.LMTPClient}[protocol]
+    return service.Service(client, **options)

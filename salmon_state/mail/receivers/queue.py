@@ -17,7 +17,9 @@ from salmon.mail import MailRequest
 
 from salmon_state.log import log
 from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
-from salmon_state.mail.receivers.ending import SIZE_LIMIT, Ending
+from salmon_state.mail.receivers.ending import Ending
+from salmon_state.mail.receivers.handling import same_case
+from salmon_state.mail.receivers.limits import SIZE
 from salmon_state.mail.receivers.spool import Claim, Spool
 
 __all__ = ["QueueReceiver", "envelope_of"]
@@ -65,7 +67,7 @@ class QueueReceiver(Ending, server.QueueReceiver):
         sleep: float = 0.25,
         workers: int = 10,
         *,
-        size_limit: int = SIZE_LIMIT,
+        size_limit: int = SIZE,
         give_up_after: timedelta = timedelta(days=5),
     ) -> None:
         super().__init__(queue_dir, sleep=sleep, workers=workers)
@@ -79,6 +81,7 @@ class QueueReceiver(Ending, server.QueueReceiver):
 
     def start(self, one_shot: bool = False) -> None:
         """Blocks until `stop`, or with `one_shot` until nothing is there to be taken now."""
+        self.stop_at_signals()
         log().info("QueueReceiver started on %s", self.queue.dir)
         try:
             while not self._stopping:
@@ -89,7 +92,7 @@ class QueueReceiver(Ending, server.QueueReceiver):
             self.workers.close()
             self.workers.join()
         finally:
-            self._ended.set()
+            self.has_ended()
 
     # ---------------------------------------------------------------- taking
 
@@ -226,5 +229,5 @@ def envelope_of(headers: Message) -> tuple[str, str]:
 def _address(headers: Message, *names: str) -> str:
     for name in names:
         if name in headers:
-            return parseaddr(str(headers[name]).lower())[1]
+            return same_case(parseaddr(str(headers[name]))[1])
     return ""
