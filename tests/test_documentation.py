@@ -105,7 +105,7 @@ def test_what_there_is_to_install_and_to_make() -> None:
     console = "".join(blocks("README.md", "console"))
     project = (CHECKOUT / "pyproject.toml").read_text()
     extras = re.findall(r"salmon-state\[(\w+)\]", console)
-    assert len(extras) == 4
+    assert len(extras) == 5
     for extra in extras:
         assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE)
     targets = re.findall(r"^\$ make (\w+)", console, flags=re.MULTILINE)

@@ -28,7 +28,7 @@ HOW_TO = CHECKOUT / "docs" / "how-to"
 NEWS = "app.handlers.news"
 
 # What a test cannot do twice: tests/test_packaging.py installs.
-LEFT_OUT = {"pip install '/path/to/salmon-state[cli]'"}
+LEFT_OUT = {"pip install '/path/to/salmon-state[cli,receivers]'"}
 
 
 class QuickTerminal(Terminal):
