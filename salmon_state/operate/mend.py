@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
+from salmon_state.errors import StorageError
 from salmon_state.operate.given import Given, confirm
 from salmon_state.operate.look import idle_for
 from salmon_state.operate.output import duration, shown
+from salmon_state.storage import StateStorage
 
 __all__ = ["COMMANDS"]
+
+_LOOK, _SHARE = 1.0, 20
+"""Seconds between two looks at who waits, and so many times as long as a look takes."""
 
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; say what would be.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -186,17 +194,46 @@ def clear(given: Given, yes: bool) -> None:
 def lock(given: Given, sender: str, command: tuple[str, ...], timeout: float) -> None:
     """Hold the conversation of SENDER while COMMAND runs, or until Enter is pressed.
 
-    No mail of the sender is handled meanwhile: the sending servers hear 451 and come again. The
-    exit status is the command's.
+    No mail of the sender is handled meanwhile: the sending servers hear 451 and come again. It
+    says who is in a conversation and how many wait, as far as doctor knows. The exit status is the
+    command's.
     """
     wait: Callable[[], int] = _wait_for_enter
     if command:
         wait = lambda: subprocess.run(command, check=False).returncode  # noqa: E731, S603
     with given.store.conversation(sender, timeout=timeout):
         click.echo(f"{shown(sender)} is held", err=True)
-        status = wait()
+        with _telling(given.store):
+            status = wait()
     click.echo(f"{shown(sender)} is free again", err=True)
     raise SystemExit(status)
+
+
+@contextmanager
+def _telling(store: StateStorage) -> Iterator[None]:
+    """Says meanwhile who is in a conversation, and who waits, whenever that changes."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        said: list[str] = []
+        while True:
+            began = time.monotonic()
+            with suppress(StorageError):
+                found = [each.text for each in store.diagnose() if each.check == "locks"]
+                for text in found:
+                    if text not in said:
+                        click.echo(shown(text), err=True)
+                said = found
+            if ended.wait(max(_LOOK, _SHARE * (time.monotonic() - began))):
+                return
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _wait_for_enter() -> int:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -239,6 +240,28 @@ def test_holding_a_conversation(file: str) -> None:
         assert holder.wait(60) == 1
     with open_storage(file) as store:
         elsewhere(store.set, APP, ANNA, "FREE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+def test_whom_it_keeps_waiting(url: str) -> None:
+    def wait_for_it() -> None:
+        with open_storage(url) as other, other.conversation(ANNA, timeout=60):
+            pass
+
+    waiting = threading.Thread(target=wait_for_it)
+    command = [sys.executable, "-m", "salmon_state", "--store", url, "lock", ANNA]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stderr is not None
+        assert "is held" in holder.stderr.readline()
+        waiting.start()
+        assert any(re.search("(it|others): 1$", line) for line in iter(holder.stderr.readline, ""))
+        holder.communicate("\n")
+        assert holder.returncode == 0
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 def test_a_terminal_with_findings(file: str, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ _WAITING = (
     "WHERE info LIKE 'SELECT GET_LOCK(%%' AND state LIKE 'User lock%%'"
 )
 _HOLDER = (
-    "SELECT id, user, host, time FROM information_schema.processlist WHERE id = IS_USED_LOCK(%s)"
+    "SELECT id, user, host, NOW() - INTERVAL time SECOND, time > %s "
+    "FROM information_schema.processlist WHERE id = IS_USED_LOCK(%s)"
 )
 
 
@@ -82,10 +83,10 @@ def _locks(connection: sa.Connection) -> Iterator[Finding]:
         if match is not None:
             waiting[match[1]] = waiting.get(match[1], 0) + 1
     for name, number in waiting.items():
-        for thread, user, host, seconds in connection.exec_driver_sql(_HOLDER, (name,)):
+        for thread, user, host, since, stuck in connection.exec_driver_sql(_HOLDER, (STUCK, name)):
             text = (
                 f"thread {thread} of the server ({user} from {host}) holds a conversation and has "
-                f"said nothing for {seconds} s; waiting for it: {number}"
+                f"said nothing since {since}; waiting for it: {number}"
             )
-            advice = f"KILL {thread} frees its sender" if seconds > STUCK else ""
+            advice = f"KILL {thread} frees its sender" if stuck else ""
             yield Finding("locks", text, advice)

@@ -36,7 +36,8 @@ WHERE indrelid = to_regclass(%s) AND NOT (indisvalid AND indisready)
 
 _LOCKS = """
 SELECT pid, usename, application_name, coalesce(host(client_addr), 'this machine'),
-  extract(epoch FROM clock_timestamp() - xact_start)::float8,
+  date_trunc('second', xact_start)::text,
+  extract(epoch FROM clock_timestamp() - xact_start) > %s,
   (SELECT count(*) FROM pg_locks AS waiting
    WHERE NOT waiting.granted AND waiting.locktype = 'advisory'
      AND (waiting.database, waiting.classid, waiting.objid, waiting.objsubid)
@@ -111,11 +112,12 @@ def _replicas(connection: sa.Connection, settings: dict[str, str]) -> Iterator[F
 
 
 def _locks(connection: sa.Connection) -> Iterator[Finding]:
-    for pid, user, program, host, seconds, waiting in connection.exec_driver_sql(_LOCKS):
+    for pid, user, program, host, since, stuck, waiting in connection.exec_driver_sql(
+        _LOCKS, (STUCK,)
+    ):
         text = (
             f"process {pid} of the server ({user}, {program or 'unnamed'}, from {host}) has held a "
-            f"conversation for {seconds or 0:.0f} s; waiting for it: {waiting}"
+            f"conversation since {since}; waiting for it: {waiting}"
         )
-        stuck = (seconds or 0) > STUCK
         advice = f"SELECT pg_terminate_backend({pid}) frees its sender" if stuck else ""
         yield Finding("locks", text, advice)
