@@ -60,11 +60,14 @@ class Backend:
     Attributes:
         spans_senders: Whether one commit may touch the entries of several senders atomically.
         locks_processes: Whether `_lock` keeps processes apart, and not only the threads of one.
+        has_connection: Whether handlers can write rows of their own in the transaction of a
+            conversation, through its `connection`.
         lease_seconds: How long the default of `_lock` outlives its process.
     """
 
     spans_senders = True
     locks_processes = True
+    has_connection = False
     lease_seconds = LEASE_SECONDS
 
     _mask = Mask()

@@ -18,7 +18,6 @@ from salmon_state import (
     MemoryStorage,
     SQLAlchemyStorage,
     StateStorage,
-    attach,
     close_all,
     configure,
     named_storage,
@@ -90,7 +89,6 @@ def test_the_row_and_the_state(state_store: SQLAlchemyStorage) -> None:
     POSTING.__module__ = "documented"
     names: dict[str, Any] = {"__name__": "documented", "route": route}
     exec(blocks("README.md")[1], {**names, "POSTING": POSTING, "subscribers": subscribers})
-    attach(Router)
     state_store.set("documented", "anna@example.com", "CONFIRMING")
     RouterConversation("anna@example.com", "hello").deliver(
         "confirm@example.com", "anna@example.com", "hello", "yes"

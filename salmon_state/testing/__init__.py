@@ -31,6 +31,7 @@ an ability that the store does not have is a suite that it does not subclass.
 `SharedEntrySuite`         the same with several processes: claims, sweeps, SIGKILL in a commit
 `ConversationSuite`        one mail is one unit of work: lock, snapshot, one commit
 `SharedConversationSuite`  the lock of a conversation holds between processes
+`RowSuite`                 handlers write rows of their own in the transaction of a mail
 `FileSuite`                a store's files are nobody else's, wherever the process goes
 `FaultSuite`               the place of a store is away, full or damaged
 `VersionSuite`             what one version of Python wrote, another one reads
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from salmon_state.testing.keys import HOSTILE_KEYS
     from salmon_state.testing.model import ModelSuite
     from salmon_state.testing.router import RouterSuite
+    from salmon_state.testing.rows import Rows, RowSuite
     from salmon_state.testing.shared import SharedSuite
     from salmon_state.testing.shared_entries import SharedEntrySuite
     from salmon_state.testing.suite import OpenStore, StoreSuite
@@ -80,6 +82,8 @@ __all__ = [
     "ModelSuite",
     "OpenStore",
     "RouterSuite",
+    "RowSuite",
+    "Rows",
     "SharedConversationSuite",
     "SharedEntrySuite",
     "SharedStoreSuites",
@@ -104,6 +108,8 @@ _HOMES = {
     "ModelSuite": "model",
     "OpenStore": "suite",
     "RouterSuite": "router",
+    "RowSuite": "rows",
+    "Rows": "rows",
     "SharedConversationSuite": "conversations",
     "SharedEntrySuite": "shared_entries",
     "SharedStoreSuites": "together",

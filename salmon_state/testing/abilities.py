@@ -42,6 +42,12 @@ ABILITIES: tuple[Ability, ...] = (
     Ability("any sequence in a mail", "StateStorage.conversation", ("conversation_model",)),
     Ability("a sender's lock between threads", "Backend._lock", ("sender_locks",)),
     Ability("Salmon's router", "salmon_state.attach", ("router",)),
+    Ability(
+        "rows of handlers in its transaction",
+        "Conversation.connection",
+        ("rows",),
+        declared="has_connection",
+    ),
     Ability("threads", "StateStorage", ("threads",)),
     Ability("found after reopening and SIGKILL", "StateStorage, Backend._commit", ("durable",)),
     Ability("files of its own", "docs/writing-a-store.md", ("files",)),

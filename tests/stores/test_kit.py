@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from salmon_state import MemoryStorage, ShelveStorage, SQLAlchemyStorage
 from salmon_state.stores.redis import RedisStorage
@@ -19,6 +20,8 @@ from salmon_state.testing import (
     FileSuite,
     ModelSuite,
     OpenStore,
+    Rows,
+    RowSuite,
     SharedEntrySuite,
     SharedStoreSuites,
     SharedSuite,
@@ -66,6 +69,23 @@ class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
     conversation_runs = 10
 
 
+class WithRows(RowSuite):
+    @pytest.fixture
+    def rows(self, open_store: partial[SQLAlchemyStorage]) -> Iterator[Rows]:
+        engine = sa.create_engine(open_store.args[0])
+        table = sa.Table("rows_of_handlers", sa.MetaData(), sa.Column("text", sa.String(9)))
+        table.drop(engine, checkfirst=True)
+        table.create(engine)
+
+        def committed() -> set[str]:
+            with engine.connect() as connection:
+                return set(connection.scalars(table.select()))
+
+        yield Rows(lambda c, text: c.execute(table.insert(), {"text": text}), committed)
+        table.drop(engine)
+        engine.dispose()
+
+
 class InSQLite(StoreSuite):
     store_name = "SQLite"
 
@@ -82,7 +102,7 @@ def _sqlite(path: str) -> SQLAlchemyStorage:
     return SQLAlchemyStorage(f"sqlite:///{path}")
 
 
-class TestSQLite(InSQLite, SharedStoreSuites, FileSuite):
+class TestSQLite(InSQLite, SharedStoreSuites, WithRows, FileSuite):
     runs = reopening_runs = conversation_runs = 10
 
 
@@ -101,7 +121,7 @@ class InPostgreSQL(StoreSuite):
         return partial(SQLAlchemyStorage, emptied("postgresql", postgresql))
 
 
-class TestPostgreSQL(InPostgreSQL, SharedStoreSuites):
+class TestPostgreSQL(InPostgreSQL, SharedStoreSuites, WithRows):
     runs = reopening_runs = conversation_runs = 10
 
 
@@ -116,7 +136,7 @@ class InMariaDB(StoreSuite):
         return partial(SQLAlchemyStorage, emptied("mariadb", mariadb))
 
 
-class TestMariaDB(InMariaDB, SharedStoreSuites):
+class TestMariaDB(InMariaDB, SharedStoreSuites, WithRows):
     runs = reopening_runs = conversation_runs = 10
 
 

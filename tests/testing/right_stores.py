@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from salmon_state.entries import (
     ANYTHING,
@@ -32,6 +33,7 @@ from salmon_state.storage import StateStorage
 from salmon_state.stores.encoding import decode_state, encode_state
 from salmon_state.stores.files import create_private_file
 from salmon_state.testing.faults import Fault, no_space
+from salmon_state.testing.rows import Rows
 
 PAGE = 100
 
@@ -180,6 +182,20 @@ class TablePlace:
     @pytest.fixture
     def fail_writes(self) -> Fault:
         return no_space
+
+    @pytest.fixture
+    def rows(self, place: Path, store: StateStorage) -> Rows:
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(place / "states.db", isolation_level=None)
+
+        def committed() -> set[str]:
+            with closing(connect()) as connection:
+                return {text for (text,) in connection.execute("SELECT text FROM rows")}
+
+        with closing(connect()) as connection:
+            connection.execute("CREATE TABLE rows (text)")
+        insert = sa.text("INSERT INTO rows VALUES (:text)")
+        return Rows(lambda connection, text: connection.execute(insert, {"text": text}), committed)
 
     @pytest.fixture
     def damage(self, place: Path) -> Callable[[str, Sender], None]:

@@ -107,6 +107,8 @@ class SQLAlchemyStorage(StateStorage):
         table: The `sqlalchemy.Table` of the states.
     """
 
+    has_connection = True
+
     def __init__(
         self,
         database: str | sa.URL | sa.Engine,
