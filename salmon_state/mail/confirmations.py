@@ -173,13 +173,13 @@ class PendingMails:
         if isinstance(data, str):
             data = data.encode("utf-8", "surrogateescape")
         sender, number = plain_sender(envelope[0]), secrets.token_hex(16)
-        self._entries.put(sender, f"mail {number}", envelope, data)
+        self._entries.put(sender, _MAIL + number, envelope, data)
         return json.dumps([number, sender])
 
-    def get(self, key: str) -> MailRequest | None:
-        """Returns a mail, or ``None`` if there is none any more."""
-        number, sender = json.loads(key)
-        found = self._entries.find(sender, f"mail {number}")
+    def get(self, key: str | None) -> MailRequest | None:
+        """Returns a mail, or ``None`` if there is none any more, or never was one here."""
+        place = _place_of(key)
+        found = None if place is None else self._entries.find(*place)
         if found is None:
             return None
         request = MailRequest("pending", None, None, found.data)
@@ -188,10 +188,11 @@ class PendingMails:
         )
         return request
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: str | None) -> None:
         """Removes a mail; harmless if there is none."""
-        number, sender = json.loads(key)
-        self._entries.remove(sender, f"mail {number}")
+        place = _place_of(key)
+        if place is not None:
+            self._entries.remove(*place)
 
     def clear(self) -> None:
         """Does what `Confirmations.clear` does."""
@@ -271,6 +272,20 @@ class _Entries:
             self._expiry.step(self._storage)
         else:  # whoever delivers its mail removes what has expired
             conversation.add(write)
+
+
+_MAIL = "mail "
+
+
+def _place_of(key: object) -> tuple[Sender, str] | None:
+    """Returns whose the mail is that has a key and what it is called; ``None`` if it is none."""
+    try:
+        number, sender = json.loads(key)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a Maildir's, or none at all
+        return None
+    if not isinstance(number, str) or not isinstance(sender, (str, type(None))):
+        return None
+    return sender, _MAIL + number
 
 
 def _name_of(target: object) -> str:

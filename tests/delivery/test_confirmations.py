@@ -186,6 +186,20 @@ def test_a_maildir_for_the_pending_mails(memory: MemoryStorage, tmp_path: Path) 
     assert len(everything(memory, Kind.CONFIRMATION)) == 0
 
 
+@pytest.mark.parametrize(
+    "key",
+    [None, "1700000000.M1P2.host", "", "[1]", "{}", '["a", 5]', '[5, "a"]', '["a", "b", "c"]'],
+)
+def test_what_is_no_pending_mail_of_ours(memory: MemoryStorage, key: Any) -> None:
+    """As where none waits, or where it waits in the Maildir that an application had before."""
+    confirmations = Confirmations(memory)
+    assert confirmations.pending.get(key) is None
+    confirmations.pending.remove(key)
+    confirmations.store("join", ANNA, "secret", key)
+    assert confirmations.engine().verify("join", ANNA, "secret") is None
+    assert confirmations.get("join", ANNA) == NOTHING
+
+
 def test_cancelling_and_clearing(memory: MemoryStorage) -> None:
     engine = Confirmations(memory).engine()
     secret = engine.register("subscribe", request()).rpartition("-")[2]
