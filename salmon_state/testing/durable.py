@@ -12,7 +12,7 @@ from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
 from salmon_state.testing import processes
-from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.model import ReopeningMachine, run_model
 from salmon_state.testing.suite import (
@@ -44,14 +44,14 @@ class DurableSuite(StoreSuite):
     def test_hostile_keys_are_found_after_reopening(self, open_store: OpenStore) -> None:
         """Each key has its own state, and its time, in a store that was opened again."""
         states = {key: f"S{number}" for number, key in enumerate(HOSTILE_KEYS)}
-        states[MODULE, LONG_SENDERS[0]] = "LONG"
+        states[MODULE, self.long_texts[0]] = "LONG"
         with open_store() as store:
             set_clock(store, NOON + 123_456)
             for key, state in states.items():
                 store.set(*key, state)
         with open_store() as store:
             assert {key: store.get(*key) for key in states} == states
-            assert store.get(MODULE, LONG_SENDERS[1]) == ROUTE_FIRST_STATE
+            assert store.get(MODULE, self.long_texts[1]) == ROUTE_FIRST_STATE
             assert contents(store) == states
             assert {to_microseconds(record.updated_at) for record in store} == {NOON + 123_456}
 

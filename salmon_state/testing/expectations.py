@@ -20,9 +20,9 @@ from salmon_state.entries import (
     Write,
     in_order,
 )
-from salmon_state.errors import Overtaken
+from salmon_state.errors import Overtaken, StorageError
 from salmon_state.storage import StateStorage
-from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, OTHER, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER
 from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, write
 
 __all__ = ["ExpectationTests"]
@@ -44,6 +44,9 @@ FAIL: dict[str, tuple[Condition, ...]] = {
 }
 
 
+LARGEST = 20_000_000
+
+
 class ExpectationTests(StoreSuite):
     """One entry of any kind.
 
@@ -51,7 +54,7 @@ class ExpectationTests(StoreSuite):
         largest: The largest value, in bytes: a mail of 20 MB.
     """
 
-    largest = 20_000_000
+    largest = LARGEST
 
     @pytest.mark.parametrize("kind", BESIDE, ids=lambda kind: kind.name)
     def test_what_is_written_is_found(self, store: StateStorage, kind: Kind) -> None:
@@ -98,11 +101,11 @@ class ExpectationTests(StoreSuite):
         entries = [
             *(
                 Entry(Kind.HANDLED, sender, "n", b"%d" % i, i)
-                for i, sender in enumerate(LONG_SENDERS)
+                for i, sender in enumerate(self.long_texts)
             ),
             *(
                 Entry(Kind.HANDLED, SENDER, name, b"%d" % i, i)
-                for i, name in enumerate(LONG_SENDERS)
+                for i, name in enumerate(self.long_texts)
             ),
         ]
         for entry in entries:
@@ -111,7 +114,7 @@ class ExpectationTests(StoreSuite):
         assert {entry[:3] for entry in everything(store, Kind.HANDLED)} == {e[:3] for e in entries}
 
     def test_a_large_value(self, store: StateStorage) -> None:
-        """A mail of 20 MB, whatever bytes it has."""
+        """A mail of 20 MB comes back, whatever bytes it has; or it is refused."""
         body = bytes(range(256)) * (self.largest // 256)
         store._commit([Write(Kind.BODY, SENDER, "one", body, NOON)])
         assert store._find(Kind.BODY, SENDER, "one") == body
@@ -119,6 +122,10 @@ class ExpectationTests(StoreSuite):
         store._commit([Write(Kind.BODY, SENDER, "one", body[::-1], NOON + 1, expect)])
         [entry] = store._load(SENDER, [(Kind.BODY, EVERY)])
         assert (entry.value == body[::-1], entry.at) == (True, NOON + 1)
+        if "largest" in self.limits:
+            with pytest.raises(StorageError):
+                store._call(store._commit, [Write(Kind.BODY, SENDER, "two", bytes(LARGEST), NOON)])
+            assert store._find(Kind.BODY, SENDER, "two") is None
 
     def test_wants_of_several_kinds(self, store: StateStorage) -> None:
         """One moment's entries, those asked for and no others."""

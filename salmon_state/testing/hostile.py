@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.errors import StorageError
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
-from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SHORT_DIGESTS
+from salmon_state.testing.keys import HOSTILE_KEYS, LONGEST, MODULE, SHORT_DIGESTS
 from salmon_state.testing.suite import StoreSuite, contents, fill
 
 __all__ = ["HostileKeySuite"]
@@ -74,8 +76,8 @@ class HostileKeySuite(StoreSuite):
             assert store.get(MODULE, two) == ROUTE_FIRST_STATE, f"{two} was taken for {one}"
 
     def test_senders_of_five_million_characters(self, store: StateStorage) -> None:
-        """They are kept whole, and the last character tells them apart."""
-        one, two = LONG_SENDERS
+        """They are kept whole, and the last character tells them apart; or they are refused."""
+        one, two = self.long_texts
         store.set(MODULE, one, "ONE")
         assert store.get(MODULE, two) == ROUTE_FIRST_STATE
         store.set(MODULE, two, "TWO")
@@ -84,3 +86,7 @@ class HostileKeySuite(StoreSuite):
         assert found == {one: "ONE", two: "TWO"}
         assert store.set_all(one, "BOTH") == 1
         assert store.get(MODULE, two) == "TWO"
+        if "longest" in self.limits:
+            with pytest.raises(StorageError):
+                store.set(MODULE, "a" * LONGEST, "ONE")
+            assert contents(store) == {(MODULE, one): "BOTH", (MODULE, two): "TWO"}

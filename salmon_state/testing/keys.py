@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from salmon_state.keys import Sender
 
-__all__ = ["HOSTILE_KEYS", "LONG_SENDERS", "MODULE", "OTHER", "SENDER", "SHORT_DIGESTS"]
+__all__ = ["HOSTILE_KEYS", "LONGEST", "MODULE", "OTHER", "SENDER", "SHORT_DIGESTS"]
 
 MODULE = "app.handlers"
 SENDER, OTHER = "anna@example.com", "ben@example.com"
@@ -67,8 +67,8 @@ HOSTILE_KEYS: tuple[tuple[str, Sender], ...] = tuple(
 )
 """(module, sender) pairs, all different, of which no two may meet in any store."""
 
-LONG_SENDERS = ("a" * 5_000_000, "a" * 4_999_999 + "b")
-"""As long as an LMTP client was seen to send, and different in the last character only."""
+LONGEST = 5_000_000
+"""As many characters of a sender as an LMTP client was seen to send."""
 
 SHORT_DIGESTS: tuple[tuple[Sender, Sender], ...] = (
     *(("86821@x", "14740600@x"), ("85799@x", "24460042@x"), ("29685295@x", "32060020@x")),  # CRC

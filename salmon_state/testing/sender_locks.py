@@ -14,7 +14,7 @@ from salmon_state.errors import ConversationBusy
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import elsewhere
-from salmon_state.testing.keys import HOSTILE_KEYS, LONG_SENDERS, MODULE, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
 from salmon_state.testing.mails import (
     RING,
     can_enter,
@@ -118,7 +118,7 @@ class LockTests(StoreSuite):
     def test_senders_do_not_wait_for_each_other(self, store: StateStorage) -> None:
         """All are inside at the same time, hostile names included."""
         names = [sender for sender in dict.fromkeys(s for _, s in HOSTILE_KEYS) if sender]
-        names += LONG_SENDERS
+        names += self.long_texts
         for start in range(0, len(names), self.crowd):
             crowd = names[start : start + self.crowd]
             meeting = threading.Barrier(len(crowd))

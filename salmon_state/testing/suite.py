@@ -14,6 +14,7 @@ import pytest
 from salmon_state.entries import Entry, Kind, Where, Write, in_order
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
+from salmon_state.testing.keys import LONGEST
 from salmon_state.testing.tally import TALLY
 
 __all__ = [
@@ -46,7 +47,9 @@ class StoreSuite:
         left_out: What this store is not asked, and why: the names of tests, or of the fixtures
             that would be needed for them. They are skipped, and the summary shows the reason.
         limits: Which numbers of its class are as they are because the store can do no more, and
-            why: the names of attributes, such as ``largest``. The summary shows them.
+            why: the names of attributes, such as ``largest``. The summary shows them. What is
+            longer than ``longest`` and larger than ``largest`` must then be refused.
+        longest: The longest sender, and name, in characters.
         store_name: What the summary calls the store; ``None`` for the name of the class, without
             its ``Test``.
     """
@@ -54,6 +57,7 @@ class StoreSuite:
     left_out: Mapping[str, str] = MappingProxyType({})
     limits: Mapping[str, str] = MappingProxyType({})
     store_name: str | None = None
+    longest = LONGEST
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -85,6 +89,11 @@ class StoreSuite:
             time.tzset()
             yield
         time.tzset()
+
+    @property
+    def long_texts(self) -> tuple[str, str]:
+        """Two as long as a sender may be, of which the last character is different."""
+        return "a" * self.longest, "a" * (self.longest - 1) + "b"
 
     @pytest.fixture
     def store(self, open_store: OpenStore) -> Iterator[StateStorage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,50 @@ def test_a_failure_says_what_is_wrong_and_where_that_is_written(tmp_path: Path) 
     assert f"{start}ping, close, key: It returns, and changes nothing." in errors
     assert any("LookupError: no server" in line for line in errors)
     assert errors[-1] == "E       assert 1 == 2"
+
+
+LIMITED = """
+import pytest
+from salmon_state import MemoryStorage, StorageError
+from salmon_state.testing import EntrySuite, HostileKeySuite
+
+class Limited(MemoryStorage):
+    def _commit(self, writes):
+        return super()._commit(map(self.check, writes))
+
+    def check(self, write):
+        if max(len(write.sender), len(str(write.name))) > 1_000_000 or len(write.value) > 2_000_000:
+            raise StorageError("too much")
+        return write
+
+class Cutting(Limited):
+    def check(self, write):
+        return write._replace(sender=write.sender[:1_000_000], value=write.value[:2_000_000])
+
+class TestLimited(HostileKeySuite, EntrySuite):
+    longest, largest = 1_000_000, 2_000_000
+    limits = {"longest": "characters", "largest": "bytes"}
+
+    @pytest.fixture
+    def open_store(self): return Limited
+
+class TestCutting(TestLimited):
+    @pytest.fixture
+    def open_store(self): return Cutting
+"""
+
+
+def test_beyond_a_limit_is_refused_and_not_cut(tmp_path: Path) -> None:
+    output = run_kit(tmp_path, LIMITED, "-k", "five_million or large_value or long_names", "-v")
+    outcomes = set(re.findall(r"::(Test\w+)::test_(\w+) (PASSED|FAILED)", output))
+    assert outcomes == {
+        ("TestLimited", "senders_of_five_million_characters", "PASSED"),
+        ("TestLimited", "a_large_value", "PASSED"),
+        ("TestLimited", "long_names_and_senders", "PASSED"),
+        ("TestCutting", "senders_of_five_million_characters", "FAILED"),
+        ("TestCutting", "a_large_value", "FAILED"),
+        ("TestCutting", "long_names_and_senders", "PASSED"),
+    }
 
 
 def test_the_quick_and_general_tests_come_first(tmp_path: Path) -> None:
