@@ -57,7 +57,10 @@ TOGETHER = {
 # What `make test-quick` leaves out, beside what is marked: whatever asks for a server by a fixture
 # or by a parameter, what kills processes, and what is about whole servers or the kit itself.
 SERVERS = {"postgresql", "mariadb", "redis_server", "redis_sentinel", "redis_cluster"}
-SLOW = r"kill|standby|end_to_end/|tests/testing/|stores/redis/(?!test_urls)"
+SLOW = (
+    r"kill|standby|end_to_end/|tests/testing/|stores/redis/(?!test_urls)"
+    r"|stores/test_files|test_documentation|test_packaging|operate/test_(commands|terminal)"
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks, and pytest the -m
