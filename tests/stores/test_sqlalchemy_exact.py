@@ -212,11 +212,12 @@ def test_what_cannot_be_compressed_fits_into_a_statement(name: str) -> None:
     "name",
     [pytest.param(name, marks=[pytest.mark.stress] * (name != "bytes")) for name in INCOMPRESSIBLE],
 )
-def test_what_cannot_be_compressed_is_stored(served_store: SQLAlchemyStorage, name: str) -> None:
+def test_what_cannot_be_compressed_is_stored(served: Place, name: str) -> None:
     sender = INCOMPRESSIBLE[name]()
-    served_store.set("app", sender, "ONE")
-    with served_store.conversation(sender):
-        assert served_store.get("app", sender) == "ONE"
-        served_store.set("app", sender, "TWO")
-    [record] = served_store.records(sender=sender)
+    with SQLAlchemyStorage(served.url, timeout=60) as store:
+        store.set("app", sender, "ONE")
+        with store.conversation(sender):
+            assert store.get("app", sender) == "ONE"
+            store.set("app", sender, "TWO")
+        [record] = store.records(sender=sender)
     assert (record.sender == sender, record.state) == (True, "TWO")
