@@ -8,6 +8,7 @@ import click
 
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.operate import (
+    bench,
     confirmations,
     copying,
     doctor,
@@ -58,6 +59,7 @@ for command in (
     *copying.COMMANDS,
     *doctor.COMMANDS,
     *migrating.COMMANDS,
+    *bench.COMMANDS,
 ):
     cli.add_command(command)
 
