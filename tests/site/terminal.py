@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,24 +51,31 @@ class Terminal:
             self._write(step)
             return
         for command, expected in step.commands:
-            output = self.type(command)
+            output = self.type(command, read=bool(expected))
             expected = [self._here(line) for line in expected]
             assert appear_in(expected, output), f"{command}\n{output}"
 
-    def type(self, command: str) -> str:
-        """Runs a command, which must succeed, and returns what it prints on a terminal."""
+    def type(self, command: str, *, read: bool = False) -> str:
+        """Runs a command, which must succeed, and returns what it prints.
+
+        Args:
+            command: What is typed.
+            read: Whether it prints to a terminal, where tables have headlines. A terminal that is
+                gone when the command ends takes a daemon along that is about to leave it.
+        """
         kept = f". {self._kept}; set -e -o pipefail\n"
         keep = (
             f"\nset +e; {{ echo cd $PWD; declare -p confirm || true; }} >{self._kept} 2>/dev/null"
         )
         script = f"{kept}{self._here(command)}{keep}"
-        # Its tables have headlines on a terminal only.
+        shell = ["bash", "-c", script]
         done = subprocess.run(
-            ["script", "-qec", f"bash -c {_quoted(script)}", "/dev/null"],
+            ["script", "-qec", shlex.join(shell), "/dev/null"] if read else shell,
             cwd=self.directory,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=HANG,
             check=False,
@@ -86,10 +95,14 @@ class Terminal:
                 os.kill(int(file.read_text()), signal.SIGKILL)
 
     def _wait_for_server(self) -> None:
-        pid = (self.directory / "run" / "smtp.pid").read_text()
-        tcp = Path(f"/proc/{pid.strip()}/net/tcp")
-        port = f":{int(self._instead['8823']):04X} 00000000:0000 0A"
-        wait_until(lambda: port in tcp.read_text(), "the server")
+        port = int(self._instead["8823"])
+
+        def listens() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
+        wait_until(listens, "the server")  # which has written its run/smtp.pid before
 
     def _write(self, step: Step) -> None:
         how, _, name = self._here(step.headline).rpartition(" ")
@@ -108,7 +121,3 @@ class Terminal:
         for ours, theirs in self._instead.items():
             text = text.replace(ours, theirs)
         return text
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"

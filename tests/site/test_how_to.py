@@ -34,12 +34,12 @@ LEFT_OUT = {"pip install '/path/to/salmon-state[cli,receivers]'"}
 class QuickTerminal(Terminal):
     """Does in this process what only needs salmon-state: starting Python takes most of the time."""
 
-    def type(self, command: str) -> str:
+    def type(self, command: str, *, read: bool = False) -> str:
         if command in LEFT_OUT:
             return ""
         ours = re.fullmatch(r"salmon-state ([^|>$&]*)(?:> ([\w.]+))?", command)
         if ours is None:
-            return super().type(command)
+            return super().type(command, read=read)
         done = CliRunner().invoke(cli, shlex.split(ours[1]), catch_exceptions=False)
         assert done.exit_code == 0, f"{command}\n{done.output}"
         if ours[2]:
