@@ -10,11 +10,16 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
+from salmon import routing
+from salmon.routing import Router
+
 from salmon_state.errors import ConfigurationError
 from salmon_state.log import log
 from salmon_state.mail.receivers.ending import Ending
 from salmon_state.mail.receivers.limits import Limits
+from salmon_state.mail.receivers.processes import Processes
 from salmon_state.mail.receivers.sockets import listen_on_path, listen_on_port, place_of
+from salmon_state.stores.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from salmon_state.mail.receivers.service import Service
@@ -52,6 +57,9 @@ class SMTPReceiver(Ending):
         workers: How many mails are handled at a time. Salmon itself lets one handler at a time run,
             unless it is marked with ``@nolocking``; with `salmon_state.attach`, a handler that
             shares nothing between senders but the store may be.
+        processes: How many processes take clients from the same socket, each with its own workers
+            and limits. They are forked by `start`, started again when they die, and end with this
+            one. The router must have its store by now, one that processes can share.
         hostname: What the receiver calls itself; the machine's name if it is not given.
         tls: A context with a certificate, for clients who want STARTTLS.
         check_recipients: Whether a recipient for whom the router has no route is refused with 550.
@@ -64,7 +72,8 @@ class SMTPReceiver(Ending):
 
     Raises:
         OSError: It cannot listen there.
-        ConfigurationError: aiosmtpd is not installed, or there is no worker.
+        ConfigurationError: aiosmtpd is not installed, there is no worker or no process, or there
+            are several and the router's store is in memory.
     """
 
     _protocol = "SMTP"
@@ -76,14 +85,18 @@ class SMTPReceiver(Ending):
         *,
         limits: Limits = _DEFAULT,
         workers: int = 8,
+        processes: int = 1,
         hostname: str | None = None,
         tls: ssl.SSLContext | None = None,
         check_recipients: bool = True,
         proxy_protocol: bool = False,
     ) -> None:
         super().__init__()
-        if workers < 1:
-            raise ConfigurationError(f"workers: expected 1 or more, got {workers}")
+        for name, number in (("workers", workers), ("processes", processes)):
+            if number < 1:
+                raise ConfigurationError(f"{name}: expected 1 or more, got {number}")
+        if processes > 1:
+            _check_shared(Router.STATE_STORE, processes)
         self._service = _service(
             self._protocol,
             limits=limits,
@@ -97,6 +110,10 @@ class SMTPReceiver(Ending):
         self.address: Any = self._listening.getsockname()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told: asyncio.Event
+        self._children: Processes | None = None
+        if processes > 1:
+            # What takes longer than it should is given up by the child itself.
+            self._children = Processes(processes, self._run_child, 2 * limits.ending)
 
     def _listen(self, host: str, port: int) -> socket.socket:
         return listen_on_port(host, port)
@@ -118,13 +135,18 @@ class SMTPReceiver(Ending):
         theirs, or come now, are told to come again.
         """
         super().stop()
-        if self._loop is not None:
+        if self._children is not None:
+            self._children.stop()
+        elif self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._told.set)
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            if self._children is not None:
+                self._children.run()
+            else:
+                asyncio.run(self._serve())
         finally:
             self._listening.close()
             self.has_ended()
@@ -133,12 +155,22 @@ class SMTPReceiver(Ending):
                 if threading.main_thread().is_alive():
                     os.kill(os.getpid(), self._stopped_by)
 
-    async def _serve(self) -> None:
+    def _run_child(self, told: int) -> None:
+        asyncio.run(self._serve(told))
+
+    async def _serve(self, told: int | None = None) -> None:
         self._told = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        if told is not None:
+            self._loop.add_reader(told, self._hear, told)
         if self._stopping:  # before there was anybody to tell
             self._told.set()
         await self._service.run(self._listening, self._told)
+
+    def _hear(self, told: int) -> None:
+        assert self._loop is not None  # noqa: S101 - for the type checker
+        self._loop.remove_reader(told)  # it stays readable
+        self._told.set()
 
 
 class LMTPReceiver(SMTPReceiver):
@@ -173,6 +205,14 @@ class LMTPReceiver(SMTPReceiver):
 
     def _listen(self, host: str, port: int) -> socket.socket:
         return listen_on_path(self._path, self._mode) if self._path else listen_on_port(host, port)
+
+
+def _check_shared(store: object, processes: int) -> None:
+    if isinstance(store, MemoryStorage) or type(store) is routing.MemoryStorage:
+        raise ConfigurationError(
+            f"processes: {processes} cannot share states in memory: put a store that they can "
+            "share into Router.STATE_STORE first"
+        )
 
 
 def _service(protocol: str, **options: Any) -> Service:

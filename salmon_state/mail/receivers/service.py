@@ -69,7 +69,9 @@ class Service:
         self._workers: Workers[list[str]] = Workers(self.loop, self._threads, self.limits.waiting)
         self._stop = stop
         start = self.loop.create_unix_server if _is_unix(listening) else self.loop.create_server
-        server: Any = await start(partial(self._client, self), sock=listening, backlog=BACKLOG)
+        # One at a turn of the loop, so that other processes get their share.
+        server: Any = await start(partial(self._client, self), sock=listening, backlog=1)
+        listening.listen(BACKLOG)
         await stop.wait()
         # Clients who come now hear that they should come again: it goes on listening.
         for client in list(self._clients):
