@@ -10,7 +10,6 @@ import sys
 # Python would import these with the first mail, and after ``salmon start --uid`` might not be
 # allowed to.
 from email import contentmanager, feedparser, headerregistry, parser, policy  # noqa: F401
-from typing import Any
 
 from salmon.queue import Queue
 from salmon.routing import Router
@@ -19,13 +18,13 @@ from config import settings
 from config.environment import SettingsError
 from config.logs import log_to_file
 from config.patience import when_there
+from config.receiving import make_receiver
 from config.run_directory import private_directory, private_maildir, private_secret
 from config.sending import Sending, make_relay
 from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
 from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
 from salmon_state.mail.outbox import Outbox
-from salmon_state.mail.receivers import Limits, LMTPReceiver, QueueReceiver, SMTPReceiver
 
 # A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
 os.umask(0o077)
@@ -63,20 +62,4 @@ for handler in settings.handlers:
     if handler not in sys.modules:  # Salmon logs it and would go on without it
         raise SettingsError(f"handlers: {handler} cannot be imported, see logs/salmon.log")
 
-try:
-    if settings.receiver_kind == "queue":
-        _receiver: Any = QueueReceiver(
-            str(private_maildir(settings.queue_directory)), size_limit=settings.size_limit
-        )
-    else:
-        _receivers = {"smtp": SMTPReceiver, "lmtp": LMTPReceiver}
-        _receiver = _receivers[settings.receiver_kind](
-            settings.receiver_host, settings.receiver_port, limits=Limits(size=settings.size_limit)
-        )
-except OSError as error:
-    raise SettingsError(
-        f"SALMON_HOST={settings.receiver_host} SALMON_PORT={settings.receiver_port}: "
-        f"cannot listen there: {error.strerror}"
-    ) from None
-
-settings.receiver = Sending(_receiver, lists.relay)
+settings.receiver = Sending(make_receiver(), lists.relay)

@@ -7,7 +7,14 @@
 | ``SALMON_HOST``, ``SALMON_PORT`` | where SMTP and LMTP listen | 127.0.0.1, 8823 |
 | ``SALMON_STATE_PATIENCE`` | seconds to wait at the start for a store that is away | 60 |
 | ``SALMON_ONCE_WITHIN`` | days in which a mail that comes again is not handled again; 0: none | 7 |
+| ``SALMON_SOCKET`` | the path of a Unix socket on which LMTP listens instead | none |
+| ``SALMON_SOCKET_MODE`` | who may connect to it: its permissions | 660 |
+| ``SALMON_PROCESSES`` | how many processes receive by SMTP or LMTP | 1 |
+| ``SALMON_WORKERS`` | how many mails each of them handles at a time | 8 |
+| ``SALMON_TLS_CERTIFICATE`` | a PEM file, for clients who want STARTTLS | none |
+| ``SALMON_TLS_KEY`` | its key | in the same file |
 | ``SALMON_SIZE_LIMIT`` | bytes that a mail may have; a larger one is refused | 10485760 |
+| ``SALMON_…_LIMIT`` | the other limits: see `salmon_state.mail.receivers.Limits` | see there |
 | ``SALMON_QUEUE`` | the Maildir that ``queue`` watches | run/queue |
 | ``SALMON_RELAY`` | ``host:port`` of the server that sends our mail | none: see below |
 | ``SALMON_RELAY_TLS`` | ``none``, ``starttls`` or ``tls`` | ``none`` |
@@ -24,10 +31,12 @@ share the secret as well.
 """
 
 import re
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
 from config.environment import SettingsError, choice, host_and_port, number, port, text, word, words
+from salmon_state.mail.receivers import Limits
 
 state_url = text("SALMON_STATE_URL", "sqlite:///run/states.db")
 
@@ -36,7 +45,20 @@ state_patience = number("SALMON_STATE_PATIENCE", 60)
 once_within = timedelta(days=min(number("SALMON_ONCE_WITHIN", 7, least=0), 36_500)) or None
 receiver_host = text("SALMON_HOST", "127.0.0.1")
 receiver_port = port("SALMON_PORT", 8823)
-size_limit = number("SALMON_SIZE_LIMIT", 10 * 1024 * 1024)
+receiver_socket = text("SALMON_SOCKET")
+if receiver_socket and receiver_kind != "lmtp":
+    raise SettingsError("SALMON_SOCKET: expected SALMON_RECEIVER=lmtp beside it")
+socket_mode = int(word("SALMON_SOCKET_MODE", "660", "[0-7]{3}", "permissions such as 660"), 8)
+processes = number("SALMON_PROCESSES", 1)
+workers = number("SALMON_WORKERS", 8)
+tls_certificate = text("SALMON_TLS_CERTIFICATE")
+tls_key = text("SALMON_TLS_KEY")
+limits = Limits(
+    **{
+        each.name: number(f"SALMON_{each.name.upper()}_LIMIT", int(getattr(Limits(), each.name)))
+        for each in fields(Limits)
+    }
+)
 queue_directory = text("SALMON_QUEUE", "run/queue")
 undeliverable_directory = "run/undeliverable"
 

@@ -26,7 +26,9 @@ is refused in the same words in all states: nobody learns from them who is subsc
 
 A function that returns ``None`` leaves the state, and the time at which it was set, as they are.
 All that happens for one mail is one conversation (see `salmon_state.attach`): the next state, the
-subscriber and a used token are kept together, or, when the mail must come again, not at all.
+subscriber and a used token are kept together, or, when the mail must come again, not at all. The
+mails of one sender are handled one after the other, and those of different senders share nothing
+but the store; so Salmon's lock around all handlers is not needed (``@nolocking``).
 """
 
 # ruff: noqa: N802 - Salmon's states are in capitals
@@ -36,7 +38,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from salmon.routing import route, route_like, state_key_generator, stateless
+from salmon.routing import nolocking, route, route_like, state_key_generator, stateless
 from salmon.server import SMTPError
 
 from examples.mailing_list import outgoing, settings, subscribers, tokens
@@ -64,6 +66,7 @@ def list_key(module_name: str, message: Any) -> str:
 
 
 @route("(list_name)(request)@(host)", request="|-subscribe|-unsubscribe|-confirm-[0-9a-z]+")
+@nolocking
 @in_step
 def START(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody who is not on the list, and whom we have not asked."""
@@ -71,6 +74,7 @@ def START(message: Any, list_name: str, request: str, host: str) -> NextState:
 
 
 @route_like(START)
+@nolocking
 @in_step
 def CONFIRMING(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody whom we have asked to confirm, or in whose name somebody else subscribed."""
@@ -85,6 +89,7 @@ def CONFIRMING(message: Any, list_name: str, request: str, host: str) -> NextSta
 
 
 @route_like(START)
+@nolocking
 @in_step
 def POSTING(message: Any, list_name: str, request: str, host: str) -> NextState:
     """A subscriber. Leaving works for mail that a program wrote, too; posting does not."""
@@ -109,6 +114,7 @@ def POSTING(message: Any, list_name: str, request: str, host: str) -> NextState:
 
 
 @route_like(START)
+@nolocking
 @in_step
 def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextState:
     """A subscriber to whom mail bounced, until they confirm again."""
@@ -118,6 +124,7 @@ def SUSPENDED(message: Any, list_name: str, request: str, host: str) -> NextStat
 
 
 @route_like(START)
+@nolocking
 @in_step
 def ERROR(message: Any, list_name: str, request: str, host: str) -> NextState:
     """Somebody whose last mail a bug of ours met; that mail is in the undeliverable queue.
@@ -131,6 +138,7 @@ def ERROR(message: Any, list_name: str, request: str, host: str) -> NextState:
 
 @route("(list_name)-bounce-(token)-(bounced)@(host)", token="[0-9a-z]+", bounced=".+")  # noqa: S106
 @stateless
+@nolocking
 @in_step
 def BOUNCE(message: Any, list_name: str, token: str, bounced: str, host: str) -> None:
     """A mail server that could not deliver a post.

@@ -13,6 +13,7 @@ import pytest
 
 import config.settings
 from config.environment import SettingsError
+from salmon_state.mail.receivers import Limits
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,9 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         PORT="24",
         QUEUE="elsewhere",
         SIZE_LIMIT="1000",
+        CONNECTIONS_OF_ADDRESS_LIMIT="7",
+        SOCKET="run/lmtp",
+        SOCKET_MODE="600",
         RELAY="[::1]:2525",
         RELAY_TLS="starttls",
         RELAY_USER="me",
@@ -65,7 +69,8 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found["receiver_kind"], found["receiver_host"]) == ("lmtp", "::1")
     assert (found["receiver_port"], found["queue_directory"]) == (24, "elsewhere")
     assert (found["relay_address"], found["relay_tls"]) == (("::1", 2525), "starttls")
-    assert found["size_limit"] == 1000
+    assert found["limits"] == Limits(size=1000, connections_of_address=7)
+    assert (found["receiver_socket"], found["socket_mode"]) == ("run/lmtp", 0o600)
     assert found["list_names"] == ("news", "book-club")
     assert found["list_domain"] == "lists.example.org"
 
@@ -83,6 +88,9 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PORT", "٣", "a TCP port between 1 and 65535"),
         ("SIZE_LIMIT", "0", "a whole number, 1 or more"),
         ("SIZE_LIMIT", "10 MB", "a whole number, 1 or more"),
+        ("SILENCE_LIMIT", "0", "a whole number, 1 or more"),
+        ("PROCESSES", "0", "a whole number, 1 or more"),
+        ("SOCKET_MODE", "rw", "permissions such as 660"),
         ("RECEIVER", "imap", "one of smtp, lmtp, queue"),
         ("RELAY_TLS", "ssl", "one of none, starttls, tls"),
         ("RELAY", "mail.example.com", "host:port, such as"),

@@ -84,6 +84,22 @@ def test_what_is_being_sent_is_sent_before_the_end(
     assert "Traceback" not in server.output()
 
 
+def test_several_processes(serve: Serve, states: States) -> None:
+    server = serve(PROCESSES="2", DISPATCHER="process")
+    confirm(server, ANNA, ask(server, ANNA))
+    assert states() == {ANNA: "POSTING"}
+    assert server.process is not None
+    receiving = [pid for pid in children(server.process.pid) if is_fork(pid, server.process.pid)]
+    assert len(receiving) == 2
+    assert server.stop(signal.SIGTERM) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in receiving)
+
+
+def is_fork(pid: int, parent: int) -> bool:
+    """Returns whether a process has the same program as its parent: the dispatcher has not."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes() == Path(f"/proc/{parent}/cmdline").read_bytes()
+
+
 @pytest.mark.parametrize("end", ["kill", "dispatcher"])
 def test_a_dispatcher_lives_as_long_as_its_server(end: str, serve: Serve) -> None:
     """It is started anew if it dies, and ends with a server that is killed."""
@@ -181,6 +197,8 @@ def test_a_port_that_is_taken_is_one_line(how: str, tmp_path: Path) -> None:
     [
         ("SALMON_STATE_URL", "nosql://user:hunter2@x", "SALMON_STATE_URL: unknown scheme 'nosql'"),
         ("SALMON_STATE_URL", "sqlite:///missing/x.db", "SALMON_STATE_URL: cannot keep states in"),
+        ("SALMON_SOCKET", "x", "SALMON_SOCKET: expected SALMON_RECEIVER=lmtp beside it"),
+        ("SALMON_TLS_CERTIFICATE", "no.pem", "SALMON_TLS_CERTIFICATE=no.pem: expected a certif"),
         ("SALMON_PORT", "smtp", "SALMON_PORT: expected a TCP port between 1 and 65535, got 'smtp'"),
     ],
 )
