@@ -11,7 +11,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.entries import Kind
 from salmon_state.storage import StateStorage
-from salmon_state.testing import inbox, mails, processes
+from salmon_state.testing import inbox, mails, processes, tasks
 from salmon_state.testing.conversation_model import ConversationModelTests
 from salmon_state.testing.endings import refused
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
@@ -226,7 +226,7 @@ class SharedConversationSuite(StoreSuite):
         """What another process wrote without a conversation stays; this mail comes again."""
         fill(store, [(MODULE, SENDER, "ONE")])
         with refused(store, SENDER):
-            peers[0].call(processes.do, "set_all", SENDER, "BANNED")
+            peers[0].call(tasks.do, "set_all", SENDER, "BANNED")
             assert store.get(MODULE, SENDER) == "ONE"
             store.set(MODULE, SENDER, "TWO")
         assert contents(store) == {(MODULE, SENDER): "BANNED"}

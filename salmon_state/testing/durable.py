@@ -11,7 +11,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
-from salmon_state.testing import processes
+from salmon_state.testing import processes, tasks
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.model import ReopeningMachine, run_model
@@ -119,7 +119,7 @@ class DurableSuite(StoreSuite):
         acknowledged: dict[str, int] = {}
         for kill in range(self.kills):
             with processes.store_processes(open_store, 1) as (writer,):
-                writer.start(processes.set_forever, f"module{kill}", 7)
+                writer.start(tasks.set_forever, f"module{kill}", 7)
                 last = writer.kill_after(10 + 17 * kill % 50, kill / self.kills)
             acknowledged[f"module{kill}"] = last
             with open_store() as store:

@@ -15,7 +15,7 @@ import pytest
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
-from salmon_state.testing import processes
+from salmon_state.testing import processes, tasks
 from salmon_state.testing.keys import MODULE, OTHER, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
@@ -138,7 +138,7 @@ class FaultSuite(StoreSuite):
         """Whoever writes meanwhile does it, or is told that it cannot, and is not waiting still."""
         done: list[str] = []
         with processes.store_processes(open_store, 1) as (other,):
-            other.start(processes.commit_and_stop, SENDER)
+            other.start(tasks.commit_and_stop, SENDER)
             other.wait_until_stopped()
             thread = threading.Thread(
                 target=lambda: done.append(_raised_by(lambda: filled.set("mine", SENDER, "NEW"))),

@@ -6,7 +6,6 @@ This module is what those processes import; it needs neither pytest nor Hypothes
 from __future__ import annotations
 
 import inspect
-import itertools
 import multiprocessing
 import os
 import signal
@@ -19,11 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from salmon.routing import ROUTE_FIRST_STATE
-
-from salmon_state.entries import Kind, Seen, Write
-from salmon_state.keys import Sender
-from salmon_state.storage import Record, StateStorage
+from salmon_state.storage import StateStorage
 from salmon_state.testing.tally import TALLY
 
 __all__ = ["PATIENCE", "StoreProcess", "forking_context", "store_processes"]
@@ -32,7 +27,7 @@ PATIENCE = 180.0
 """Seconds after which a process is taken to be stuck; nothing here takes a twentieth of it."""
 
 _STORES_NEED = ("salmon_state.stores", "sqlalchemy.dialects", "psycopg", "pymysql", "redis")
-_PROCESSES_NEED = {__name__}
+_PROCESSES_NEED = {__name__, "salmon_state.testing.tasks"}
 
 _IDLE: list[StoreProcess] = []
 
@@ -223,112 +218,3 @@ def _close(*stores: StateStorage) -> None:
     for store in stores:
         store.close()
     _OPENED.clear()
-
-
-# ---------------------------------------------------------------- what they are told to do
-
-
-def do(store: StateStorage, method: str, *arguments: Any) -> Any:
-    """Calls one method."""
-    return getattr(store, method)(*arguments)
-
-
-def read(store: StateStorage) -> list[Record]:
-    """Returns all records."""
-    return list(store)
-
-
-def set_many(store: StateStorage, states: Sequence[tuple[str, Sender, str]]) -> None:
-    """Sets one state after the other."""
-    for module, sender, state in states:
-        store.set(module, sender, state)
-
-
-def get_many(store: StateStorage, keys: Sequence[tuple[str, Sender]]) -> list[str]:
-    """Returns the states of some conversations."""
-    return [store.get(module, sender) for module, sender in keys]
-
-
-def get_and_list(
-    store: StateStorage, keys: Sequence[tuple[str, Sender]]
-) -> tuple[list[str], list[Record]]:
-    """Returns the states of some conversations, and all records."""
-    return get_many(store, keys), read(store)
-
-
-def set_forever(store: StateStorage, module: str, senders: int) -> Iterator[int]:
-    """Moves some senders on in turn, step by step, and acknowledges each set when it returned."""
-    for step in itertools.count():
-        store.set(module, f"{step % senders}@x", f"S{step}")
-        yield step
-
-
-def win(store: StateStorage, module: str, sender: Sender, last: int) -> int:
-    """Counts up with others by compare_and_set; returns the number of steps that it won."""
-    won = 0
-    while True:
-        state = store.get(module, sender)
-        step = 0 if state == ROUTE_FIRST_STATE else int(state)
-        if step >= last:
-            return won
-        won += store.compare_and_set(module, sender, state, str(step + 1))
-
-
-KINDS = (Kind.HANDLED, Kind.OUTGOING, Kind.BODY, Kind.TRANSITION)
-"""What a mail may write beside its state."""
-
-
-def commit_forever(store: StateStorage, sender: Sender, each: int) -> Iterator[int]:
-    """Commits a state and so many entries of each kind together, again and again."""
-    for step in itertools.count():
-        state = Write(Kind.STATE, sender, "app", f"S{step}", step)
-        names = [f"{step}.{number:03}" for number in range(each)]
-        store._commit([state, *(Write(k, sender, n, b"x", step) for k in KINDS for n in names)])
-        yield step
-
-
-def commit_and_stop(store: StateStorage, sender: Sender) -> None:
-    """Stands still in the middle of a commit until it is told to go on."""
-
-    def writes() -> Iterator[Write]:
-        yield Write(Kind.STATE, sender, "one", "ONE", 1)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        yield Write(Kind.STATE, sender, "two", "ONE", 1)
-
-    store._commit(writes())
-
-
-def take_all(store: StateStorage, kind: Kind, until: int, limit: int) -> list[Any]:
-    """Claims until nothing is due; returns what it got."""
-    taken = []
-    while claimed := store._claim(kind, until, limit):
-        taken += [entry[:3] for entry in claimed]
-    return taken
-
-
-def take_and_finish(store: StateStorage, kind: Kind, until: int, limit: int) -> Iterator[Any]:
-    """Claims, removes what it has claimed one by one, and acknowledges each."""
-    while claimed := store._claim(kind, until, limit):
-        for entry in claimed:
-            store._commit([Write(*entry[:3], None, None, Seen(at=until))])
-            yield entry[:3]
-
-
-def main() -> None:
-    """Does one thing with a store in another Python; see `salmon_state.testing.versions`."""
-    import pickle
-
-    request = sys.stdin.buffer.read()
-    try:
-        open_store, function, arguments = pickle.loads(request)  # noqa: S301 - from the test itself
-        store = open_store()
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, ImportError) or any(frame.name == "<module>" for frame in frames):
-            sys.exit(f"{CANNOT_IMPORT} {type(error).__name__}: {error}")
-        raise
-    with store:
-        sys.stdout.buffer.write(pickle.dumps(function(store, *arguments), protocol=4))
-
-
-CANNOT_IMPORT = "cannot import the store:"

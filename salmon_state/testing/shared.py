@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.testing import processes
+from salmon_state.testing import tasks
 from salmon_state.testing.forking import fork_while_opening
 from salmon_state.testing.histories import explain, read_all, record_history
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
@@ -73,7 +73,7 @@ class SharedSuite(StoreSuite):
             for writer in range(self.writers)
         ]
         for other, job in zip(others, jobs, strict=True):
-            other.start(processes.set_many, job)
+            other.start(tasks.set_many, job)
         for other in others:
             other.result()
         with open_store() as store:
@@ -86,7 +86,7 @@ class SharedSuite(StoreSuite):
     ) -> None:
         """Processes count up with compare_and_set: the steps they won add up exactly."""
         for other in others:
-            other.start(processes.win, MODULE, SENDER, self.steps_won)
+            other.start(tasks.win, MODULE, SENDER, self.steps_won)
         assert sum(other.result() for other in others) == self.steps_won
         with open_store() as store:
             assert store.get(MODULE, SENDER) == str(self.steps_won)
@@ -98,11 +98,11 @@ class SharedSuite(StoreSuite):
         with open_store() as store:
             for step in range(10):
                 state = ROUTE_FIRST_STATE if step % 4 == 3 else f"S{step}"
-                others[step % 2].call(processes.do, "set", MODULE, SENDER, state)
+                others[step % 2].call(tasks.do, "set", MODULE, SENDER, state)
                 assert store.get(MODULE, SENDER) == state
                 for other in others:
-                    assert other.call(processes.do, "get", MODULE, SENDER) == state
-                    assert other.call(processes.do, "__len__") == (state != ROUTE_FIRST_STATE)
+                    assert other.call(tasks.do, "get", MODULE, SENDER) == state
+                    assert other.call(tasks.do, "__len__") == (state != ROUTE_FIRST_STATE)
 
     def test_changes_of_many_are_seen(
         self, open_store: OpenStore, others: Sequence[StoreProcess]
@@ -110,22 +110,22 @@ class SharedSuite(StoreSuite):
         """`set_all`, `rename`, `compare_and_set` and `clear` work on the others' states."""
         writer, changer, *_ = others
         keys = [("one", "a@x"), ("two", "a@x"), ("one", "b@x")]
-        writer.call(processes.set_many, [(*key, "A") for key in keys])
+        writer.call(tasks.set_many, [(*key, "A") for key in keys])
         with open_store() as store:
 
             def seen() -> list[str]:
                 states = [store.get(*key) for key in keys]
-                assert writer.call(processes.get_many, keys) == states
+                assert writer.call(tasks.get_many, keys) == states
                 return states
 
-            assert changer.call(processes.do, "set_all", "a@x", "B") == 2
+            assert changer.call(tasks.do, "set_all", "a@x", "B") == 2
             assert seen() == ["B", "B", "A"]
-            assert changer.call(processes.do, "rename", "one", "A", "C") == 1
+            assert changer.call(tasks.do, "rename", "one", "A", "C") == 1
             assert seen() == ["B", "B", "C"]
-            assert changer.call(processes.do, "compare_and_set", "two", "a@x", "B", "D") is True
+            assert changer.call(tasks.do, "compare_and_set", "two", "a@x", "B", "D") is True
             assert seen() == ["B", "D", "C"]
             assert store.compare_and_set("two", "a@x", "B", "E") is False
-            changer.call(processes.do, "clear")
+            changer.call(tasks.do, "clear")
             assert seen() == [ROUTE_FIRST_STATE] * 3
             assert len(store) == 0
 
@@ -150,9 +150,9 @@ class SharedSuite(StoreSuite):
         """A key that one process wrote is the key that another one looks up and lists."""
         writer, reader, *_ = others
         states = [(module, sender, f"S{n}") for n, (module, sender) in enumerate(HOSTILE_KEYS)]
-        writer.call(processes.set_many, states)
-        assert reader.call(processes.get_many, HOSTILE_KEYS) == [state for *_, state in states]
-        found = {tuple(record[:3]) for record in reader.call(processes.read)}
+        writer.call(tasks.set_many, states)
+        assert reader.call(tasks.get_many, HOSTILE_KEYS) == [state for *_, state in states]
+        found = {tuple(record[:3]) for record in reader.call(tasks.read)}
         assert found == set(states)
 
     def test_instances_in_one_process(self, open_store: OpenStore) -> None:
@@ -175,9 +175,9 @@ class SharedSuite(StoreSuite):
         for kill in range(self.kills_beside_others):
             states = [(f"survivor{kill}", f"{number}@x", "POSTING") for number in range(30)]
             with store_processes(open_store, 1) as (victim,):
-                victim.start(processes.set_forever, f"victim{kill}", 3)
+                victim.start(tasks.set_forever, f"victim{kill}", 3)
                 victim.item()
-                survivor.start(processes.set_many, states)
+                survivor.start(tasks.set_many, states)
                 victim.kill_after(10, (kill + 1) / (self.kills_beside_others + 1))
             survivor.result()
             with open_store() as store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from salmon_state.entries import EVERY, Kind, Want
-from salmon_state.testing import processes
+from salmon_state.testing import tasks
 from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, everything, outgoing, write
 
@@ -34,7 +34,7 @@ class SharedEntrySuite(StoreSuite):
         with open_store() as store, store_processes(open_store, self.takers) as takers:
             write(store, [w for n in range(self.due // 10) for w in outgoing(f"{n}@x", 10)])
             for taker in takers:
-                taker.start(processes.take_all, Kind.OUTGOING, NOON * 2, 7)
+                taker.start(tasks.take_all, Kind.OUTGOING, NOON * 2, 7)
             taken = [place for taker in takers for place in taker.result()]
             assert len(taken) == len(set(taken)) == self.due
             assert store._count(Kind.OUTGOING) == self.due
@@ -46,7 +46,7 @@ class SharedEntrySuite(StoreSuite):
             done: list[Any] = []
             for _ in range(self.takers_killed):
                 with store_processes(open_store, 1) as (taker,):
-                    taker.start(processes.take_and_finish, Kind.OUTGOING, NOON * 2, 5)
+                    taker.start(tasks.take_and_finish, Kind.OUTGOING, NOON * 2, 5)
                     done += [taker.item() for _ in range(8)]
                     done += taker.kill()
             left = {entry[:3] for entry in everything(store, Kind.OUTGOING)}
@@ -62,10 +62,10 @@ class SharedEntrySuite(StoreSuite):
         for kill in range(self.commits_killed):
             sender = f"{kill}@x"
             with store_processes(open_store, 1) as (writer,):
-                writer.start(processes.commit_forever, sender, self.commit_size)
+                writer.start(tasks.commit_forever, sender, self.commit_size)
                 last = writer.kill_after(3 + kill, kill / self.commits_killed)
             with open_store() as store:
-                wants: list[Want] = [(kind, EVERY) for kind in (Kind.STATE, *processes.KINDS)]
+                wants: list[Want] = [(kind, EVERY) for kind in (Kind.STATE, *tasks.KINDS)]
                 steps: dict[str, set[str]] = {}
                 for entry in store._load(sender, wants):
                     step = str(entry.value) if entry.kind is Kind.STATE else entry.name
@@ -73,7 +73,7 @@ class SharedEntrySuite(StoreSuite):
                 counts = {kind: len(found) for kind, found in steps.items()}
                 assert counts == {
                     "STATE": 1,
-                    **{k.name: counts["HANDLED"] for k in processes.KINDS},
+                    **{k.name: counts["HANDLED"] for k in tasks.KINDS},
                 }
                 commits, rest = divmod(counts["HANDLED"], self.commit_size)
                 assert (commits in (last + 1, last + 2), rest) == (True, 0)

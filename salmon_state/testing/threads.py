@@ -15,8 +15,9 @@ import pytest
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.moments import MEETINGS, meet_at_each_moment
-from salmon_state.testing.processes import PATIENCE, win
+from salmon_state.testing.processes import PATIENCE
 from salmon_state.testing.suite import StoreSuite, contents, fill
+from salmon_state.testing.tasks import win
 
 __all__ = ["ThreadSuite", "ending", "run_together"]
 

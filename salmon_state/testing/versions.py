@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import salmon_state
-from salmon_state.testing import processes
+from salmon_state.testing import other_python, processes, tasks
 from salmon_state.testing.keys import HOSTILE_KEYS
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, contents, set_clock
 
@@ -49,7 +49,7 @@ class VersionSuite(StoreSuite):
         self, open_store: OpenStore, elsewhere: Callable[..., Any]
     ) -> None:
         """Every hostile key that another Python wrote is found, and listed."""
-        elsewhere(open_store, processes.set_many, _STATES)
+        elsewhere(open_store, tasks.set_many, _STATES)
         with open_store() as store:
             assert [store.get(*key) for key in HOSTILE_KEYS] == [state for *_, state in _STATES]
             assert contents(store) == {(module, sender): s for module, sender, s in _STATES}
@@ -63,7 +63,7 @@ class VersionSuite(StoreSuite):
             for entry in _STATES:
                 store.set(*entry)
             (moment,) = {record.updated_at for record in store}
-        found, records = elsewhere(open_store, processes.get_and_list, HOSTILE_KEYS)
+        found, records = elsewhere(open_store, tasks.get_and_list, HOSTILE_KEYS)
         assert found == [state for *_, state in _STATES]
         assert sorted(records, key=ascii) == sorted(
             ((*entry, moment) for entry in _STATES), key=ascii
@@ -96,7 +96,7 @@ def _candidates(version: str) -> Iterator[str]:
 
 def _call(python: str, open_store: OpenStore, function: Callable[..., Any], *arguments: Any) -> Any:
     program = (
-        f"import sys; sys.path += {_own_path()!r}; from {processes.__name__} import main; main()"
+        f"import sys; sys.path += {_own_path()!r}; from {other_python.__name__} import main; main()"
     )
     ended = subprocess.run(  # noqa: S603 - a Python of this machine
         [python, "-W", "ignore", "-c", program],
@@ -106,7 +106,7 @@ def _call(python: str, open_store: OpenStore, function: Callable[..., Any], *arg
         check=False,
     )
     errors = ended.stderr.decode(errors="replace")
-    if processes.CANNOT_IMPORT in errors or "ModuleNotFoundError" in errors:
+    if other_python.CANNOT_IMPORT in errors or "ModuleNotFoundError" in errors:
         pytest.skip(f"{Path(python).name} {errors.strip().splitlines()[-1]}")
     assert ended.returncode == 0, f"{python}:\n{errors}"
     return pickle.loads(ended.stdout)  # noqa: S301 - from the process just started

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import salmon_state.testing
 from salmon_state import MemoryStorage
 from salmon_state.storage import StateStorage
-from salmon_state.testing import HOSTILE_KEYS, processes
+from salmon_state.testing import HOSTILE_KEYS, processes, tasks
 from salmon_state.testing.abilities import ABILITIES, ability_of
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.threads import run_together
@@ -211,8 +211,8 @@ def wait(store: StateStorage) -> None:
 
 def test_a_process_works() -> None:
     with store_processes(MemoryStorage, 1) as (process,):
-        process.call(processes.do, "set", "app", "a@x", "A")
-        assert process.call(processes.do, "get", "app", "a@x") == "A"
+        process.call(tasks.do, "set", "app", "a@x", "A")
+        assert process.call(tasks.do, "get", "app", "a@x") == "A"
         process.start(count, 3)
         assert [process.item() for _ in range(3)] == [0, 1, 2]
         assert process.result() is None
@@ -220,7 +220,7 @@ def test_a_process_works() -> None:
         assert first != os.getpid()
     with store_processes(MemoryStorage, 1) as (process,):
         assert process.call(pid) == first  # it is used again, with a store of its own
-        assert process.call(processes.do, "get", "app", "a@x") == "START"
+        assert process.call(tasks.do, "get", "app", "a@x") == "START"
 
 
 def test_an_error_in_a_process_arrives() -> None:

@@ -19,7 +19,7 @@ from salmon.server import SMTPError
 from salmon_state import ConversationBusy, StorageError, StorageUnavailable
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.entries import lease_of
-from salmon_state.testing import mails, processes
+from salmon_state.testing import mails, tasks
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.sender_locks import check_ring
 from salmon_state.testing.suite import contents
@@ -210,7 +210,7 @@ def paused(url: str, prefix: str, *, lease: float) -> Iterator[Callable[[], Any]
     """Gives what lets a process go on, and out, that stands still in a conversation."""
     with store_processes(partial(RedisStorage, url, prefix=prefix, lease=lease), 1) as (sleeper,):
         sleeper.call(mails.enter, ANNA)
-        sleeper.call(processes.do, "set", MODULE, ANNA, "STALE")
+        sleeper.call(tasks.do, "set", MODULE, ANNA, "STALE")
 
         def go_on() -> None:
             signalled(sleeper, signal.SIGCONT)

@@ -18,7 +18,7 @@ import pytest
 
 from salmon_state import ConversationBusy, ShelveStorage, StorageError, StorageUnavailable
 from salmon_state.entries import Write
-from salmon_state.testing import processes
+from salmon_state.testing import tasks
 from salmon_state.testing.processes import store_processes
 from tests.stores.shelf import old_shelves
 from tests.stores.shelf.old_shelves import call
@@ -68,7 +68,7 @@ def test_two_processes_lose_none(path: Path, sets: int) -> None:
     jobs = [[(MODULE, f"{who}{number}@x", f"S{number}") for number in range(sets)] for who in "ab"]
     with store_processes(open_store, 2) as writers:
         for writer, job in zip(writers, jobs, strict=True):
-            writer.start(processes.set_many, job)
+            writer.start(tasks.set_many, job)
         for writer in writers:
             writer.result()
     with open_store() as store:
