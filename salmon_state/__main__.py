@@ -10,7 +10,7 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.exit(f"salmon-state needs {error.name}: install salmon-state[cli], or click and rich")
+        sys.exit(f"salmon-state needs the package {error.name!r}: pip install click rich")
     main()
 
 

@@ -38,7 +38,8 @@ _BUILT_IN = {
     "sqlite": _SQL,
     "unix": _REDIS,
 }
-_EXTRAS = {_REDIS: "redis"}
+_DRIVERS = {_REDIS: "redis[hiredis]"}
+"""What pip installs the driver of a store as. Not an extra of ours: that needs to know where it is."""
 
 _compared: set[str] = set()
 """The built-in schemes whose namesakes in other packages were warned of."""
@@ -212,11 +213,10 @@ def _load_built_in(name: str) -> Callable[..., object]:
     try:
         factory: Callable[..., object] = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        if target not in _EXTRAS or (error.name or "").partition(".")[0] == "salmon_state":
+        if target not in _DRIVERS or (error.name or "").partition(".")[0] == "salmon_state":
             raise
         raise ConfigurationError(
-            f"{name}:// needs the package {error.name!r}: "
-            f"pip install 'salmon-state[{_EXTRAS[target]}]'"
+            f"{name}:// needs the package {error.name!r}: pip install '{_DRIVERS[target]}'"
         ) from error
     return factory
 

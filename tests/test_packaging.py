@@ -24,6 +24,16 @@ def test_the_version_stands_in_one_place() -> None:
     assert newest[1] == salmon_state.__version__
 
 
+def test_what_errors_advise_to_install_is_what_the_extras_are() -> None:
+    """Not an extra of ours: an error does not know where ours was installed from."""
+    extras = importlib.metadata.requires("salmon-state") or []
+    smoke = (CHECKOUT / "release" / "smoke.py").read_text()
+    drivers = re.findall(r'"([\w\[\]]+)"[,}]', smoke.partition("drivers = ")[2].partition("\n")[0])
+    assert len(drivers) == 3
+    for package in (*drivers, "click", "rich", "pytest", "hypothesis"):
+        assert any(extra.startswith(package) for extra in extras), package
+
+
 def test_what_is_said_of_a_version() -> None:
     text = "# Changelog\n\n## 1.2.0 (unreleased)\n\n- new\n\n## 1.1.0 (2026-01-31)\n\n- old\n"
     assert section(text, "1.2.0") == Section("unreleased", "- new\n")

@@ -227,7 +227,7 @@ except salmon_state.ConfigurationError as error:
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    needs = "needs the package 'redis': pip install 'salmon-state[redis]'"
+    needs = "needs the package 'redis': pip install 'redis[hiredis]'"
     assert ended.stdout == f"{scheme}:// {needs}\n"
 
 

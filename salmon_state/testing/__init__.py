@@ -42,7 +42,7 @@ an ability that the store does not have is a suite that it does not subclass.
 attributes, so that a longer run is a subclass. `salmon_state.testing.plugin` is the pytest plugin
 for applications.
 
-The suites need ``pip install 'salmon-state[testing]'``.
+The suites need ``pip install pytest hypothesis``.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{__name__}.{name} needs pytest and hypothesis, and {error.name!r} is missing: "
-            "pip install 'salmon-state[testing]'"
+            "pip install pytest hypothesis"
         ) from error
     pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _not_yet_imported()))
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

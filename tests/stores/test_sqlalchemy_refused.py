@@ -201,14 +201,16 @@ def test_options_that_cannot_work(served: Place, options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("url", "module", "extra"),
+    ("url", "module", "package"),
     [
-        ("postgresql://me:hunter2@db/states", "psycopg", "salmon-state[postgresql]"),
-        ("mysql://me:hunter2@db/states", "pymysql", "salmon-state[mysql]"),
-        ("mariadb+pymysql://me:hunter2@db/states", "pymysql", "salmon-state[mysql]"),
+        ("postgresql://me:hunter2@db/states", "psycopg", "psycopg[binary]"),
+        ("mysql://me:hunter2@db/states", "pymysql", "PyMySQL"),
+        ("mariadb+pymysql://me:hunter2@db/states", "pymysql", "PyMySQL"),
     ],
 )
-def test_missing_driver_names_the_extra(url: str, module: str, extra: str, tmp_path: Path) -> None:
+def test_missing_driver_names_the_package(
+    url: str, module: str, package: str, tmp_path: Path
+) -> None:
     program = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from salmon_state import ConfigurationError, SQLAlchemyStorage\n"
@@ -218,7 +220,7 @@ def test_missing_driver_names_the_extra(url: str, module: str, extra: str, tmp_p
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    assert f"pip install '{extra}'" in done.stdout
+    assert f"pip install '{package}'" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
 
 

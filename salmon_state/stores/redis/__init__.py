@@ -8,7 +8,7 @@ except ModuleNotFoundError as error:
     if error.name != "redis":  # something that redis-py itself needs
         raise
     raise ModuleNotFoundError(
-        "RedisStorage needs redis-py: pip install 'salmon-state[redis]'", name="redis"
+        "RedisStorage needs redis-py: pip install 'redis[hiredis]'", name="redis"
     ) from error
 
 from salmon_state.stores.redis.store import RedisStorage

@@ -77,7 +77,7 @@ def make_engine(
             )
         driver = dialect.import_dbapi()
     except (NoSuchModuleError, ImportError) as error:
-        hint = f": pip install 'salmon-state[{kind.extra}]'" if kind.extra else ""
+        hint = f": pip install '{kind.package}'" if kind.package else ""
         raise ConfigurationError(
             f"the driver of {url.drivername!r} is not installed{hint} ({error})"
         ) from error

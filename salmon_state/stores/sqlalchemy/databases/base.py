@@ -38,8 +38,8 @@ class Database:
     """The names of SQLAlchemy's dialects."""
     drivers: ClassVar[tuple[str, ...]] = ()
     """Those whose waiting can be bounded, as SQLAlchemy calls them; the usual one first."""
-    extra: ClassVar[str] = ""
-    """The extra that installs it."""
+    package: ClassVar[str] = ""
+    """What pip installs its driver as."""
     fewest: ClassVar[int] = 2
     """How many statements it takes to gain by saying them in one text."""
     begin: ClassVar[str] = "BEGIN"

@@ -127,7 +127,7 @@ class MariaDB(Database):
     work = MariaDBWork
     names = ("mysql", "mariadb")
     drivers = ("pymysql", "mysqldb")
-    extra = "mysql"
+    package = "PyMySQL"
     begin = "START TRANSACTION"
     # Whatever the session's time zone is.
     time_question = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"

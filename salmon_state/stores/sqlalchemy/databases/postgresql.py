@@ -151,7 +151,7 @@ class PostgreSQL(Database):
     names = ("postgresql",)
     work = PostgreSQLWork
     drivers = ("psycopg",)  # psycopg2 waits for a silent server without end
-    extra = "postgresql"
+    package = "psycopg[binary]"
     fewest = 3  # two are quicker prepared and one by one, but for the way
     insert = staticmethod(postgresql.insert)
     # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
