@@ -39,7 +39,7 @@ _BUILT_IN = {
     "unix": _REDIS,
 }
 _DRIVERS = {_REDIS: "redis[hiredis]"}
-"""What pip installs the driver of a store as. Not an extra of ours: that needs to know where it is."""
+"""What pip installs a driver as; an extra of ours needs to know where we were installed from."""
 
 _compared: set[str] = set()
 """The built-in schemes whose namesakes in other packages were warned of."""
