@@ -17,10 +17,12 @@ class SMTPSink(socketserver.ThreadingTCPServer):
         arrived: Set when a connection arrives.
         may_answer: While it is clear, nobody is greeted.
         farewell: The answer to QUIT.
+        answer_from: Gives the answer to each envelope sender.
         answer_to: Gives the answer to each recipient, ``<anna@example.com>``; may take its time.
         final_answer: Gives the answer to a mail, by its recipients.
         most: Mails that one connection may send; then it is closed.
         extensions: What EHLO is answered.
+        may_be_nobody: Whether it asks for a message also when it accepted no recipient.
     """
 
     allow_reuse_address = True
@@ -36,10 +38,12 @@ class SMTPSink(socketserver.ThreadingTCPServer):
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.farewell = "221 bye"
+        self.answer_from: Callable[[str], str] = lambda sender: "250 OK"
         self.answer_to: Callable[[str], str] = lambda recipient: "250 OK"
         self.final_answer: Callable[[list[str]], str] = lambda recipients: "250 OK"
         self.most = 1_000_000
         self.extensions: tuple[str, ...] = ()
+        self.may_be_nobody = False
         self.address = f"127.0.0.1:{self.server_address[1]}"
         self.port: int = self.server_address[1]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -62,7 +66,7 @@ class _Connection(socketserver.StreamRequestHandler):
         self.server.arrived.set()
         self.server.may_answer.wait(30)
         self._answer("220 sink")
-        self.sender, self.taken = "", 0
+        self.sender, self.taken, self.is_open = "", 0, True
         self.recipients: list[str] = []
         while line := self.rfile.readline().decode("utf-8").strip():
             command, _, argument = line.partition(":")
@@ -75,15 +79,19 @@ class _Connection(socketserver.StreamRequestHandler):
         if command == "EHLO":
             return "".join(f"250-{each}\r\n" for each in self.server.extensions) + "250 OK"
         if command == "MAIL":
+            answer = self.server.answer_from(argument)
             self.sender, self.recipients = argument.split(" ")[0], []
-        elif command == "RCPT":
-            answer = self.server.answer_to(argument)
+            self.is_open = answer.startswith("250")
+            return answer
+        if command == "RCPT":
+            answer = self.server.answer_to(argument) if self.is_open else "503 no sender"
             if answer.startswith("250"):
                 self.recipients.append(argument)
             return answer
-        elif command == "DATA":
-            return self._take() if self.recipients else "503 no recipients"
-        elif command == "QUIT":
+        if command == "DATA":
+            is_wanted = self.recipients or self.server.may_be_nobody
+            return self._take() if is_wanted else "503 no recipients"
+        if command == "QUIT":
             return self.server.farewell
         return "250 OK"
 

@@ -45,6 +45,29 @@ def test_a_connection_goes_on_after_refusals(sink: SMTPSink) -> None:
     assert sink.connections == 1
 
 
+def test_a_relay_that_asks_for_a_message_to_nobody(sink: SMTPSink) -> None:
+    """With PIPELINING it may: DATA is on its way before the refusals come (RFC 2920, 3.1)."""
+    sink.may_be_nobody = True
+    sink.answer_to = lambda recipient: "550 no" if "x" in recipient else "250 OK"
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    assert session.send("me@y", ["x@y"], DATA) == {"x@y": Answer(550, "550 no")}
+    assert session.send("me@y", ["a@y"], DATA) == {}
+    session.close()
+    assert [recipient for _, recipient, _ in sink.mails] == ["<a@y>"]
+    assert sink.connections == 1
+
+
+def test_a_sender_that_is_refused(sink: SMTPSink) -> None:
+    sink.answer_from = lambda sender: "550 not you" if "me" in sender else "250 OK"
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    no = Answer(550, "550 not you")
+    assert session.send("me@y", ["a@y", "b@y"], DATA) == {"a@y": no, "b@y": no}
+    assert session.send("you@y", ["a@y"], DATA) == {}
+    session.close()
+    assert [(sender, recipient) for sender, recipient, _ in sink.mails] == [("<you@y>", "<a@y>")]
+    assert sink.connections == 1
+
+
 def test_addresses_that_are_not_ascii(sink: SMTPSink) -> None:
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
     refused = session.send("me@y", ["ü@y", "a@y", "\udcff@y"], DATA)
