@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from salmon_state import SQLAlchemyStorage
-from salmon_state.entries import Kind, Seen, Write
+from salmon_state.entries import ANYTHING, EVERY, Kind, Seen, Write
 from salmon_state.stores.encoding import name_digest, sender_digest
-from salmon_state.stores.sqlalchemy.statements import Statement, WriteStatement
+from salmon_state.stores.sqlalchemy.statements import Statement, WriteStatement, form_of
 from tests.stores.sqlalchemy_places import Place
 
 ROWS = 50_000
@@ -88,19 +88,19 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteSta
 @pytest.mark.parametrize(
     "choose",
     [
-        lambda say: say.get,
-        lambda say: say.get_sender,
-        lambda say: say.change(remove=True, value=False, at=False),
-        lambda say: say.change(remove=False, value=True, at=True),
-        lambda say: say.change(remove=True, value=True, at=None),
-        lambda say: say.change_all(remove=False),
-        lambda say: say.change_all(remove=True),
-        lambda say: say.page(filters=OF_SENDER, first=True, by_time=False),
-        lambda say: say.page(filters=OF_SENDER, first=False, by_time=False),
-        lambda say: say.page(filters=frozenset(), first=True, by_time=False),
-        lambda say: say.page(filters=frozenset(), first=False, by_time=False),
-        lambda say: say.page(filters=IN_STATE, first=False, by_time=False),
-        lambda say: say.change_batch(filters=FILTERS, remove=True, alone=1),
+        lambda one, _: one.get,
+        lambda one, _: one.get_sender,
+        lambda one, _: one.writing(form_of(WRITE._replace(value=None, expect=ANYTHING))),
+        lambda one, _: one.writing(form_of(WRITE)),
+        lambda one, _: one.writing(form_of(WRITE._replace(value=None, expect=Seen("A", None)))),
+        lambda one, _: one.writing(form_of(WRITE._replace(name=EVERY))),
+        lambda one, _: one.writing(form_of(WRITE._replace(name=EVERY, value=None))),
+        lambda _, many: many.page(filters=OF_SENDER, first=True, by_time=False),
+        lambda _, many: many.page(filters=OF_SENDER, first=False, by_time=False),
+        lambda _, many: many.page(filters=frozenset(), first=True, by_time=False),
+        lambda _, many: many.page(filters=frozenset(), first=False, by_time=False),
+        lambda _, many: many.page(filters=IN_STATE, first=False, by_time=False),
+        lambda _, many: many.change_batch(filters=FILTERS, remove=True, alone=1),
     ],
     ids=[
         "get", "get_sender", "remove", "set_expected", "remove_expected", "set_all", "remove_all",
@@ -110,11 +110,11 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteSta
 )  # fmt: skip
 def test_the_primary_key_is_used(
     full: tuple[Place, SQLAlchemyStorage],
-    choose: Callable[[Any], Statement | WriteStatement],
+    choose: Callable[[Any, Any], Statement | WriteStatement],
     request: pytest.FixtureRequest,
 ) -> None:
     place, store = full
-    text = plan(store, place, choose(store._tables.states))
+    text = plan(store, place, choose(store._tables.states, store._rows.states))
     if place.kind == "sqlite":
         page = request.node.callspec.id.endswith("-page")  # the first: all rows in their order
         assert page or "USING PRIMARY KEY" in text, text

@@ -1,32 +1,34 @@
-"""The statements about the rows of a table, built by SQLAlchemy and compiled once."""
+"""The statements about the rows of a sender, built by SQLAlchemy and compiled once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, lru_cache
+from hashlib import sha256
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.entries import CHECK, EVERY, Kind, Seen, Where, Write
+from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Kind, Seen, Write
 from salmon_state.keys import Sender
-from salmon_state.stores.encoding import (
-    LONGEST_READABLE_KEY,
-    encode_key,
-    encode_value,
-    name_digest,
-    sender_digest,
-)
+from salmon_state.stores.encoding import encode_key, encode_value, name_digest, sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Database
-from salmon_state.stores.sqlalchemy.row_locks import RowLocks
-from salmon_state.stores.sqlalchemy.schema import STATE_INDEXES
 
-__all__ = ["Parameters", "RowStatements", "Statement", "WriteStatement"]
+__all__ = [
+    "Form",
+    "Parameters",
+    "RowLocks",
+    "RowStatements",
+    "Statement",
+    "TableStatements",
+    "WriteStatement",
+    "form_of",
+    "parameter",
+]
 
 Parameters = tuple[Any, ...]
-
 
 _UNSEEN = Seen()
 
@@ -76,8 +78,88 @@ class WriteStatement:
         )
 
 
-class RowStatements:
-    """Everything that a store says to one database about the rows of one table.
+class Form(NamedTuple):
+    """What writes have in common that one statement makes, with other values for each."""
+
+    what: str
+    """``check``, ``every``, ``put``, ``insert``, ``change`` or ``remove``."""
+    kind: Kind
+    remove: bool = False
+    condition: bool = False
+    value: bool = False
+    """Whether the value must be the expected one."""
+    at: bool | None = False
+    """Whether the time must be; ``None`` if there must be none."""
+
+
+_shared_form = lru_cache(maxsize=None)(Form)
+
+
+def form_of(write: Write) -> Form:
+    """Returns the form of a write."""
+    kind, _, name, value, _, expect = write
+    if value is CHECK or (value is None and expect is ABSENT):
+        return _shared_form("check", kind)
+    if name is EVERY:
+        return _shared_form("every", kind, value is None)
+    if isinstance(expect, Seen):
+        at = None if expect.at is None else expect.at is not ANYTHING
+        return _shared_form("change", kind, value is None, True, expect.value is not None, at)
+    if value is None:
+        return _shared_form("remove", kind, True)
+    return _shared_form("put" if expect is ANYTHING else "insert", kind, False, expect is ABSENT)
+
+
+class RowLocks:
+    """Who may write a sender's rows: many at once, each some of them, or one who moves them all.
+
+    `set_all` must move every row that is there when it happens, and nobody may read one of them as
+    it was after a new one has come that is not moved. A statement that goes from row to row finds
+    those that were changed meanwhile and misses those that were made, unless it locks rows that do
+    not exist.
+
+    MariaDB locks gaps between rows, in a transaction that asks for it. PostgreSQL does not: there,
+    whoever writes rows of a sender shares an advisory lock of that sender with all others who do.
+    It costs no round trip, as the statement that writes takes it. Whoever moves them all has the
+    lock alone, before the statement begins that looks for them. As a server has no room for the
+    locks of many thousand senders, whoever writes the rows of that many takes another one, which
+    everybody shares who moves all rows of anybody. They end with the transaction that has them.
+
+    Args:
+        database: The kind of database; where it needs no such locks, only `of` is asked.
+        space: What two stores agree on if they have the same table.
+    """
+
+    def __init__(self, database: Database, space: bytes) -> None:
+        self._alone = database.lock_alone
+        self._shared = database.lock_shared
+        self.of_all = _number(sha256(b"rows of " + space).digest())
+        """The number of the lock of whoever writes the rows of many senders."""
+
+    def of(self, digest: bytes) -> int:
+        """Returns the number of the lock of a sender's rows; any, where none is needed."""
+        return self.of_all ^ _number(digest) if self._alone else 0
+
+    def lock_many(self) -> str:
+        """Returns what waits until nobody moves all rows of a sender; then all may be written."""
+        return f"SELECT {self._alone % self.of_all}"
+
+    def lock_senders(self, digests: Iterable[bytes]) -> str:
+        """Returns what waits until nobody writes a row of some senders; then all may be moved.
+
+        Before any other lock, and until nobody writes the rows of many senders either.
+        """
+        locks = [self._alone % self.of(digest) for digest in digests]
+        # From left to right.
+        return f"SELECT {', '.join([self._shared % self.of_all, *locks])}" if locks else ""
+
+
+def _number(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+class TableStatements:
+    """What is said to one database about one table.
 
     Compiled once, because compiling costs more than running; given to the driver's cursor as text,
     because SQLAlchemy's own execution costs eight times what SQLite needs to find a row.
@@ -86,50 +168,66 @@ class RowStatements:
         table: The table of the states, or that of all other kinds.
         database: Which kind of database it is in.
         dialect: Of the engine that the store was given.
-        locks: The locks of its rows.
     """
 
-    def __init__(
-        self, table: sa.Table, database: Database, dialect: sa.Dialect, locks: RowLocks
-    ) -> None:
+    def __init__(self, table: sa.Table, database: Database, dialect: sa.Dialect) -> None:
         self._table = table
         self._database = database
-        self._locks = locks
         self._dialect = _positional(dialect)
         *_, self._name, self._key, self._value, self._at = table.c
         self._sender = table.c.sender_digest
-        self._one = [self._sender == _parameter("sender"), self._name == _parameter("name")]
-        self._all = self._one[:1]
         self._kind: list[sa.ColumnElement[bool]] = []
         if "kind" in table.c:
-            self._kind = [table.c.kind == _parameter("kind")]
-            self._one += self._kind
-            self._all += self._kind
-        self._lock = database.sharing(_parameter("rows"))
-        self.table_name = self._dialect.identifier_preparer.format_table(table)
-
-        row = sa.select(self._sender, self._name, self._key, self._value, self._at)
-        self.get = self.compile(sa.select(self._value).where(*self._one))
-        self.get_row = self.compile(row.where(*self._one))
-        self.get_sender = self.compile(row.where(*self._all))
-        self.count = self.compile(sa.select(sa.func.count()).select_from(table).where(*self._kind))
+            self._kind = [table.c.kind == parameter("kind")]
+        self._all = [self._sender == parameter("sender"), *self._kind]
+        self._one = [*self._all, self._name == parameter("name")]
 
     def compile(self, clause: sa.ClauseElement) -> Statement:
         """Returns a statement that may be run often."""
         return Statement(clause, self._dialect)
 
-    def _writing(self, clause: sa.ClauseElement) -> WriteStatement:
-        return WriteStatement(clause, self._dialect)
 
-    # ---------------------------------------------------------------- what they are told
+class RowStatements(TableStatements):
+    """What is said about the rows of a sender; arguments as for `TableStatements`.
+
+    Args:
+        locks: The locks of the rows.
+    """
+
+    def __init__(
+        self, table: sa.Table, database: Database, dialect: sa.Dialect, locks: RowLocks
+    ) -> None:
+        super().__init__(table, database, dialect)
+        self._locks = locks
+        self._lock = database.sharing(parameter("rows"))
+        row = sa.select(self._sender, self._name, self._key, self._value, self._at)
+        self.get = self.compile(sa.select(self._value).where(*self._one))
+        self.get_row = self.compile(row.where(*self._one))
+        self.get_sender = self.compile(row.where(*self._all))
+
+    # ---------------------------------------------------------------- reading
 
     def place(self, kind: Kind, sender: Sender, name: str) -> dict[str, Any]:
         """Returns what finds one row, by the names of the parameters."""
-        return {
-            "sender": sender_digest(sender),
-            "name": name_digest(name),
-            "kind": int(kind),
-        }
+        return {"sender": sender_digest(sender), "name": name_digest(name), "kind": int(kind)}
+
+    def wanted(self, kind: Kind, name: str | None) -> sa.Select[Any]:
+        """Selects what somebody wants to read of a sender, with text and bytes in two columns.
+
+        Args:
+            kind: The kind.
+            name: The parameter with the name's digest; ``None`` for all.
+        """
+        nothing = sa.cast(sa.null(), sa.LargeBinary if kind is Kind.STATE else sa.Text)
+        values = (self._value, nothing) if kind is Kind.STATE else (nothing, self._value)
+        number: sa.ColumnElement[Any] = sa.literal_column(str(int(kind)))
+        where = [self._sender == parameter("sender")]
+        where += [self._table.c.kind == number] if self._kind else []
+        where += [] if name is None else [self._name == parameter(name)]
+        columns = (number, self._sender, self._name, self._key, *values, self._at)
+        return sa.select(*columns).where(*where)
+
+    # ---------------------------------------------------------------- writing
 
     def write(self, write: Write, lock: int | None, deadline: object = None) -> Parameters:
         """Returns what it takes to make a write: values for all of `_WRITTEN`.
@@ -156,219 +254,47 @@ class RowStatements:
             deadline,
         )
 
-    def where(self, kind: Kind, where: Where) -> dict[str, Any]:
-        """Returns what finds the rows of a page; see `page`."""
-        values: dict[str, Any] = {"kind": int(kind)}
-        if where.sender is not EVERY:
-            values["sender"] = sender_digest(where.sender)
-        if where.name is not EVERY:
-            values["name"] = name_digest(where.name)
-        if where.value is not None:
-            values["value"] = encode_value(kind, where.value)
-        if where.before is not None:
-            values["before"] = where.before
-        return values
-
-    def position(self, which: str, row: tuple[Any, ...]) -> dict[str, Any]:
-        """Returns what says where a page begins or a batch ends.
+    @cache  # noqa: B019 - a store has two of these
+    def writing(self, form: Form, timed: bool = False) -> WriteStatement:
+        """Returns the statement that makes writes of a form.
 
         Args:
-            which: ``after`` or ``last``.
-            row: The time of a row and its two digests.
-        """
-        names = (f"{which}_{column.key}" for column in (self._at, self._sender, self._name))
-        return dict(zip(names, row, strict=True))
-
-    # ---------------------------------------------------------------- reading
-
-    def wanted(self, kind: Kind, name: str | None) -> sa.Select[Any]:
-        """Selects what somebody wants to read of a sender, with text and bytes in two columns.
-
-        Args:
-            kind: The kind.
-            name: The parameter with the name's digest; ``None`` for all.
-        """
-        nothing = sa.cast(sa.null(), sa.LargeBinary if kind is Kind.STATE else sa.Text)
-        values = (self._value, nothing) if kind is Kind.STATE else (nothing, self._value)
-        where = [self._sender == _parameter("sender")]
-        where += [self._table.c.kind == sa.literal_column(str(int(kind)))] if self._kind else []
-        where += [] if name is None else [self._name == _parameter(name)]
-        number: sa.ColumnElement[Any] = sa.literal_column(str(int(kind)))
-        columns = (number, self._sender, self._name, self._key, *values, self._at)
-        return sa.select(*columns).where(*where)
-
-    @lru_cache(maxsize=64)  # noqa: B019 - a store has two of these
-    def page(
-        self, *, filters: frozenset[str], by_time: bool, first: bool, by_state: bool = False
-    ) -> Statement:
-        """Selects the next rows in the order of the primary key, or of their time.
-
-        Those that do not match come as such, with their place alone, so that however few do, no
-        statement goes through more rows than a page has. What is long comes as ``None``: a page of
-        keys of 5 MB would be gigabytes.
-
-        Args:
-            filters: Which of the parameters of `where` there are.
-            by_time: The order.
-            first: Whether it is the first page; otherwise it says which row was the last one.
-            by_state: Whether only rows of a state are looked at, in the order of its index.
-        """
-        order = [self._name, self._sender] if by_state else self._order(by_time)
-        found = {"before"} if by_time else {"sender", "name"} if "sender" in filters else set()
-        if by_state:
-            found = {"name"}
-        matches = sa.and_(sa.true(), *self._filtered(filters - found))
-        columns = [
-            sa.case((matches & (sa.func.length(column) <= LONGEST_READABLE_KEY), column))
-            for column in (self._key, self._value)
-        ]
-        matching = sa.case((matches, sa.literal_column("1")))
-        query = sa.select(self._sender, self._name, matching, *columns, self._at)
-        query = query.where(*self._kind, *self._filtered(filters & found))
-        if by_state:
-            part = STATE_INDEXES[self._dialect.name]
-            query = query.where(part(self._value) == part(_parameter("value")))
-        if not first:
-            query = query.where(self._after(order))
-        return self.compile(query.order_by(*order).limit(_parameter("size")))
-
-    @cached_property
-    def batch_end(self) -> Statement:
-        """Selects the last row of the next batch, whether its rows match or not.
-
-        So that however few match, no statement goes through more rows than a batch has.
-        """
-        order = self._order(by_time=False)
-        batch = sa.select(*order).where(*self._kind, self._after(order))
-        rows = batch.order_by(*order).limit(_parameter("size")).subquery()
-        # Not max(): PostgreSQL before 18 has none for bytea.
-        backwards = [rows.c[column.name].desc() for column in order]
-        return self.compile(sa.select(*rows.c).order_by(*backwards).limit(1))
-
-    @cached_property
-    def due(self) -> Statement:
-        """Selects those that are due, those first that have been so for longest."""
-        columns = (self._sender, self._name, self._key, self._value)
-        query = sa.select(*columns).where(*self._kind, *self._filtered(frozenset({"before"})))
-        return self.compile(query.order_by(*self._order(by_time=True)).limit(_parameter("size")))
-
-    @cached_property
-    def postpone(self) -> Statement:
-        """Gives a row another time."""
-        return self.compile(
-            self._table.update().where(*self._one).values({self._at.name: _parameter("until")})
-        )
-
-    def _after(self, order: list[sa.Column[Any]]) -> sa.ColumnElement[bool]:
-        return self._database.after(order, _bounds(order, "after"))
-
-    def _up_to(self, order: list[sa.Column[Any]]) -> sa.ColumnElement[bool]:
-        return self._database.up_to(order, _bounds(order, "last"))
-
-    def _order(self, by_time: bool) -> list[sa.Column[Any]]:
-        return [self._at, self._sender, self._name] if by_time else [self._sender, self._name]
-
-    def _filtered(self, filters: frozenset[str]) -> list[sa.ColumnElement[bool]]:
-        where: list[sa.ColumnElement[bool]] = []
-        if "sender" in filters:
-            where.append(self._sender == _parameter("sender"))
-        if "name" in filters:
-            where.append(self._name == _parameter("name"))
-        if "value" in filters:
-            where.append(self._value == _parameter("value"))
-        if "before" in filters:
-            where.append(self._at < _parameter("before"))
-        return where
-
-    # ---------------------------------------------------------------- writing
-
-    def _guard(self, *, timed: bool) -> list[sa.ColumnElement[bool]]:
-        """Returns what wins a lock, if there is one, and then fails if it is too late."""
-        guard = [] if self._lock is None else [self._lock]
-        return [*guard, self._database.in_time(_parameter("deadline"))] if timed else guard
-
-    @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
-    def upsert(self, *, timed: bool = False) -> WriteStatement:
-        """Makes a row or changes it.
-
-        Args:
+            form: Any but that of a check.
             timed: Whether it fails after a deadline.
         """
-        return self._writing(self._database.upsert(self._insert(timed=timed)))
+        return WriteStatement(self._writing(form, self._guard(timed)), self._dialect)
 
-    @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
-    def insert_missing(self, *, timed: bool = False) -> WriteStatement:
-        """Makes a row that is not there; `timed` as for `upsert`."""
-        return self._writing(self._database.insert_missing(self._insert(timed=timed)))
+    def _writing(self, form: Form, guard: list[sa.ColumnElement[bool]]) -> sa.ClauseElement:
+        if form.what == "put":
+            return self._database.upsert(self._insert(guard))
+        if form.what == "insert":
+            return self._database.insert_missing(self._insert(guard))
+        where = self._all if form.what == "every" else [*self._one, *self._seen(form), *guard]
+        if form.remove:
+            return self._table.delete().where(*where)
+        values = {self._value.name: parameter("value"), self._at.name: parameter("at")}
+        return self._table.update().where(*where).values(values)
 
-    def _insert(self, *, timed: bool) -> Insert:
-        """Inserts a row if its guard lets it."""
+    def _guard(self, timed: bool) -> list[sa.ColumnElement[bool]]:
+        """Returns what wins a lock, if there is one, and then fails if it is too late."""
+        guard = [] if self._lock is None else [self._lock]
+        return [*guard, self._database.in_time(parameter("deadline"))] if timed else guard
+
+    def _insert(self, guard: list[sa.ColumnElement[bool]]) -> Insert:
         columns = {"sender_digest": "sender", "kind": "kind", self._name.name: "name"}
         columns |= {"key": "key", self._value.name: "value"}
         values: dict[str, Any] = {
-            column: _parameter(name) for column, name in columns.items() if column in self._table.c
+            column: parameter(name) for column, name in columns.items() if column in self._table.c
         }
         at = sa.bindparam("at", type_=sa.BigInteger)
-        guard = self._guard(timed=timed)
         values[self._at.name] = sa.case((sa.and_(*guard), at)) if guard else at
         return self._database.insert(self._table).values(values)  # type: ignore[no-any-return]
 
-    @lru_cache(maxsize=32)  # noqa: B019 - a store has two of these
-    def change(
-        self, *, remove: bool, value: bool, at: bool | None, timed: bool = False
-    ) -> WriteStatement:
-        """Changes or removes a row.
-
-        Args:
-            remove: Whether it goes.
-            value: Whether its value must be the expected one.
-            at: Whether its time must be; ``None`` if it must have none.
-            timed: As for `upsert`.
-        """
-        where = list(self._one)
-        if value:
-            where.append(self._value == _parameter("seen_value"))
-        if at is None:
-            where.append(self._at.is_(None))
-        elif at:
-            where.append(self._at == _parameter("seen_at"))
-        return self._changed(where + self._guard(timed=timed), remove=remove)
-
-    @lru_cache(maxsize=2)  # noqa: B019 - a store has two of these
-    def change_all(self, *, remove: bool) -> WriteStatement:
-        """Changes or removes all rows of a sender, of one kind if there are several."""
-        return self._changed(self._all, remove=remove)
-
-    def _changed(self, where: list[sa.ColumnElement[bool]], *, remove: bool) -> WriteStatement:
-        if remove:
-            return self._writing(self._table.delete().where(*where))
-        values = {self._value.name: _parameter("value"), self._at.name: _parameter("at")}
-        return self._writing(self._table.update().where(*where).values(values))
-
-    @lru_cache(maxsize=32)  # noqa: B019 - a store has two of these
-    def change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
-        """Changes or removes the rows of a batch that match; they keep their time.
-
-        Args:
-            filters: As for `page`.
-            remove: Whether they go.
-            alone: The number of the lock that nobody else may have meanwhile.
-        """
-        order = self._order(by_time=False)
-        where = [*self._kind, *self._filtered(filters)]
-        where += [self._after(order), self._up_to(order)]
-        owned = self._database.owning(sa.literal(alone, sa.BigInteger))
-        if owned is not None:
-            where.append(owned)
-        if remove:
-            return self.compile(self._table.delete().where(*where))
-        values = {self._value.name: _parameter("to_value")}
-        return self.compile(self._table.update().where(*where).values(values))
-
-
-def _bounds(order: list[sa.Column[Any]], which: str) -> list[sa.BindParameter[Any]]:
-    """Returns the parameters that `RowStatements.position` fills in."""
-    return [sa.bindparam(f"{which}_{column.key}", type_=column.type) for column in order]
+    def _seen(self, form: Form) -> list[sa.ColumnElement[bool]]:
+        value = [self._value == parameter("seen_value")] if form.value else []
+        if form.at is None:
+            return [*value, self._at.is_(None)]
+        return [*value, self._at == parameter("seen_at")] if form.at else value
 
 
 def _positional(dialect: sa.Dialect) -> sa.Dialect:
@@ -379,5 +305,6 @@ def _positional(dialect: sa.Dialect) -> sa.Dialect:
     return positional
 
 
-def _parameter(name: str) -> sa.BindParameter[Any]:
+def parameter(name: str) -> sa.BindParameter[Any]:
+    """Returns a parameter of a statement."""
     return sa.bindparam(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +20,6 @@ from salmon_state.storage import StateStorage
 from salmon_state.stores.encoding import (
     decode_state,
     decode_value,
-    encode_value,
     name_digest,
     sender_digest,
 )
@@ -34,15 +32,14 @@ from salmon_state.stores.sqlalchemy.opening import (
     make_engine,
     secrets_of,
 )
+from salmon_state.stores.sqlalchemy.pages import Pages
 from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.schema import make_metadata, prepare_tables
-from salmon_state.stores.sqlalchemy.statements import Parameters
-from salmon_state.stores.sqlalchemy.writing import Tables
+from salmon_state.stores.sqlalchemy.tables import Tables
 
 __all__ = ["SQLAlchemyStorage"]
 
 _NOBODY = b""
-_BEFORE_ALL = (None, b"", b"")
 
 
 class SQLAlchemyStorage(StateStorage):
@@ -140,9 +137,8 @@ class SQLAlchemyStorage(StateStorage):
         # Two stores share their locks if they share the table.
         space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
         kinds = self.metadata.tables[f"{self.table.key}_entries"]
-        self._tables = Tables(
-            (self.table, kinds), self._database, self._pool, space, indexes=indexes
-        )
+        self._tables = Tables((self.table, kinds), self._database, self._pool, space)
+        self._rows = Pages(self._tables, self._database, self._pool, indexes=indexes)
         self._get_sql = self._tables.states.get.sql
         self._fetch_one = self._database.fetch_one
         self._file_locks: FileLocks | None = None
@@ -194,10 +190,10 @@ class SQLAlchemyStorage(StateStorage):
         return self._pool.run(self._tables.load, sender, wants)
 
     def _page(self, kind: Kind, where: Where, after: Any) -> Page:
-        return self._tables.page(kind, where, after)
+        return self._rows.page(kind, where, after)
 
     def _count(self, kind: Kind) -> int:
-        return self._tables.count(kind)
+        return self._rows.count(kind)
 
     # ---------------------------------------------------------------- hooks: writing
 
@@ -227,37 +223,15 @@ class SQLAlchemyStorage(StateStorage):
             return super()._claim(kind, until, limit)
         before = self._clock() + 1
         return self._pool.transaction(
-            lambda cursor: self._tables.claim(
+            lambda cursor: self._rows.claim(
                 cursor, kind, before=before, until=until, limit=limit, skip=skip
             )
         )
 
     def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
-        """Changes all rows that match, among some thousand at a time; returns how many.
-
-        A single statement over a million rows would hold its locks, and the writers that wait for
-        them, for longer than a mail server can wait; and take longer than the timeout.
-        """
-        if self._tables.is_indexed(kind, where):  # then there are few, and they need no search
+        if self._rows.is_indexed(kind, where):  # then there are few, and they need no search
             return super()._sweep(kind, where, value)
-        rows = self._tables.rows(kind)
-        values = rows.where(kind, where)
-        statement = rows.change_batch(
-            filters=frozenset(values) - {"kind"},
-            remove=value is None,
-            alone=self._tables.locks.of_all,
-        )
-        if value is not None:
-            values["to_value"] = encode_value(kind, value)
-        values |= rows.position("after", _BEFORE_ALL)
-        total = 0
-        while end := self._tables.batch_end(kind, values):
-            values |= rows.position("last", end)
-            total += self._pool.transaction(
-                partial(_changed, sql=statement.sql, parameters=statement.bind(values))
-            )
-            values |= rows.position("after", end)
-        return total
+        return self._rows.sweep(kind, where, value)
 
     def _wipe(self) -> None:
         """Removes all rows, some thousand at a time: to truncate a table would wait for all."""
@@ -340,12 +314,6 @@ class _Once:
         if writes is None:
             raise StorageUnavailable("a commit failed, and what it was to write came but once")
         return iter(writes)
-
-
-def _changed(cursor: Any, sql: str, parameters: Parameters) -> int:
-    cursor.execute(sql, parameters)
-    count: int = cursor.rowcount
-    return count
 
 
 def _original(error: Exception) -> Exception:

@@ -16,7 +16,7 @@ from salmon_state.errors import ConversationBusy, StorageUnavailable, given_up
 from salmon_state.keys import Sender
 from salmon_state.stores.sqlalchemy.databases.base import Step
 from salmon_state.stores.sqlalchemy.pool import Loan
-from salmon_state.stores.sqlalchemy.writing import Tables
+from salmon_state.stores.sqlalchemy.tables import Tables
 
 __all__ = ["BEFORE_HANDLERS", "SQLWork"]
 

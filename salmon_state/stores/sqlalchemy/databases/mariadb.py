@@ -22,8 +22,8 @@ from salmon_state.keys import Sender
 from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database, Step
 from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
+from salmon_state.stores.sqlalchemy.tables import Tables
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
-from salmon_state.stores.sqlalchemy.writing import Tables
 
 __all__ = ["MariaDB"]
 

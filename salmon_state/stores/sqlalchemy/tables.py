@@ -1,4 +1,4 @@
-"""Making the writes of a commit, within a transaction, in few statements."""
+"""Reading and making writes about senders: what a store asks of its two tables for each mail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeGuard
+
+import sqlalchemy as sa
 
 from salmon_state.entries import (
     ABSENT,
@@ -17,54 +19,33 @@ from salmon_state.entries import (
     Entry,
     Kind,
     Seen,
+    Want,
     Write,
     holds,
 )
 from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
-from salmon_state.stores.encoding import decode_row, sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Step
-from salmon_state.stores.sqlalchemy.reading import Reader
-from salmon_state.stores.sqlalchemy.statements import Parameters, WriteStatement
+from salmon_state.stores.encoding import decode_row, name_digest, sender_digest
+from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.sqlalchemy.pool import Pool
+from salmon_state.stores.sqlalchemy.statements import (
+    Form,
+    Parameters,
+    RowLocks,
+    RowStatements,
+    Statement,
+    form_of,
+)
 
 __all__ = ["Tables"]
+
+_KINDS = {int(kind): kind for kind in Kind}
 
 _AT_ONCE = 500
 """How many rows a driver is given at once."""
 
 _MANY = 100
 """Of how many senders, at most, a transaction locks the rows one by one."""
-
-
-class _Form(NamedTuple):
-    """What writes have in common that one statement makes, with other values for each."""
-
-    what: str
-    """``check``, ``every``, ``put``, ``insert``, ``change`` or ``remove``."""
-    kind: Kind
-    remove: bool = False
-    condition: bool = False
-    value: bool = False
-    """Whether the value must be the expected one."""
-    at: bool | None = False
-    """Whether the time must be; ``None`` if there must be none."""
-
-
-def _form(write: Write) -> _Form:
-    kind, _, name, value, _, expect = write
-    if value is CHECK or (value is None and expect is ABSENT):
-        return _shared_form("check", kind)
-    if name is EVERY:
-        return _shared_form("every", kind, value is None)
-    if isinstance(expect, Seen):
-        at = None if expect.at is None else expect.at is not ANYTHING
-        return _shared_form("change", kind, value is None, True, expect.value is not None, at)
-    if value is None:
-        return _shared_form("remove", kind, True)
-    return _shared_form("put" if expect is ANYTHING else "insert", kind, False, expect is ABSENT)
-
-
-_shared_form = lru_cache(maxsize=None)(_Form)
 
 
 class _Step(NamedTuple):
@@ -78,16 +59,74 @@ class _Step(NamedTuple):
     """Whether no other statement of the commit is about the same rows."""
 
 
-def _moves_all(writes: Sequence[Write]) -> bool:
-    return any(
-        write.name is EVERY
-        or (len(writes) > 1 and write.value is None and write.expect is ANYTHING)
-        for write in writes
-    )
+class Tables:
+    """What a store reads and writes of senders.
 
+    Args:
+        tables: The tables of the states and of the entries of all other kinds.
+        database: Which kind of database they are in.
+        pool: Its connections.
+        space: What two stores agree on if they have the same tables, and with them their locks.
+    """
 
-class Tables(Reader):
-    """What a store writes into them besides, in the order in which it comes."""
+    def __init__(
+        self, tables: tuple[sa.Table, sa.Table], database: Database, pool: Pool, space: bytes
+    ) -> None:
+        self.tables, self.database, self.pool, self.space = tables, database, pool, space
+        self.locks = RowLocks(database, space)
+        self.states, self.entries = (
+            RowStatements(table, database, pool.dialect, self.locks) for table in tables
+        )
+        self._fetch_one = database.fetch_one
+        self._fetch_all = database.fetch_all
+
+    # ---------------------------------------------------------------- reading
+
+    def rows(self, kind: Kind) -> RowStatements:
+        """Returns what is said about the rows of a kind."""
+        return self.states if kind is Kind.STATE else self.entries
+
+    def find(self, driver: Any, kind: Kind, sender: Sender, name: str) -> Any:
+        """Returns the row with the value of an entry, or ``None``; an operation for `Pool.run`."""
+        rows = self.rows(kind)
+        return self._fetch_one(driver, rows.get.sql, rows.get.bind(rows.place(kind, sender, name)))
+
+    def load(self, driver: Any, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
+        """Returns what is wanted of a sender, all of one moment; an operation for `Pool.run`."""
+        sql, parameters = self.wanted(sender, wants)
+        return self.found(self._fetch_all(driver, sql, parameters), wants)
+
+    def wanted(self, sender: Sender, wants: Sequence[Want]) -> tuple[str, Parameters]:
+        """Returns the one statement that reads what is wanted; `found` understands its rows."""
+        if _are_states(wants):
+            return self.states.get_sender.sql, (sender_digest(sender),)
+        values: dict[str, Any] = {"sender": sender_digest(sender)}
+        for number, (_, name) in enumerate(wants):
+            if name is not EVERY:
+                values[f"name{number}"] = name_digest(name)
+        statement = self._union(tuple((kind, name is not EVERY) for kind, name in wants))
+        return statement.sql, statement.bind(values)
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a store has one of these
+    def _union(self, shape: tuple[tuple[Kind, bool], ...]) -> Statement:
+        parts = [
+            self.rows(kind).wanted(kind, f"name{number}" if named else None)
+            for number, (kind, named) in enumerate(shape)
+        ]
+        return self.states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts))
+
+    def found(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
+        """Returns what is in the rows that `wanted` selects."""
+        if _are_states(wants):
+            return [decode_row(Kind.STATE, *row) for row in rows]
+        found = []
+        for number, sender, name, key, text, data, at in rows:
+            kind = _KINDS[number]
+            value = text if kind is Kind.STATE else data
+            found.append(decode_row(kind, sender, name, key, value, at))
+        return found
+
+    # ---------------------------------------------------------------- writing
 
     def moving(self, writes: Sequence[Write]) -> str:
         """Returns the lock that a transaction needs in which no new rows may come, or nothing.
@@ -120,9 +159,9 @@ class Tables(Reader):
             write: What to write.
             then: What to say in the same round trip, once it is committed.
         """
-        form = _form(write)
+        form = form_of(write)
         deadline = self.database.deadline(driver)
-        statement = self._statement(form, timed=deadline is not None)
+        statement = self.rows(form.kind).writing(form, deadline is not None)
         parameters = statement.bind(self.rows(form.kind).write(write, None, deadline))
         self.database.check_size(driver, statement.sql, (parameters,))
         try:
@@ -183,7 +222,7 @@ class Tables(Reader):
             lock, before = self._lock(writes)
             if before:
                 yield _Step(before, [()])
-        for form, group in groupby(writes, _form):
+        for form, group in groupby(writes, form_of):
             at_once = _AT_ONCE if form.condition or form.what in ("put", "check") else 1
             while batch := list(islice(group, at_once)):
                 if form.what == "check":
@@ -199,52 +238,17 @@ class Tables(Reader):
         if not isinstance(writes, Sequence) or len({w.sender for w in writes}) > _MANY:
             return self.locks.of_all, self.locks.lock_many()
         if len(writes) > 1 or _moves_all(writes):
-            forms = ((write, _form(write).what) for write in writes)
+            forms = ((write, form_of(write).what) for write in writes)
             whole = {w.sender for w, what in forms if what in ("check", "every", "remove")}
             return None, self.locks.lock_senders(sorted(map(sender_digest, whole)))
         return None, ""
 
-    def _step(self, form: _Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
-        statement = self._statement(form, timed=False)
-        values = self.rows(form.kind).write
-        rows = [statement.bind(values(write, lock)) for write in writes]
+    def _step(self, form: Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
+        of_kind = self.rows(form.kind)
+        statement = of_kind.writing(form)
+        rows = [statement.bind(of_kind.write(write, lock)) for write in writes]
         counts = partial(_counts, form, len(rows))
         return _Step(statement.sql, rows, counts, is_apart=form.what != "every")
-
-    def _statement(self, form: _Form, *, timed: bool) -> WriteStatement:
-        rows = self.rows(form.kind)
-        if form.what == "put":
-            return rows.upsert(timed=timed)
-        if form.what == "insert":
-            return rows.insert_missing(timed=timed)
-        if form.what == "every":
-            return rows.change_all(remove=form.remove)
-        return rows.change(remove=form.remove, value=form.value, at=form.at, timed=timed)
-
-    def claim(
-        self, cursor: Any, kind: Kind, *, before: int, until: int, limit: int, skip: str
-    ) -> list[Entry]:
-        """Moves the time of entries that are due, but for those that somebody else has locked.
-
-        Args:
-            cursor: In a transaction.
-            kind: Of which kind.
-            before: The moment before which they are due.
-            until: Their new time.
-            limit: How many at most.
-            skip: What makes a SELECT lock rows and leave out those that are locked.
-        """
-        rows = self.rows(kind)
-        values = {"kind": int(kind), "before": before, "until": until, "size": limit}
-        cursor.execute(rows.due.sql + skip, rows.due.bind(values))
-        found = cursor.fetchall()
-        postpone = rows.postpone
-        moved = [postpone.bind({**values, "sender": row[0], "name": row[1]}) for row in found]
-        if moved:
-            cursor.executemany(postpone.sql, moved)
-        return [
-            decode_row(kind, sender, name, key, value, until) for sender, name, key, value in found
-        ]
 
     # ---------------------------------------------------------------- expectations alone
 
@@ -265,10 +269,10 @@ class Tables(Reader):
             if asked:
                 yield self._look(kind, sender, asked)
         if marks:
-            made = self._step(_form(marks[0]), marks)
+            made = self._step(form_of(marks[0]), marks)
             yield made._replace(counts=lambda _: [0] * len(marks), is_apart=False)
             gone = [mark._replace(value=None, expect=Seen()) for mark in marks]
-            yield self._step(_form(gone[0]), gone)._replace(counts=lambda _: [], is_apart=False)
+            yield self._step(form_of(gone[0]), gone)._replace(counts=lambda _: [], is_apart=False)
 
     def _look(self, kind: Kind, sender: Sender, asked: Mapping[str, Condition]) -> _Step:
         """Returns what reads entries of a sender, locks them and compares them."""
@@ -285,7 +289,19 @@ class Tables(Reader):
         return _Step(statement.sql + self.database.for_share, [statement.bind(values)], counts)
 
 
-def _counts(form: _Form, size: int, changed: int) -> list[int]:
+def _are_states(wants: Sequence[Want]) -> bool:
+    return len(wants) == 1 and wants[0] == (Kind.STATE, EVERY)
+
+
+def _moves_all(writes: Sequence[Write]) -> bool:
+    return any(
+        write.name is EVERY
+        or (len(writes) > 1 and write.value is None and write.expect is ANYTHING)
+        for write in writes
+    )
+
+
+def _counts(form: Form, size: int, changed: int) -> list[int]:
     """Returns how many rows each of some writes changed, given what the driver says of all."""
     if form.condition and changed != size:
         raise Overtaken
