@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from salmon_state.findings import Finding
-from salmon_state.stores.queues import is_place
+from salmon_state.stores.locks import is_place
 
 __all__ = ["diagnose_locks"]
 

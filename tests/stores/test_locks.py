@@ -26,7 +26,6 @@ from salmon_state import (
     open_storage,
 )
 from salmon_state.stores import locks as locks_module
-from salmon_state.stores import queues
 from salmon_state.stores.locks import FileLocks
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS
@@ -101,14 +100,17 @@ def old_version(path: str, sender: str) -> None:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, flock)
 
 
+def first_place(queue: int) -> int:
+    return locks_module._FIRST_QUEUE + queue // locks_module._PLACES * locks_module._PLACES
+
+
 def count_waiting(path: Path, sender: str | int) -> int:
     """Returns how many have a place in the queue of a sender, or in another one."""
-    queue = sender if isinstance(sender, int) else locks_module._offset(sender)
-    first = queues._FIRST_QUEUE + queue // queues._PLACES * queues._PLACES
+    first = first_place(sender if isinstance(sender, int) else locks_module._offset(sender))
     place, count = first, 0
     with open(path, "r+b") as file:
         while (
-            found := queues._find_lock(file.fileno(), place, first + queues._PLACES)
+            found := locks_module._find_lock(file.fileno(), place, first + locks_module._PLACES)
         ) is not None:
             place, count = found + 1, count + 1
     return count
@@ -226,8 +228,11 @@ def test_nobody_gets_in_before_those_who_wait(locks: FileLocks, path: Path) -> N
     """Not even when the lock is free, for the moment until the first of them looks."""
     with ExitStack() as stack:
         file = stack.enter_context(open(path, "w+b"))
-        first = queues._FIRST_QUEUE + locks_module._offset(ANNA) // queues._PLACES * queues._PLACES
-        assert queues.lock_byte(file.fileno(), first + 7)
+        first = (
+            locks_module._FIRST_QUEUE
+            + locks_module._offset(ANNA) // locks_module._PLACES * locks_module._PLACES
+        )
+        assert locks_module._lock_byte(file.fileno(), first + 7)
         assert not try_one(locks, ANNA)
         assert not try_one(locks, ANNA, 0.02)
         assert try_one(locks, BEN)
@@ -238,13 +243,16 @@ def test_a_queue_without_places_left(locks: FileLocks, path: Path) -> None:
     """Whoever comes waits until it is empty, and does not touch the next one."""
     with ExitStack() as stack, ThreadPoolExecutor(1) as another:
         file = stack.enter_context(open(path, "w+b"))
-        first = queues._FIRST_QUEUE + locks_module._offset(ANNA) // queues._PLACES * queues._PLACES
-        last = first + queues._PLACES - 1
-        assert queues.lock_byte(file.fileno(), last)
+        first = (
+            locks_module._FIRST_QUEUE
+            + locks_module._offset(ANNA) // locks_module._PLACES * locks_module._PLACES
+        )
+        last = first + locks_module._PLACES - 1
+        assert locks_module._lock_byte(file.fileno(), last)
         assert not try_one(locks, ANNA, 0.02)
         attempt = another.submit(try_one, locks, ANNA, HANG)
-        assert queues._find_lock(file.fileno(), last, last + 2) is None
-        queues.unlock_byte(file.fileno(), last)
+        assert locks_module._find_lock(file.fileno(), last, last + 2) is None
+        locks_module._unlock_byte(file.fileno(), last)
         assert attempt.result(HANG)
 
 
@@ -321,7 +329,7 @@ def test_writers_are_served_in_the_order_in_which_they_came(
             for number, store in enumerate(stores):
                 step = steps[number], steps[number + 1]
                 jobs.append(threads.submit(store.compare_and_set, "app", ANNA, *step))
-                await_waiting(tmp_path / queue, queues.WRITERS, number + 1)
+                await_waiting(tmp_path / queue, locks_module.WRITERS, number + 1)
         assert [job.result(HANG) for job in jobs] == [True] * 5
 
 
@@ -394,7 +402,7 @@ def test_an_error_of_the_kernel_is_no_busy(
         raise OSError(37, "No locks available")
 
     with monkeypatch.context() as patch:
-        patch.setattr(locks_module, "lock_byte", fail)
+        patch.setattr(locks_module, "_lock_byte", fail)
         with pytest.raises(OSError, match="No locks"):
             locks.acquire(ANNA, 0)
     assert elsewhere(try_one, locks, ANNA)
@@ -461,7 +469,7 @@ def test_closing_while_another_thread_waits(
 
 def test_a_system_without_such_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What POSIX has instead would be dropped with any descriptor of the file that is closed."""
-    monkeypatch.setattr(queues, "_AVAILABLE", False)
+    monkeypatch.setattr(locks_module, "_AVAILABLE", False)
     with pytest.raises(ConfigurationError, match="Linux") as caught:
         FileLocks(path)
     assert str(path) in str(caught.value)

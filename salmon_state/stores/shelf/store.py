@@ -40,8 +40,7 @@ from salmon_state.stores.files import (
     resolve_path,
 )
 from salmon_state.stores.holders import diagnose_locks
-from salmon_state.stores.locks import FileLocks
-from salmon_state.stores.queues import WRITERS, FileQueue
+from salmon_state.stores.locks import WRITERS, FileLocks, FileQueue
 from salmon_state.stores.shelf.conversion import prepare_shelf
 from salmon_state.stores.shelf.tables import Shelf, Table
 

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from salmon_state.stores.queues import READERS, WRITERS, FileQueue
+from salmon_state.stores.locks import READERS, WRITERS, FileQueue
 
 __all__ = [
     "CannotOpenNow",
