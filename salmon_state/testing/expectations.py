@@ -181,6 +181,28 @@ class ExpectationTests(StoreSuite):
             store._commit(in_order(writes))
         assert [store._load(SENDER, [(kind, EVERY)]) for kind in BESIDE] == [[]] * len(BESIDE)
 
+    @pytest.mark.parametrize("made", [False, True], ids=["makes", "changes"])
+    @pytest.mark.parametrize("state", HOLD)
+    def test_one_write_beside_what_it_went_by(
+        self, store: StateStorage, state: str, made: bool
+    ) -> None:
+        """What most mails do: it happens if everything holds, and not if any of it does not."""
+        place = (Kind.BODY, SENDER, "mine")
+        absent = Write(Kind.HANDLED, SENDER, "absent", CHECK, None, ABSENT)
+        for expect in (*HOLD[state], *FAIL[state]):
+            self._prepare(store, state)
+            if made:
+                store._commit([Write(*place, b"old", NOON)])
+            written = Write(*place, b"new", NOON + 1, Seen(b"old") if made else ABSENT)
+            writes = [absent, Write(*SEEN[:3], CHECK, None, expect), written]
+            if expect in HOLD[state]:
+                assert store._commit(writes) == [0, 0, 1], expect
+                assert store._find(*place) == b"new", expect
+            else:
+                with pytest.raises(Overtaken):
+                    store._commit(writes)
+                assert store._find(*place) == (b"old" if made else None), expect
+
     def _prepare(self, store: StateStorage, state: str) -> list[Entry]:
         store._wipe()
         if state == "there":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from salmon_state import SQLAlchemyStorage
+from salmon_state import ConversationBusy, SQLAlchemyStorage
 from salmon_state.entries import Kind, Write
 from salmon_state.stores.encoding import name_digest, sender_digest
 from salmon_state.testing.suite import contents
@@ -87,6 +88,40 @@ def test_others_write_while_it_waits_for_a_row(
     assert states[MIDDLE, SENDER] == "MOVED"
     if states[(FIRST, LAST)[turn], SENDER] == "MOVED":
         assert states[NEW, SENDER] == "MOVED"
+
+
+@pytest.mark.parametrize("turn", [1, 0])
+def test_a_state_that_a_mail_changes_while_all_are_moved(
+    served: Place,
+    served_store: SQLAlchemyStorage,
+    background: Callable[..., Future[Any]],
+    turn: int,
+) -> None:
+    """That needs no lock of its own: it is moved afterwards, or the mail comes again."""
+    store, changed = served_store, (FIRST, LAST)[turn]
+    for module in (FIRST, MIDDLE, LAST):
+        store.set(module, SENDER, "BEFORE")
+
+    def handle() -> None:
+        with suppress(ConversationBusy), store.conversation(SENDER, timeout=HANG):
+            store.set(changed, SENDER, "CHANGED")
+
+    with served.administrator() as cursor:
+        begin, parameters = "BEGIN", (sender_digest(SENDER), name_digest(MIDDLE))
+        cursor.execute(begin)
+        cursor.execute(
+            "SELECT state FROM salmon_state WHERE sender_digest = %s AND module_digest = %s "
+            "FOR UPDATE",
+            parameters,
+        )
+        mover = background(store.set_all, SENDER, "MOVED")
+        eventually(lambda: waiting(served) == 1)
+        mail = background(handle)
+        eventually(lambda: mail.done() or waiting(served) == 2)
+        cursor.execute("ROLLBACK")
+    assert mover.result(HANG) == 3
+    mail.result(HANG)
+    assert set(contents(store, sender=SENDER).values()) == {"MOVED"}
 
 
 def test_bounces_of_many_meet(served_store: SQLAlchemyStorage) -> None:

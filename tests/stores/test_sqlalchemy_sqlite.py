@@ -66,6 +66,25 @@ def test_wal_and_full_are_really_on(path: Path) -> None:
         assert store._pool.run(ask, "synchronous") == 2  # FULL
 
 
+def test_a_mail_that_changes_one_state_says_two_statements(path: Path) -> None:
+    """What it read beside is asked for in the one that writes: it needs no transaction."""
+    said: list[str] = []
+    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
+        for state in ("POSTING", "CONFIRMING"):  # a new row, and one that is there
+            said.clear()
+            store._pool.run(lambda driver: driver.set_trace_callback(said.append))
+            with store.conversation("a@x"):
+                for module in ("app", "other", "third"):
+                    store.get(module, "a@x")
+                store.set("app", "a@x", state)
+            assert store.get("app", "a@x") == state
+            assert [text.split()[0] for text in said] == [
+                "SELECT",
+                "INSERT" if state == "POSTING" else "UPDATE",
+                "SELECT",
+            ]
+
+
 def test_an_old_file_in_another_journal_mode(path: Path) -> None:
     sqlite3.connect(path).close()
     with SQLAlchemyStorage(f"sqlite:///{path}") as store:

@@ -141,6 +141,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (entries.IgnoresChecks, EntrySuite, "test_expectations_that_fail"),
     (conversations.CommitsOneByOne, EntrySuite, "test_expectations_that_fail"),
     (entries.ChecksByWriting, EntrySuite, "test_a_check_writes_nothing"),
+    (entries.ChecksOneThing, EntrySuite, "test_one_write_beside_what_it_went_by[there-makes]"),
     (conversations.MovesLast, EntrySuite, "test_every_entry_of_a_sender"),
     (entries.ChecksAfterMoving, EntrySuite, "test_a_check_before_every_entry_is_moved"),
     (entries.CommitsSenderBySender, EntrySuite, "test_senders_in_one_commit"),

@@ -151,6 +151,16 @@ class IgnoresChecks(Expects):
         return ANYTHING if write.value is CHECK else write.expect
 
 
+class ChecksOneThing(MemoryStorage):
+    """Looks at the first of several things that a commit went by."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        left_out = [write for write in writes if write.value is CHECK][1:]
+        kept = [write for write in writes if write not in left_out]
+        return [0] * len(left_out) + super()._commit(kept)
+
+
 class ChecksByWriting(MemoryStorage):
     """Asks whether there is an entry by inserting one, and leaves it there."""
 

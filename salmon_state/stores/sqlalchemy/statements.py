@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from hashlib import sha256
 from operator import itemgetter
@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import Insert
 from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Kind, Seen, Write
 from salmon_state.keys import Sender
 from salmon_state.stores.encoding import encode_key, encode_value, name_digest, sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.databases.base import Database, Step
 
 __all__ = [
     "Form",
@@ -140,18 +140,17 @@ class RowLocks:
         """Returns the number of the lock of a sender's rows; any, where none is needed."""
         return self.of_all ^ _number(digest) if self._alone else 0
 
-    def lock_many(self) -> str:
+    def lock_many(self) -> Step:
         """Returns what waits until nobody moves all rows of a sender; then all may be written."""
-        return f"SELECT {self._alone % self.of_all}"
+        return f"SELECT {self._alone}", [(self.of_all,)]
 
-    def lock_senders(self, digests: Iterable[bytes]) -> str:
+    def lock_senders(self, digests: Sequence[bytes]) -> Step:
         """Returns what waits until nobody writes a row of some senders; then all may be moved.
 
         Before any other lock, and until nobody writes the rows of many senders either.
         """
-        locks = [self._alone % self.of(digest) for digest in digests]
-        # From left to right.
-        return f"SELECT {', '.join([self._shared % self.of_all, *locks])}" if locks else ""
+        locks = [self._shared, *[self._alone] * len(digests)]  # from left to right
+        return f"SELECT {', '.join(locks)}", [(self.of_all, *map(self.of, digests))]
 
 
 def _number(digest: bytes) -> int:
@@ -255,18 +254,28 @@ class RowStatements(TableStatements):
         )
 
     @cache  # noqa: B019 - a store has two of these
-    def writing(self, form: Form, timed: bool = False) -> WriteStatement:
+    def writing(self, form: Form, *, timed: bool = False, alone: bool = False) -> WriteStatement:
         """Returns the statement that makes writes of a form.
 
         Args:
             form: Any but that of a check.
             timed: Whether it fails after a deadline.
+            alone: Whether its transaction does nothing else. What changes one row then needs no
+                lock: whoever moves all rows of the sender waits for that one, and this for nothing
+                of his but a row.
         """
-        return WriteStatement(self._writing(form, self._guard(timed)), self._dialect)
+        guard = []
+        if self._lock is not None and not (alone and form.what == "change"):
+            guard.append(self._lock)
+        if timed:  # looked at when the lock is won
+            guard.append(self._database.in_time(parameter("deadline")))
+        return WriteStatement(self._writing(form, guard), self._dialect)
 
     def _writing(self, form: Form, guard: list[sa.ColumnElement[bool]]) -> sa.ClauseElement:
         if form.what == "put":
             return self._database.upsert(self._insert(guard))
+        if form.what == "insert" and self._database.one_writer:
+            return self._insert_where_missing()
         if form.what == "insert":
             return self._database.insert_missing(self._insert(guard))
         where = self._all if form.what == "every" else [*self._one, *self._seen(form), *guard]
@@ -275,20 +284,36 @@ class RowStatements(TableStatements):
         values = {self._value.name: parameter("value"), self._at.name: parameter("at")}
         return self._table.update().where(*where).values(values)
 
-    def _guard(self, timed: bool) -> list[sa.ColumnElement[bool]]:
-        """Returns what wins a lock, if there is one, and then fails if it is too late."""
-        guard = [] if self._lock is None else [self._lock]
-        return [*guard, self._database.in_time(parameter("deadline"))] if timed else guard
-
     def _insert(self, guard: list[sa.ColumnElement[bool]]) -> Insert:
-        columns = {"sender_digest": "sender", "kind": "kind", self._name.name: "name"}
-        columns |= {"key": "key", self._value.name: "value"}
-        values: dict[str, Any] = {
-            column: parameter(name) for column, name in columns.items() if column in self._table.c
-        }
-        at = sa.bindparam("at", type_=sa.BigInteger)
-        values[self._at.name] = sa.case((sa.and_(*guard), at)) if guard else at
+        values = self._values()
+        if guard:
+            values[self._at.name] = sa.case((sa.and_(*guard), values[self._at.name]))
         return self._database.insert(self._table).values(values)  # type: ignore[no-any-return]
+
+    def _insert_where_missing(self) -> Insert:
+        values = self._values()
+        there = sa.exists(sa.literal_column("1")).where(*self._one)
+        return self._table.insert().from_select(
+            [*values], sa.select(*values.values()).where(~there)
+        )
+
+    def _values(self) -> dict[str, sa.ColumnElement[Any]]:
+        names = {"sender_digest": "sender", "kind": "kind", self._name.name: "name"}
+        names |= {"key": "key", self._value.name: "value"}
+        values: dict[str, sa.ColumnElement[Any]] = {
+            column: parameter(name) for column, name in names.items() if column in self._table.c
+        }
+        return {**values, self._at.name: sa.bindparam("at", type_=sa.BigInteger)}
+
+    @cache  # noqa: B019 - a store has two of these
+    def condition(self, form: Form) -> WriteStatement:
+        """Returns what a statement that ends with a WHERE may say besides, to check something.
+
+        Args:
+            form: Of what is written if there is the expected row, or if there is none.
+        """
+        there = sa.exists(sa.literal_column("1")).where(*self._one, *self._seen(form))
+        return WriteStatement(~there if form.what == "insert" else there, self._dialect)
 
     def _seen(self, form: Form) -> list[sa.ColumnElement[bool]]:
         value = [self._value == parameter("seen_value")] if form.value else []

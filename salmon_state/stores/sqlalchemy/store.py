@@ -198,8 +198,8 @@ class SQLAlchemyStorage(StateStorage):
     # ---------------------------------------------------------------- hooks: writing
 
     def _commit(self, writes: Iterable[Write]) -> list[int]:
-        if self._tables.is_alone(writes) and self._may_happen_twice(writes[0]):
-            return self._pool.run(self._tables.make_alone, writes[0])
+        if self._tables.is_alone(writes) and self._may_happen_twice(writes[-1]):
+            return self._pool.run(self._tables.make_alone, writes)
         if not isinstance(writes, Sequence):
             writes, moving = _Once(writes), ""
         else:

@@ -44,6 +44,9 @@ _KINDS = {int(kind): kind for kind in Kind}
 _AT_ONCE = 500
 """How many rows a driver is given at once."""
 
+_CONDITIONS = 20
+"""How many expectations, at most, one statement asks for besides."""
+
 _MANY = 100
 """Of how many senders, at most, a transaction locks the rows one by one."""
 
@@ -141,40 +144,61 @@ class Tables:
         return sha256(self.space + what).hexdigest()[:60]
 
     def is_alone(self, writes: Iterable[Write]) -> TypeGuard[Sequence[Write]]:
-        """Returns whether it is one write that one statement makes, which needs no transaction."""
-        if not isinstance(writes, (tuple, list)) or len(writes) != 1:
+        """Returns whether one statement makes them, which needs no transaction.
+
+        Where nobody else writes meanwhile, that may ask for what others must still be.
+        """
+        if not isinstance(writes, (tuple, list)) or not writes:
             return False
-        (write,) = writes
+        *checks, write = writes
+        if checks and not self._are_conditions(checks, write):
+            return False
         return (
             write.value is not CHECK
             and (write.name is not EVERY or self.database.one_writer)
             and (write.value is not None or write.expect is not ABSENT)
         )
 
-    def make_alone(self, driver: Any, write: Write, then: Sequence[Step] = ()) -> list[int]:
-        """Makes a write that `is_alone`, as `make` does; an operation for `Pool.run`.
+    def _are_conditions(self, checks: list[Write], write: Write) -> bool:
+        return (
+            self.database.one_writer
+            and len(checks) <= _CONDITIONS
+            and write.expect is not ANYTHING
+            and all(check.value is CHECK and check.expect is not ANYTHING for check in checks)
+        )
+
+    def make_alone(
+        self, driver: Any, writes: Sequence[Write], then: Sequence[Step] = ()
+    ) -> list[int]:
+        """Makes what `is_alone`, as `make` does; an operation for `Pool.run`.
 
         Args:
             driver: The connection.
-            write: What to write.
+            writes: What to write.
             then: What to say in the same round trip, once it is committed.
         """
-        form = form_of(write)
+        *checks, write = writes
+        form, rows = form_of(write), self.rows(write.kind)
         deadline = self.database.deadline(driver)
-        statement = self.rows(form.kind).writing(form, deadline is not None)
-        parameters = statement.bind(self.rows(form.kind).write(write, None, deadline))
-        self.database.check_size(driver, statement.sql, (parameters,))
+        statement = rows.writing(form, timed=deadline is not None, alone=True)
+        sql, parameters = statement.sql, statement.bind(rows.write(write, None, deadline))
+        for check in checks:
+            rows = self.rows(check.kind)
+            asked = rows.condition(form_of(check._replace(value="")))
+            sql = f"{sql} AND {asked.sql}"
+            parameters += asked.bind(rows.write(check, None))
+        self.database.check_size(driver, sql, (parameters,))
         try:
             if then:
-                step = (statement.sql, [parameters])
+                step = (sql, [parameters])
                 count, *_ = self.database.say(driver.cursor(), [step, *then])
             else:
-                count = self.database.execute(driver, statement.sql, parameters)
+                count = self.database.execute(driver, sql, parameters)
         except self.pool.driver_error as error:
             if self.database.is_duplicate(error):
                 raise Overtaken from error
             raise
-        return _counts(form, 1, count)
+        return [0] * len(checks) + _counts(form, 1, count)
 
     def make(self, cursor: Any, writes: Iterable[Write], *, begin: bool = True) -> list[int]:
         """Makes all writes of a commit; returns how many rows each of them changed.
@@ -218,34 +242,36 @@ class Tables:
     def _steps(self, writes: Iterable[Write]) -> Iterator[_Step]:
         """Yields the statements that make writes, and before them those that win locks."""
         lock = None
-        if not self.is_alone(writes):  # as most of those of conversations
+        alone = self.is_alone(writes)  # as most of those of conversations
+        if not alone:
             lock, before = self._lock(writes)
-            if before:
-                yield _Step(before, [()])
+            if before is not None:
+                yield _Step(*before)
         for form, group in groupby(writes, form_of):
             at_once = _AT_ONCE if form.condition or form.what in ("put", "check") else 1
             while batch := list(islice(group, at_once)):
                 if form.what == "check":
                     yield from self._checks(form.kind, batch)
                 else:
-                    yield self._step(form, batch, lock)
+                    yield self._step(form, batch, lock, alone=alone)
 
-    def _lock(self, writes: Iterable[Write]) -> tuple[int | None, str]:
+    def _lock(self, writes: Iterable[Write]) -> tuple[int | None, Step | None]:
         """Returns the lock to share if it is not a sender's, and what wins locks beforehand."""
         if not self.database.lock_alone:
-            return None, ""
+            return None, None
         # What is no sequence cannot be looked at twice.
         if not isinstance(writes, Sequence) or len({w.sender for w in writes}) > _MANY:
             return self.locks.of_all, self.locks.lock_many()
-        if len(writes) > 1 or _moves_all(writes):
-            forms = ((write, form_of(write).what) for write in writes)
-            whole = {w.sender for w, what in forms if what in ("check", "every", "remove")}
-            return None, self.locks.lock_senders(sorted(map(sender_digest, whole)))
-        return None, ""
+        forms = ((write, form_of(write).what) for write in writes)
+        whole = {w.sender for w, what in forms if what in ("check", "every", "remove")}
+        digests = sorted(map(sender_digest, whole))
+        return None, self.locks.lock_senders(digests) if digests else None
 
-    def _step(self, form: Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
+    def _step(
+        self, form: Form, writes: Sequence[Write], lock: int | None = None, *, alone: bool = False
+    ) -> _Step:
         of_kind = self.rows(form.kind)
-        statement = of_kind.writing(form)
+        statement = of_kind.writing(form, alone=alone)
         rows = [statement.bind(of_kind.write(write, lock)) for write in writes]
         counts = partial(_counts, form, len(rows))
         return _Step(statement.sql, rows, counts, is_apart=form.what != "every")

@@ -77,7 +77,7 @@ class SQLWork(UnitOfWork):
         assert self._loan is not None  # noqa: S101 - for the type checker
         tables, then, begin = self._tables, self._freeing(cursor), not self._in_transaction
         if begin and tables.is_alone(writes):
-            self._pool.alone(self._loan.driver, tables.make_alone, writes[0], then)
+            self._pool.alone(self._loan.driver, tables.make_alone, writes, then)
             return
         self._in_transaction = False
         self._pool.transact(

@@ -45,7 +45,7 @@ class Database:
     begin: ClassVar[str] = "BEGIN"
     """Starts a transaction that writes."""
     lock_alone: ClassVar[str] = ""
-    """What to select to win a lock with a number, kept to the transaction's end; if need be."""
+    """What wins a lock, kept to the transaction's end; its parameter is a number. If need be."""
     lock_shared: ClassVar[str] = ""
     """The same, for a lock that others may have as well if they share it."""
     for_share: ClassVar[str] = " FOR SHARE"

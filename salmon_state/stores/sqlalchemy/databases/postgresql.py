@@ -157,8 +157,8 @@ class PostgreSQL(Database):
     # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     time_question = "SELECT date_part('epoch', clock_timestamp())"
-    lock_alone = "pg_advisory_xact_lock(%d)"
-    lock_shared = "pg_advisory_xact_lock_shared(%d)"
+    lock_alone = "pg_advisory_xact_lock(%s)"
+    lock_shared = "pg_advisory_xact_lock_shared(%s)"
 
     _CONFLICTS = ("40001", "40P01", _LOCK_NOT_AVAILABLE)
     _FORBIDDEN = ("42501",)
