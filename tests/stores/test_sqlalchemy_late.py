@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
-from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
+from salmon_state.stores.clock import ServerClock
 from salmon_state.testing.threads import run_together
 from tests.services import MariaDBServer, again
 from tests.stores.redis.proxy import Proxy

@@ -104,9 +104,8 @@ def test_a_server_that_stood_still_makes_no_late_write(
 def test_a_server_whose_clock_was_set(store: RedisStorage) -> None:
     """Its connections took another time for granted, which it says; then they ask it again."""
     store.set(MODULE, ANNA, "A")
-    known = CLOCKS._known
-    for connection, clock in list(known.items()):
-        known[connection] = clock._replace(theirs=clock.theirs - 1_000_000)
+    for clock in CLOCKS._known.values():
+        clock._ahead -= 1_000_000
     store.set(MODULE, ANNA, "B")
     assert contents(store) == {(MODULE, ANNA): "B"}
 
@@ -116,7 +115,7 @@ def test_a_connection_to_another_server_asks_for_its_clock(
 ) -> None:
     store.set(MODULE, ANNA, "A")
     connection = store._server._only()._free[-1]
-    CLOCKS._known[connection] = CLOCKS._known[connection]._replace(theirs=0)
+    CLOCKS._known[connection]._ahead = 0
     connection.disconnect()
     connection.connect()
     assert connection not in CLOCKS._known
@@ -127,7 +126,11 @@ def test_a_connection_to_another_server_asks_for_its_clock(
 def test_a_clock_is_asked_again_before_two_clocks_come_apart(store: RedisStorage) -> None:
     store.set(MODULE, ANNA, "A")
     connection = store._server._only()._free[-1]
-    old = CLOCKS._known[connection]
-    CLOCKS._known[connection] = old._replace(heard=old.heard - 10_000, theirs=old.theirs - 10_000)
+    clock = CLOCKS._known[connection]
+    asked_until, ahead = clock._asked_until, clock._ahead
     store.set(MODULE, ANNA, "B")
-    assert CLOCKS._known[connection].heard > old.heard
+    assert (clock._asked_until, clock._ahead) == (asked_until, ahead)
+    clock._asked_until -= 10_000
+    store.set(MODULE, ANNA, "C")
+    assert clock._asked_until >= asked_until
+    assert clock._ahead == pytest.approx(ahead, abs=60)

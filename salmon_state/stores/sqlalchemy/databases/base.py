@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert
 
 from salmon_state.backend import UnitOfWork
+from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.locks import FileLocks
-from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 
 __all__ = ["CAME_TOO_LATE", "Database", "Step"]
 
@@ -180,6 +180,11 @@ class Database:
         count: int = cursor.rowcount
         cursor.close()
         return count
+
+    def ask_time(self, driver: Any) -> float:
+        """Returns what the server takes for the time, in seconds since 1970."""
+        ((seconds,),) = self.fetch_all(driver, self.time_question, ())
+        return float(seconds)
 
     def deadline(self, driver: Any) -> float | str | None:
         """Returns until when a statement that commits itself may be made, by the server's clock.

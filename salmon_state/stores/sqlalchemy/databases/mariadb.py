@@ -19,9 +19,9 @@ from salmon_state.backend import Backend
 from salmon_state.entries import Entry, Want, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable, busy
 from salmon_state.keys import Sender
+from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database, Step
-from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.stores.sqlalchemy.tables import Tables
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
@@ -180,7 +180,7 @@ class MariaDB(Database):
         )
         cursor.close()
         # What begins by then has its lock, or has given up, before its client gives up.
-        connection.clock = ServerClock(self.time_question, max(seconds - waiting, seconds / 2))
+        connection.clock = ServerClock(self.ask_time, max(seconds - waiting, seconds / 2))
         return connection
 
     def deadline(self, driver: Any) -> str | None:

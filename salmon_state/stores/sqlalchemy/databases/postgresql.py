@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from salmon_state.entries import Entry, Want
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
+from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database, Step
-from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
 from salmon_state.stores.sqlalchemy.statements import Parameters
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
@@ -197,7 +197,7 @@ class PostgreSQL(Database):
             options = {**options, "prepare_threshold": _threshold(threshold)}
         connection = BoundedConnection.connect(*arguments, **options)
         connection.statement_timeout = timeout
-        connection.clock = ServerClock(self.time_question, connection.patience)
+        connection.clock = ServerClock(self.ask_time, connection.patience)
         # Whatever the default is: with a stricter one, writers of the same row fail each other.
         connection.autocommit = True
         connection.execute(

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import capabilities
 from psycopg.abc import PQGen
 
-from salmon_state.stores.sqlalchemy.databases.clock import ServerClock
+from salmon_state.stores.clock import ServerClock
 
 __all__ = ["BoundedConnection"]
 

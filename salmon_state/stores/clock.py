@@ -1,9 +1,14 @@
-"""The clock of a server, for statements that say until when they may be made."""
+"""The clock of a server, for what says until when it may be done.
+
+A request that is delayed on its way outlives the patience of who sent it, and the connection: it
+must not undo what was acknowledged in between. So each says a moment by the server's clock.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["ServerClock"]
@@ -16,32 +21,26 @@ class ServerClock:
     """What the server of one connection takes for the time.
 
     Args:
-        question: Selects the server's time, in seconds since 1970.
-        patience: How long after it was sent a statement may begin, in seconds.
+        ask: Returns the server's time, in seconds since 1970, given the connection.
+        patience: How long after it was sent something may begin, in seconds.
     """
 
-    def __init__(self, question: str, patience: float) -> None:
-        self._question = question
+    def __init__(self, ask: Callable[[Any], float], patience: float) -> None:
+        self._ask = ask
         self._patience = patience
         self._asked_until = -math.inf
         self._ahead = 0.0
 
-    def deadline(self, driver: Any) -> float:
-        """Returns until when a statement that is sent now may begin, by the server's clock.
+    def deadline(self, connection: Any) -> float:
+        """Returns until when what is sent now may begin, by the server's clock.
 
         In seconds since 1970; too early rather than too late: by how long the server's answer took
         when it was asked for the time, and by how far two clocks may come apart until it is asked
         again, after some minutes.
-
-        Args:
-            driver: The connection.
         """
         now = time.monotonic()
         if now > self._asked_until:
-            cursor = driver.cursor()
-            cursor.execute(self._question)
-            ((theirs,),) = cursor.fetchall()
-            cursor.close()
+            theirs = self._ask(connection)
             now = time.monotonic()
             drift = self._patience / 10
             self._asked_until = now + drift / _DRIFT
