@@ -287,11 +287,11 @@ class Pool(Forkable):
         It is tried again like an operation of `run`, but not when the connection breaks while the
         commit is awaited: then nobody knows whether it happened.
         """
-        return self.run(lambda driver: self.transact(driver, work, moving, begin=begin))
+        return self.run(lambda driver: self.transact(driver.cursor(), work, moving, begin=begin))
 
     def transact(
         self,
-        driver: Any,
+        cursor: Any,
         work: Callable[[Any], _Result],
         moving: str = "",
         *,
@@ -301,7 +301,7 @@ class Pool(Forkable):
         """Returns ``work(cursor)``, done as one transaction on a connection.
 
         Args:
-            driver: The connection.
+            cursor: Of the connection.
             work: What to do, perhaps more than once.
             moving: If no new rows of the senders that it writes about may come until its end, the
                 lock of those who need that.
@@ -314,7 +314,6 @@ class Pool(Forkable):
                 connection is in order.
             StorageUnavailable: Nobody knows whether it was committed.
         """
-        cursor = driver.cursor()
         if moving:
             self._database.begin_moving(cursor, moving, self.timeout / 2)
         try:
@@ -332,8 +331,7 @@ class Pool(Forkable):
             try:
                 self._database.end_moving(cursor, moving)
             except self.driver_error:  # it is committed: not to be tried again
-                driver.close()  # which frees the lock as well
-        cursor.close()
+                cursor.connection.close()  # which frees the lock as well
         return result
 
     def commit(self, cursor: Any, then: Sequence[Step] = ()) -> None:

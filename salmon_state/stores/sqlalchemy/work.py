@@ -81,7 +81,7 @@ class SQLWork(UnitOfWork):
             return
         self._in_transaction = False
         self._pool.transact(
-            self._loan.driver,
+            cursor,
             lambda cursor: tables.make(cursor, writes, begin=begin),
             tables.moving(writes) if begin else "",
             begin=False,
