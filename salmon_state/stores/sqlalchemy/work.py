@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +36,7 @@ class SQLWork(UnitOfWork):
         self._lost = False
         self._shared = False  # with a handler
         self._savepoints: dict[int, Any] = {}
-        self._places: threading.Semaphore | None = None  # of which one is taken
+        self._give_place_back: Callable[[], None] | None = None
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -114,8 +113,8 @@ class SQLWork(UnitOfWork):
                 else:
                     self._pool.give_back(self._loan)
                 self._loan = None
-            if self._places is not None:
-                self._places.release()
+            if self._give_place_back is not None:
+                self._give_place_back()
             super().close()
 
     def _rollback(self) -> None:
@@ -139,7 +138,7 @@ class SQLWork(UnitOfWork):
     # ---------------------------------------------------------------- the connection
 
     def _take_place(self) -> None:
-        self._places = self._pool.take_place()
+        self._give_place_back = self._pool.take_place()
 
     @contextmanager
     def _on_loan(self) -> Iterator[Any]:
