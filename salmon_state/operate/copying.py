@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import click
 
-from salmon_state.operate.given import Given, confirm
+from salmon_state.errors import ConfigurationError
+from salmon_state.operate.given import Given, confirm, open_existing
 from salmon_state.operate.mirror import ALL, Digest, Step, digest, remove, size, write
 from salmon_state.operate.output import progress
 from salmon_state.operate.sources import opened_source
@@ -147,12 +148,18 @@ def copy(given: Given, source: str, target: str, pause: float, dry_run: bool, ye
 
     Exit status 1 if the two are not equal in the end.
     """
+    if dry_run:
+        with opened_source(source) as old:
+            total, there = size(old), _size_of_existing(target)
+            sentence = f"{total:,} entries in {old!r}; in TO: {there:,}"
+            given.say(sentence, entries=total, before=there, equal=None)
+        return
     with opened_source(source) as old, open_storage(target) as new:
         total, there = size(old), size(new)
-        if dry_run:
-            sentence = f"{total:,} entries in {old!r}; {there:,} in {new!r}"
-            given.say(sentence, entries=total, before=there, equal=None)
-            return
+        if there and not total:
+            raise ConfigurationError(
+                f"{old!r} is empty, and {new!r} is not: if that is meant, clear it"
+            )
         if there:
             confirm(
                 f"{new!r} has {there:,} entries: write over them, and remove what {old!r} has not?",
@@ -176,6 +183,15 @@ def copy(given: Given, source: str, target: str, pause: float, dry_run: bool, ye
     )
     if not work.equal:
         raise SystemExit(1)
+
+
+def _size_of_existing(url: str) -> int:
+    """Returns how many entries there are in a store that may not exist yet."""
+    try:
+        with open_existing(url) as store:
+            return size(store)
+    except ConfigurationError:
+        return 0
 
 
 def _tell(sentence: str) -> None:

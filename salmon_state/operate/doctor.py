@@ -47,7 +47,7 @@ def doctor(given: Given, deep: bool, handlers: tuple[str, ...], boot: str | None
     wrong, 1 if something is, 3 if the store cannot be reached.
     """
     try:
-        store = given.open_as_it_is()
+        store = given.store
     except MigrationPending as error:
         found: Iterable[Finding] = [Finding("schema", _first_line(error), "salmon-state migrate")]
     else:
@@ -119,7 +119,7 @@ def health(given: Given) -> None:
     Quick, whatever the store holds. Exit status as for doctor.
     """
     try:
-        store = given.open_as_it_is()
+        store = given.store
     except MigrationPending as error:
         given.say(f"NOT ok: {_first_line(error)}", ok=False, milliseconds=None, wrong=[str(error)])
         raise SystemExit(1) from None

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
 
+from salmon_state.errors import ConfigurationError
 from salmon_state.operate.output import as_json
-from salmon_state.registry import known_options, open_storage
+from salmon_state.registry import known_options, open_storage, resolve_url
 from salmon_state.storage import StateStorage
 
-__all__ = ["Given", "application_module", "configured", "confirm"]
+__all__ = [
+    "Given",
+    "application_module",
+    "configured",
+    "confirm",
+    "open_existing",
+    "state",
+]
+
+_IN_FILES = ("sqlite", "shelve")
 
 
 class Given:
@@ -35,10 +47,12 @@ class Given:
 
         Raises:
             click.UsageError: Nothing says which one.
+            ConfigurationError: There is none, or its tables are to be migrated first.
             StorageError: It cannot be opened.
         """
         if self._store is None:
-            self._store = open_storage(self.which)
+            protected = self.url is None and bool(configured("state_protect"))
+            self._store = open_existing(self.which, **({"protect": True} if protected else {}))
         return self._store
 
     @property
@@ -50,18 +64,6 @@ class Given:
         """
         return self.url or _configured()
 
-    def open_as_it_is(self) -> StateStorage:
-        """Opens the store without creating or migrating tables.
-
-        Raises:
-            click.UsageError: Nothing says which one.
-            StorageError: It cannot be opened, or only after a migration.
-        """
-        url = self.which
-        options = {"create": False} if "create" in (known_options(url) or ()) else {}
-        self._store = open_storage(url, **options)
-        return self._store
-
     def say(self, sentence: str, **row: Any) -> None:
         """Prints what was done or found: a sentence for people, the row for programs."""
         click.echo(as_json(row) if self.to_json else sentence)
@@ -71,6 +73,37 @@ class Given:
         store, self._store = self._store, None
         if store is not None:
             store.close()
+
+
+def state(text: str) -> str:
+    """Returns the name of a handler function, as the type of what is given.
+
+    Raises:
+        click.BadParameter: It is empty.
+    """
+    if not text:
+        raise click.BadParameter("expected the name of a handler function, such as POSTING")
+    return text
+
+
+def open_existing(url: str, **options: Any) -> StateStorage:
+    """Opens a store that is there; makes no file and no table, as a misspelt URL would.
+
+    Raises:
+        ConfigurationError: There is none, or its tables are to be migrated first.
+        StorageError: It cannot be opened.
+    """
+    scheme, _, rest = resolve_url(url).partition(":///")
+    path = Path(rest.partition("?")[0])
+    if scheme.partition("+")[0].lower() in _IN_FILES and not any(
+        path.parent.glob(f"{glob.escape(path.name)}*")
+    ):
+        raise ConfigurationError(
+            f"there is no store at {str(path)!r}; if there shall be one: salmon-state migrate"
+        )
+    if "create" in (known_options(url) or ()):
+        options["create"] = False
+    return open_storage(url, **options)
 
 
 def application_module(name: str) -> ModuleType:

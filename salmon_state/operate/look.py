@@ -12,6 +12,7 @@ import click
 
 from salmon_state.entries import Kind
 from salmon_state.errors import ConversationBusy
+from salmon_state.operate import given as options
 from salmon_state.operate.given import Given
 from salmon_state.operate.output import Row, duration, print_rows, progress, shown
 from salmon_state.storage import Record, StateStorage
@@ -22,7 +23,7 @@ __all__ = ["COMMANDS", "idle_for"]
 @click.command("list", short_help="List conversations: who is in which state.")
 @click.option("--module", help="Only conversations with this handler module.")
 @click.option("--sender", help="Only those of this sender.")
-@click.option("--state", help="Only those in this state.")
+@click.option("--state", type=options.state, help="Only those in this state.")
 @click.option("--idle", metavar="AGE", help="Only those not set for so long: 90d, 36h, 10m.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many.")
 @click.pass_obj

@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import click
+from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.errors import StorageError
+from salmon_state.operate import given as options
 from salmon_state.operate.given import Given, confirm
 from salmon_state.operate.look import idle_for
 from salmon_state.operate.output import duration, shown
 from salmon_state.storage import StateStorage
 
 __all__ = ["COMMANDS"]
+
+_NOT_RUN = 127
+"""What a shell exits with that finds no such command."""
 
 _LOOK, _SHARE = 1.0, 20
 """Seconds between two looks at who waits, and so many times as long as a look takes."""
@@ -36,8 +41,8 @@ _timeout = click.option(
 @click.command("set", short_help="Put a conversation into a state.")
 @click.argument("module")
 @click.argument("sender")
-@click.argument("state")
-@click.option("--expect", metavar="STATE", help="Only if this is the state now.")
+@click.argument("state", type=options.state)
+@click.option("--expect", type=options.state, help="Only if this is the state now.")
 @_timeout
 @_dry_run
 @click.pass_obj
@@ -72,7 +77,7 @@ def set_(
 
 @click.command("set-all", short_help="Put all of a sender's into a state.")
 @click.argument("sender")
-@click.argument("state")
+@click.argument("state", type=options.state)
 @_timeout
 @_dry_run
 @click.pass_obj
@@ -90,8 +95,8 @@ def set_all(given: Given, sender: str, state: str, timeout: float, dry_run: bool
 
 @click.command(short_help="Move all conversations in a state to another.")
 @click.argument("module")
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", type=options.state)
+@click.argument("new", type=options.state)
 @_dry_run
 @click.pass_obj
 def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None:
@@ -99,6 +104,8 @@ def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None
 
     Stopped in the middle, some are moved: run it again.
     """
+    if old == ROUTE_FIRST_STATE:
+        raise click.BadParameter(f"conversations in {old} have no entry that could be moved")
     if dry_run:
         moved = sum(1 for _ in given.store.records(module=module, state=old))
     else:
@@ -132,7 +139,7 @@ def rename_module(given: Given, old: str, new: str, dry_run: bool) -> None:
 @click.command()
 @click.option("--older-than", required=True, metavar="AGE", help="Idle for so long: 90d, 36h, 10m.")
 @click.option("--module", help="Only conversations with this handler module.")
-@click.option("--state", help="Only those in this state.")
+@click.option("--state", type=options.state, help="Only those in this state.")
 @_dry_run
 @_yes
 @click.pass_obj
@@ -204,7 +211,11 @@ def lock(given: Given, sender: str, command: tuple[str, ...], timeout: float) ->
     with given.store.conversation(sender, timeout=timeout):
         click.echo(f"{shown(sender)} is held", err=True)
         with _telling(given.store):
-            status = wait()
+            try:
+                status = wait()
+            except OSError as error:
+                click.echo(f"{shown(command[0])} cannot be run: {error.strerror}", err=True)
+                status = _NOT_RUN
     click.echo(f"{shown(sender)} is free again", err=True)
     raise SystemExit(status)
 

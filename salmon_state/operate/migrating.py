@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from salmon_state.errors import MigrationPending
-from salmon_state.operate.given import Given
+from salmon_state.errors import ConfigurationError, MigrationPending
+from salmon_state.operate.given import Given, open_existing
+from salmon_state.registry import open_storage
 
 __all__ = ["COMMANDS"]
 
@@ -22,18 +23,20 @@ def migrate(given: Given, dry_run: bool) -> None:
     """
     statements: list[str] = []
     try:
-        given.open_as_it_is()
+        open_existing(given.which).close()
     except MigrationPending as error:
         statements = [*error.statements]
-        if not dry_run:
-            given.close()
-            given.store.ping()
+    except ConfigurationError:
+        if dry_run:
+            raise
+    if not dry_run:
+        open_storage(given.which).close()
     if given.to_json:
         given.say("", statements=statements, done=not dry_run)
     elif statements:
         click.echo("".join(f"{each};\n" for each in statements), nl=False)
     else:
-        click.echo(f"{given.store!r} is as it should be")
+        click.echo("the store is as it should be")
 
 
 COMMANDS = (migrate,)

@@ -31,6 +31,9 @@ _LONGEST = 200
 _CHUNK = 200
 """Rows whose columns are laid out together, so that millions need no memory."""
 
+_LONGEST_AGE = timedelta(days=365_000)
+"""A thousand years: what is before it has no date."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -144,4 +147,7 @@ def duration(text: str) -> timedelta:
         raise click.BadParameter(
             f"expected a whole number and one of {', '.join(_UNITS)}, such as 90d; got {text!r}"
         )
-    return timedelta(seconds=int(number) * _UNITS[unit])
+    seconds = int(number) * _UNITS[unit]
+    if seconds > _LONGEST_AGE.total_seconds():
+        raise click.BadParameter(f"expected at most {_LONGEST_AGE.days}d, got {text!r}")
+    return timedelta(seconds=seconds)

@@ -21,6 +21,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import STATE, Write, in_order, to_microseconds
 from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.masking import Mask
+from salmon_state.operate.given import open_existing
 from salmon_state.registry import open_storage, resolve_url
 from salmon_state.storage import StateStorage
 
@@ -56,7 +57,7 @@ def opened_source(url: str) -> Iterator[StateStorage]:
             _read_librelist(resolve_url(url.removeprefix(_LIBRELIST)), store)
             yield store
     else:
-        with open_storage(url) as store:
+        with open_existing(url) as store:
             yield store
 
 
@@ -83,6 +84,8 @@ def _read_librelist(url: str, store: StateStorage) -> None:
         location = sa.make_url(url)
     except sa.exc.ArgumentError:
         raise ConfigurationError(f"after {_LIBRELIST!r} comes a URL of SQLAlchemy's") from None
+    if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
+        raise ConfigurationError(f"there is no database {location.database!r}")
     name = str(location.query.get("table", _TABLE))
     names = ("state_key", "from_address", "state")
     made = sa.column("created_on", sa.DateTime(timezone=True))
@@ -91,6 +94,11 @@ def _read_librelist(url: str, store: StateStorage) -> None:
     engine = sa.create_engine(location.difference_update_query(["table"]))
     try:
         with engine.connect() as connection:
+            if not sa.inspect(connection).has_table(name):
+                raise ConfigurationError(
+                    f"there is no table {name!r} in {location.database!r}: librelist's is named "
+                    "in ?table="
+                )
             rows = connection.execution_options(yield_per=_AT_ONCE).execute(
                 query.select_from(sa.table(name)).order_by(made)
             )

@@ -154,7 +154,12 @@ def again(given: Given, names: tuple[str, ...], directory: str | None, boot: str
     though it is known, and into the store of the application. Exit status 1 if some stay.
     """
     chosen = _named(directory, names)
-    application_module(boot)
+    try:
+        application_module(boot)
+    except Exception as error:
+        raise click.ClickException(
+            f"{boot} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     rows = [{"name": kept.path.name, "outcome": _deliver(kept)} for kept in chosen]
     print_rows(rows, ("name", "outcome"), to_json=given.to_json)
     if any(row["outcome"] != "handled" for row in rows):

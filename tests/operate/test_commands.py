@@ -209,6 +209,7 @@ def test_a_reader_who_has_seen_enough(file: str) -> None:
         (["--store", "memory://", "show", "nobody@x"], 1, "entries: 0"),
         (["--store", "memory://", "purge", "--older-than", "1y", "--yes"], 2, "such as 90d"),
         (["--store", "memory://", "set", APP, ANNA, "X", "--expect", "Y"], 1, "left alone"),
+        (["--store", "memory://", "lock", ANNA, "--", "/no/such"], 127, "cannot be run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -220,11 +221,57 @@ def test_what_goes_wrong(arguments: list[str], status: int, part: str, tmp_path:
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["set", APP, ANNA, ""],
+        ["list", "--state", ""],
+        ["rename", APP, "START", "X"],
+        ["rename", APP, "", "X"],
+        ["purge", "--older-than", "999999999w", "--yes"],
+        ["list", "--idle", "999999999w"],
+    ],
+    ids=" ".join,
+)
+def test_what_nobody_can_mean(arguments: list[str]) -> None:
+    assert isinstance(typed("memory://", *arguments).exception, UsageError)
+
+
 def test_the_applications_own_store(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/settings.py").write_text('state_url = "sqlite:///states.db"\n')
+    open_storage(f"sqlite:///{tmp_path}/states.db").close()
     assert process("set", APP, ANNA, "POSTING", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "states.db").exists()
+    (tmp_path / "config/settings.py").write_text(
+        'state_url = "sqlite:///states.db"\nstate_protect = True\n'
+    )
+    refused = process("clear", "--yes", cwd=tmp_path)
+    assert (refused.returncode, "protect=True" in refused.stderr) == (1, True)
+    assert "POSTING" in process("list", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "shelve"])
+def test_a_store_that_is_not_there(scheme: str, tmp_path: Path) -> None:
+    """A misspelt path makes no empty store, and no other one empty."""
+    url = f"{scheme}:///{tmp_path}/mispelt"
+    with open_storage(f"sqlite:///{tmp_path}/there.db") as store:
+        store.set(APP, ANNA, "POSTING")
+        for command in (
+            ["list"],
+            ["doctor"],
+            ["migrate", "--dry-run"],
+            ["set", APP, ANNA, "X"],
+            ["copy", url, f"sqlite:///{tmp_path}/there.db", "--yes"],
+        ):
+            refused = typed(url, *command)
+            assert isinstance(refused.exception, ConfigurationError)
+            assert "salmon-state migrate" in str(refused.exception)
+        assert not list(tmp_path.glob("mispelt*"))
+        assert typed(url, "migrate").exit_code == 0
+        assert rows(url, "list") == []
+        refused = typed(url, "copy", url, f"sqlite:///{tmp_path}/there.db", "--yes")
+        assert "is empty, and" in str(refused.exception)
+        assert store.get(APP, ANNA) == "POSTING"
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
@@ -236,6 +283,7 @@ def interrupt(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_holding_a_conversation(file: str) -> None:
+    open_storage(file).close()
     inside = f"{sys.executable} -m salmon_state --store {file} set {APP} {ANNA} X --timeout 0"
     done = process("--store", file, "lock", ANNA, "--", "sh", "-c", inside)
     assert done.returncode == 3
@@ -257,6 +305,7 @@ def test_whom_it_keeps_waiting(url: str) -> None:
         with open_storage(url) as other, other.conversation(ANNA, timeout=60):
             pass
 
+    open_storage(url).close()
     waiting = threading.Thread(target=wait_for_it)
     command = [sys.executable, "-m", "salmon_state", "--store", url, "lock", ANNA]
     with subprocess.Popen(

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from salmon_state import MemoryStorage, StateStorage, StorageUnavailable, open_storage
+from salmon_state import (
+    ConfigurationError,
+    MemoryStorage,
+    StateStorage,
+    StorageUnavailable,
+    open_storage,
+)
 from salmon_state.entries import Kind, Where, Write
 from salmon_state.operate.copying import Copy
 from salmon_state.operate.mirror import ALL, digest, remove, size, write
@@ -304,6 +310,6 @@ def test_librelists_table_on_a_server(
         )
     engine.dispose()
     missing = typed(other, "copy", f"librelist+{url}", other)
-    assert isinstance(missing.exception, StorageUnavailable)
-    assert "librelist_userstate" in missing.exception.detail
+    assert isinstance(missing.exception, ConfigurationError)
+    assert "librelist_userstate" in str(missing.exception)
     assert rows(other, "copy", f"librelist+{url}?table=states", other)[0]["entries"] == 1
