@@ -55,6 +55,7 @@ stress: $(VENV)/.development ## the long fault runs
 stores: $(VENV)/.development ## write to docs/stores.md what the kit finds of each store
 	$(BIN)/python -m $(PYTEST) -q -m '' -k 'not ForLong and not TimeToLive and not InARedisCluster' \
 		--salmon-state-summary=docs/stores.md tests/stores/test_kit.py \
+		tests/stores/test_kit_faults.py \
 		tests/examples/test_file_store.py::TestFileStorage \
 		tests/examples/test_file_store.py::TestFaults $(PYTEST_ARGS)
 

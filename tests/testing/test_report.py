@@ -13,7 +13,7 @@ from salmon_state.testing.abilities import ABILITIES
 from salmon_state.testing.report import MARK
 from tests.documentation import CHECKOUT
 from tests.examples import test_file_store
-from tests.stores import test_kit
+from tests.stores import test_kit, test_kit_faults
 from tests.testing.test_kit import run_kit
 
 STORES = """
@@ -100,7 +100,7 @@ def test_the_page_is_of_these_stores() -> None:
     (_, *stores), _, *rest = rows
     classes = [
         each
-        for module in (test_kit, test_file_store)
+        for module in (test_kit, test_kit_faults, test_file_store)
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, StoreSuite) and each.__name__[:4] == "Test"
     ]
