@@ -1,38 +1,45 @@
-"""From the results to ``docs/performance.md``: tables, charts, and where we are behind."""
+"""From the results to ``benchmarks/results/performance.md``: all tables, and the charts."""
 
 # ruff: noqa: RUF001 - multiplication signs and dashes are meant
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.charts import Bar, bars, lines
+from benchmarks.summary import summary
+from benchmarks.tables import between_marks, table, µs
 from benchmarks.targets import Results, behind, verdicts
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-TITLE = "# Performance\n\n"
 Row = dict[str, Any]
 
 
-def write_report(results: Path, page: Path) -> None:
-    """Writes the tables between two marks of the page, and the charts beside it.
+def write_report(results: Path, summary_page: Path | None = None) -> None:
+    """Writes ``performance.md`` and the charts beside the results, and the tables of another page.
 
-    What is outside the marks is written by people and stays.
+    Only what stands between marks is written anew; what is outside them is written by people.
+
+    Args:
+        results: Where the figures are, each measurement in its file.
+        summary_page: Where the few tables are that a person reads.
     """
     found: Results = {
         path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
     }
-    text = page.read_text() if page.exists() else f"{TITLE}{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
     for name, chart in _charts(found):
-        (page.parent / f"performance-{name}.svg").write_text(chart)
-    measured = "\n".join(_measured(found))
-    page.write_text(f"{before}{BEGIN}\n{measured}\n{END}{after}")
-    print(f"wrote {page.name}")
+        (results / f"performance-{name}.svg").write_text(chart)
+    page = results / "performance.md"
+    new = "# Measurements\n\n<!-- measured: begin -->\n<!-- measured: end -->\n"
+    text = page.read_text() if page.exists() else new
+    page.write_text(between_marks(text, "measured", _measured(found)))
+    if summary_page is not None:
+        text = summary_page.read_text()
+        for name, lines in summary(found).items():
+            text = between_marks(text, name, lines)
+        summary_page.write_text(text)
 
 
 def _measured(found: Results) -> Iterator[str]:
@@ -53,22 +60,6 @@ def _measured(found: Results) -> Iterator[str]:
             yield from section(found[name])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield f"| {' | '.join(str(each) for each in row)} |"
-    yield ""
-
-
-def _µs(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value < 10:
-        return f"{value:.2f}"
-    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-
-
 def _ratio(ratio: dict[str, float] | None) -> str:
     if ratio is None:
         return "–"
@@ -86,7 +77,7 @@ def _machine(found: Results) -> Iterator[str]:
         "loopback."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("measurement", "seconds", "load average before", "after"),
         (
             (
@@ -98,14 +89,14 @@ def _machine(found: Results) -> Iterator[str]:
     )  # fmt: skip
     yield ", ".join(f"{name} {version}" for name, version in about["versions"].items()) + "."
     yield ""
-    yield from _table(("store", "durability"), about["durability"].items())
+    yield from table(("store", "durability"), about["durability"].items())
 
 
 def _summary(found: Results) -> Iterator[str]:
     yield "## Targets"
     yield ""
     rows = [(each.target, each.limit, each.measured, _met(each.met)) for each in verdicts(found)]
-    yield from _table(("target", "limit", "measured", ""), rows)
+    yield from table(("target", "limit", "measured", ""), rows)
     yield "## Where we are behind"
     yield ""
     yield "Slower than the fastest peer that is at least as durable:"
@@ -128,11 +119,11 @@ def _operations(found: Row) -> Iterator[str]:
     yield ""
     yield "![One set](performance-set.svg)"
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "operation", "ours", "ours ÷ floor", "floor", "ours ÷ best peer", "best peer"),
         (
             (
-                each["group"], each["operation"], _µs(each["p50"]), _ratio(each["to_floor"]),
+                each["group"], each["operation"], µs(each["p50"]), _ratio(each["to_floor"]),
                 each["floor"], _ratio(each["to_peer"]), _peer(each),
             )
             for each in found["comparisons"]
@@ -140,12 +131,12 @@ def _operations(found: Row) -> Iterator[str]:
     )  # fmt: skip
     yield "<details><summary>Everybody</summary>"
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "operation", "who", "durability", "p50", "p99", "a second"),
         (
             (
-                row["group"], row["operation"], row["who"], row["durability"], _µs(row["p50"]),
-                _µs(row["p99"]), f"{row['per_second']:,.0f}",
+                row["group"], row["operation"], row["who"], row["durability"], µs(row["p50"]),
+                µs(row["p99"]), f"{row['per_second']:,.0f}",
             )
             for row in found["rows"]
         ),
@@ -170,19 +161,19 @@ def _conversation(found: Row) -> Iterator[str]:
         "the same durability; DBOS runs a workflow of one step."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "ours", "ours ÷ floor", "ours ÷ peer", "peer"),
         (
             (
-                each["group"], _µs(each["p50"]), _ratio(each["to_floor"]), _ratio(each["to_peer"]),
+                each["group"], µs(each["p50"]), _ratio(each["to_floor"]), _ratio(each["to_peer"]),
                 _peer(each),
             )
             for each in found["comparisons"]
         ),
     )  # fmt: skip
-    yield from _table(
+    yield from table(
         ("store", "who", "p50", "p99"),
-        ((row["group"], row["who"], _µs(row["p50"]), _µs(row["p99"])) for row in found["rows"]),
+        ((row["group"], row["who"], µs(row["p50"]), µs(row["p99"])) for row in found["rows"]),
     )
 
 
@@ -196,17 +187,17 @@ def _mail(found: Row) -> Iterator[str]:
     yield ""
     yield "![One mail in the 8th state](performance-mail.svg)"
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "who", "sender in", "p50", "p99", "round trips"),
         (
             (
-                row["group"], row["who"], row["situation"], _µs(row["p50"]), _µs(row["p99"]),
+                row["group"], row["who"], row["situation"], µs(row["p50"]), µs(row["p99"]),
                 "–" if row["round_trips"] is None else f"{row['round_trips']:.0f}",
             )
             for row in found["rows"]
         ),
     )  # fmt: skip
-    yield from _table(
+    yield from table(
         ("store", "sender in", "who", "ours ÷ floor", "ours ÷ naive ORM"),
         (
             (
@@ -230,7 +221,7 @@ def _outbox(found: Row) -> Iterator[str]:
         "that somebody else sends before and meanwhile, one conversation with one `set` each."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "envelope senders", "recipients", "recorded in, ms", "copies a second",
          "Salmon's relay", "ours ÷ Salmon's", "others' p99 idle, ms", "meanwhile", "of"),
         (
@@ -258,7 +249,7 @@ def _server(found: Row) -> Iterator[str]:
     yield ""
     yield "![Mails a second](performance-server.svg)"
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "who", "clients", "connection", "mails a second", "share", "451s"),
         (
             (
@@ -273,7 +264,7 @@ def _server(found: Row) -> Iterator[str]:
     yield "Several servers on one database, 16 clients; the clients and the database have the same"
     yield "two cores:"
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "servers", "mails a second", "451s"),
         (
             (
@@ -301,12 +292,12 @@ def _growth(found: Row) -> Iterator[str]:
     yield ""
     key = ("group", "who", "operation")
     by_key = {(*(row[each] for each in key), row["size"]): row["p50"] for row in found["rows"]}
-    yield from _table(
+    yield from table(
         ("store", "who", "operation", *(f"{size:,}" for size in sizes), "slope"),
         (
             (
                 *(slope[each] for each in key),
-                *(_µs(by_key[(*(slope[each] for each in key), size)]) for size in sizes),
+                *(µs(by_key[(*(slope[each] for each in key), size)]) for size in sizes),
                 _ratio(slope),
             )
             for slope in found["slopes"]
@@ -315,7 +306,7 @@ def _growth(found: Row) -> Iterator[str]:
     yield "The memory of a process that reads a thousand states and a first page, and what the"
     yield "store takes (on disk; in Redis, of its memory):"
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "conversations", "process, MiB", "store, MiB", "bytes a conversation"),
         (
             (
@@ -339,13 +330,13 @@ def _contention(found: Row) -> Iterator[str]:
         "luckiest in each round, *451s* are conversations not won within 2 s."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("store", "who", "processes", "hot p50", "hot p99", "hot max", "cool p50", "won",
          "fairness", "451s"),
         (
             (
-                row["group"], row["who"], row["processes"], _µs(row["hot_p50"]),
-                _µs(row["hot_p99"]), _µs(row["hot_max"]), _µs(row["cool_p50"]), f"{row['won']:,}",
+                row["group"], row["who"], row["processes"], µs(row["hot_p50"]),
+                µs(row["hot_p99"]), µs(row["hot_max"]), µs(row["cool_p50"]), f"{row['won']:,}",
                 ", ".join(f"{each:.2f}" for each in row["fairness"]), row["busy"],
             )
             for row in found["rows"]
@@ -391,4 +382,4 @@ def _ordered(rows: list[Row]) -> list[Row]:
 def _bar(row: Row) -> Bar:
     durability = "" if row["durability"] in ("memory", "") else f" [{row['durability']}]"
     name = f"{row['who']}{durability}"
-    return Bar(row["group"], name, row["role"], row["p50"], _µs(row["p50"]))
+    return Bar(row["group"], name, row["role"], row["p50"], µs(row["p50"]))

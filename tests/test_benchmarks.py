@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from benchmarks.operations import OPERATIONS, measure
 from benchmarks.places import Places
 from benchmarks.report import write_report
 from benchmarks.rounds import Plan, Ratio, compare
+from benchmarks.summary import summary
+from benchmarks.tables import between_marks
 from benchmarks.targets import behind, verdicts
+from tests.documentation import CHECKOUT
 
 TINY = Plan(
     quick=True,
@@ -41,14 +45,18 @@ def test_a_tiny_run_writes_figures_tables_and_charts(tmp_path: Path) -> None:
     assert {row["role"] for row in written["rows"]} == {"ours", "floor", "peer"}
     assert all(len(row["rounds"]) == TINY.rounds for row in written["rows"])
 
-    page = tmp_path / "performance.md"
+    page, short = tmp_path / "performance.md", tmp_path / "short.md"
     page.write_text("# Title\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nby hand\n")
-    write_report(tmp_path, page)
+    short.write_text("<!-- operations: begin -->\nold\n<!-- operations: end -->\nby hand\n")
+    write_report(tmp_path, short)
     text = page.read_text()
     assert text.startswith("# Title\n")
     assert text.endswith("\nby hand\n")
     assert "memory: get hit" in text
     assert "old" not in text
+    assert re.search(r"\| memory \| get \| .* dict \|", short.read_text())
+    assert short.read_text().endswith("\nby hand\n")
+    assert "old" not in short.read_text()
     assert "<svg" in (tmp_path / "performance-get.svg").read_text()
 
 
@@ -65,7 +73,7 @@ def test_a_conversation_is_measured_beside_a_transaction(
     assert "times the driver's transaction" in capsys.readouterr().out
     about_it = {"plan": TINY._asdict(), "machine": about, "seconds": 1}
     save(tmp_path / "conversation.json", {**about_it, **found})
-    write_report(tmp_path, tmp_path / "performance.md")
+    write_report(tmp_path)
     assert "## One conversation" in (tmp_path / "performance.md").read_text()
 
 
@@ -77,8 +85,19 @@ def test_a_post_is_measured_beside_one_by_one(tmp_path: Path) -> None:
     assert [row["senders"] for row in found["rows"]] == ["one each", "one for all"]
     assert len(list(verdicts({"outbox": found}))) == 6
     save(tmp_path / "outbox.json", {"plan": {}, "machine": about, "seconds": 1, **found})
-    write_report(tmp_path, tmp_path / "performance.md")
+    write_report(tmp_path)
     assert "## A post to many" in (tmp_path / "performance.md").read_text()
+
+
+def test_the_tables_of_the_page_are_those_of_the_results() -> None:
+    results = CHECKOUT / "benchmarks" / "results"
+    found = {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
+    page = (CHECKOUT / "docs" / "performance.md").read_text()
+    tables = summary({name: found[name] for name in sorted(found)})
+    assert {"machine", "mail", "operations", "server", "growth"} <= set(tables)
+    for name, lines in tables.items():
+        assert between_marks(page, name, lines) == page, f"{name}: make bench BENCH_ARGS=--report"
+        assert f"<!-- {name}: begin -->" in page
 
 
 def row(who: str, role: str, durability: str, *rounds: float) -> dict[str, object]:
