@@ -101,6 +101,15 @@ class SharedConversationSuite(StoreSuite):
         assert peers[1].result() == [True]
         assert peers[0].call(mails.can_enter, [SENDER]) == [True]
 
+    def test_stores_in_one_process_lock_each_other_out(
+        self, open_store: OpenStore, peers: Sequence[StoreProcess]
+    ) -> None:
+        """Two at one place do, and closing one of them frees no lock of the other."""
+        with open_store() as one, open_store() as two, one.conversation(SENDER):
+            assert mails.can_enter(two, [SENDER, OTHER]) == [False, True]
+            two.close()
+            assert peers[0].call(mails.can_enter, [SENDER, OTHER]) == [False, True]
+
     def test_a_process_waits_as_long_as_was_said(
         self, store: StateStorage, peers: Sequence[StoreProcess]
     ) -> None:

@@ -73,6 +73,19 @@ class ExpectationTests(StoreSuite):
         assert store._find(*entries[0][:3]) is None
         assert sorted(store._load(SENDER, [(kind, EVERY)])) == entries[1:]
 
+    def test_what_comes_back_is_plain(self, store: StateStorage) -> None:
+        """No view and no number of a driver's, which compares like the right one and is another."""
+        store.set("app", SENDER, "ONE")
+        store._commit([Write(Kind.OUTGOING, SENDER, "one", b"value", NOON)])
+        found = store._load(SENDER, [(Kind.STATE, EVERY), (Kind.OUTGOING, "one")])
+        found += everything(store, Kind.STATE) + everything(store, Kind.OUTGOING)
+        found += store._claim(Kind.OUTGOING, NOON * 2, 1)
+        assert {tuple(map(type, entry)) for entry in found} == {
+            (Kind, str, str, str, int),
+            (Kind, str, str, bytes, int),
+        }
+        assert type(store._find(Kind.OUTGOING, SENDER, "one")) is bytes
+
     @pytest.mark.parametrize("kind", [Kind.LEASE, Kind.CURSOR], ids=lambda kind: kind.name)
     def test_a_time_may_be_unknown(self, store: StateStorage, kind: Kind) -> None:
         """An entry that is not due need not have one."""

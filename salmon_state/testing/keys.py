@@ -70,7 +70,7 @@ HOSTILE_KEYS: tuple[tuple[str, Sender], ...] = tuple(
 LONGEST = 5_000_000
 """As many characters of a sender as an LMTP client was seen to send."""
 
-SHORT_DIGESTS: tuple[tuple[Sender, Sender], ...] = (
+SHORT_DIGESTS: tuple[tuple[str, str], ...] = (
     *(("86821@x", "14740600@x"), ("85799@x", "24460042@x"), ("29685295@x", "32060020@x")),  # CRC
     *(("17809@x", "116103@x"), ("3872@x", "106208@x"), ("52824@x", "56733@x")),  # SHA-256
     *(("28685@x", "34924@x"), ("30130@x", "110714@x"), ("46625@x", "133433@x")),  # its end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from functools import partial
+from itertools import chain
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
@@ -14,7 +15,7 @@ from salmon_state.errors import ConversationBusy
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import elsewhere
-from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER, SHORT_DIGESTS
 from salmon_state.testing.mails import (
     RING,
     can_enter,
@@ -118,7 +119,7 @@ class LockTests(StoreSuite):
     def test_senders_do_not_wait_for_each_other(self, store: StateStorage) -> None:
         """All are inside at the same time, hostile names included."""
         names = [sender for sender in dict.fromkeys(s for _, s in HOSTILE_KEYS) if sender]
-        names += self.long_texts
+        names += [*self.long_texts, *chain.from_iterable(SHORT_DIGESTS)]
         for start in range(0, len(names), self.crowd):
             crowd = names[start : start + self.crowd]
             meeting = threading.Barrier(len(crowd))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -44,16 +45,18 @@ class UnitTests(StoreSuite):
             store.set(MODULE, SENDER, "THREE")
         assert contents(store) == {(MODULE, SENDER): "THREE", (MODULE, OTHER): "TWO"}
 
-    def test_conversations_leave_no_file_open(self, store: StateStorage) -> None:
-        """However many there were, and however they ended."""
-        counts = []
+    def test_conversations_leave_nothing_behind(self, store: StateStorage) -> None:
+        """No file is open and no thread runs, however many there were, and however they ended."""
+        files, threads = [], []
         for number in range(9):
             with store.conversation(f"{number}@x"):
                 store.set(MODULE, f"{number}@x", "ONE")
             with left_with(store, SENDER, SMTPError(451)):
                 store.set(MODULE, SENDER, "ONE")
-            counts.append(count_open_files())
-        assert counts[-1] <= counts[2], f"files and sockets that are open: {counts}"
+            files.append(count_open_files())
+            threads.append(threading.active_count())
+        assert files[-1] <= files[2], f"files and sockets that are open: {files}"
+        assert threads[-1] <= threads[2], f"threads that run: {threads}"
 
     def test_reads_come_from_one_snapshot(self, store: StateStorage) -> None:
         """A write from outside between two reads is not seen, in whatever module."""

@@ -14,7 +14,7 @@ from salmon_state.entries import EVERY, Entry, Kind, Page, Place, Want, Where, W
 from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.testing import FaultSuite
-from tests.testing import wrong_rows
+from tests.testing import wrong_drivers, wrong_rows
 from tests.testing.right_stores import TableStorage
 
 
@@ -197,6 +197,7 @@ class LeavesOthersInTheDark(OneFile):
 
 ON_DISK = (
     *wrong_rows.ON_DISK,
+    *wrong_drivers.ON_DISK,
     (BlamesTheOperator, FaultSuite, "test_what_is_away_is_not_empty"),
     (BlamesTheOperator, FaultSuite, "test_away_at_the_commit"),
     (AwayIsEmpty, FaultSuite, "test_what_is_away_is_not_empty"),

@@ -287,8 +287,8 @@ IN_MEMORY = (
     (StopsAtWhatVanished, EntrySuite, "test_what_vanishes_hides_nothing[last-key]"),
     (WaitsHalf, ConversationSuite, "test_a_wait_is_as_long_as_was_said"),
     (WaitsForEver, ConversationSuite, "test_a_wait_is_as_long_as_was_said"),
-    (ForgetsDescriptors, ConversationSuite, "test_conversations_leave_no_file_open"),
-    (ForgetsDescriptorsOnFailure, ConversationSuite, "test_conversations_leave_no_file_open"),
+    (ForgetsDescriptors, ConversationSuite, "test_conversations_leave_nothing_behind"),
+    (ForgetsDescriptorsOnFailure, ConversationSuite, "test_conversations_leave_nothing_behind"),
 )
 
 ON_DISK = (
