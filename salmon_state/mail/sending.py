@@ -117,9 +117,8 @@ class Sending:
                 self._domains.leave({domain_of(each) for each in group.recipients})
             todo[:0] = verdict.at_once
             later += verdict.later
-            beside = [write for each in verdict.never for write in self._bury(claim, each, message)]
-            self._mark(claim, todo, later, beside)
-            claim.is_buried = claim.is_buried or bool(beside)
+            self._mark(claim, todo, later, self._bury(claim, verdict.never, message))
+            claim.is_buried = claim.is_buried or bool(verdict.never)
             left = {recipient for each in (*todo, *later) for recipient in each.recipients}
             self._turns.leave(claim.sender, claim.name, set(group.recipients) - left)
         if claim.is_held:
@@ -186,24 +185,30 @@ class Sending:
         if not batch.groups and not is_last:
             self._bodies.leave(*place)
 
-    def _bury(self, claim: Claim, group: Group, message: bytes | None) -> list[Write]:
-        """Returns what keeps a group that is given up, and tells the application."""
-        now, keep = self._store._clock(), self._keep
+    def _bury(self, claim: Claim, groups: Sequence[Group], message: bytes | None) -> list[Write]:
+        """Returns what keeps groups that are given up, and tells the application."""
+        now = self._store._clock()
         body = f"{claim.batch.body}+"  # one of its own: the other goes with those who are sent it
-        value = Batch(body, claim.batch.since, [group]).encode()
-        name = f"{claim.name}-{now:x}{random.getrandbits(32):08x}"
-        entry = Entry(Kind.DEAD, claim.sender, name, value, now + keep)
+        writes = []
+        for group in groups:
+            value = Batch(body, claim.batch.since, [group]).encode()
+            name = f"{claim.name}-{now:x}{random.getrandbits(32):08x}"
+            entry = Entry(Kind.DEAD, claim.sender, name, value, now + self._keep)
+            writes.append(Write(*entry))
+            self._tell(group, Mail.of(entry))
+        if groups and message is not None and not claim.is_buried:
+            kept = now + self._keep + self._schedule.give_up
+            writes.append(Write(Kind.BODY, claim.sender, body, message, kept))
+        return writes
+
+    def _tell(self, group: Group, mail: Mail) -> None:
+        """Tells the log and the application who was given up."""
         log().error(
             "%r: gave up a mail to %d recipients, %r and so on: %s",
             *(self._outbox, len(group.recipients), group.recipients[0], group.answer),
         )
         if self._outbox.given_up is not None:
             try:
-                self._outbox.given_up(Mail.of(entry))
+                self._outbox.given_up(mail)
             except Exception:  # noqa: BLE001 - it is the application's
                 self._store._log_traceback("what is called for a mail that is given up failed")
-        writes = [Write(*entry)]
-        if message is not None and not claim.is_buried:
-            kept = now + keep + self._schedule.give_up
-            writes.append(Write(Kind.BODY, claim.sender, body, message, kept))
-        return writes

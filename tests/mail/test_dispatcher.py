@@ -196,6 +196,30 @@ def test_who_is_refused_for_now_and_for_good(
     assert len(told) == len(list(outbox.dead())) == outbox.backlog().dead
 
 
+@memory
+def test_those_who_are_given_up_together_share_a_message(
+    outbox: Outbox, sink: SMTPSink, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many words the relay has for it: a message may have 20 MB."""
+    commit = outbox.storage._commit
+    kept: list[Write] = []
+
+    def counted(writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        kept.extend(w for w in writes if w.kind is Kind.BODY and w.value is not None)
+        return commit(writes)
+
+    say(outbox, "hi", [f"{n}@x.de" for n in range(20)])
+    sink.answer_to = lambda recipient: f"550 5.1.1 {recipient} is nobody"
+    monkeypatch.setattr(outbox.storage, "_commit", counted)
+    dispatch()
+    done(outbox)
+    assert len(kept) == 1
+    sink.answer_to = lambda recipient: "250 OK"
+    assert [outbox.retry(mail) for mail in outbox.dead()] == [True] * 20
+    wait_for(lambda: len(sink.mails) == 20, "them all the same")
+
+
 @quick
 def test_a_relay_that_closes_after_ten(outbox: Outbox, sink: SMTPSink, dispatch: Dispatch) -> None:
     sink.most = 10
