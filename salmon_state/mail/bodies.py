@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 
-from salmon_state.entries import Kind, Write
+from salmon_state.entries import EVERY, Kind, Place, Write
+from salmon_state.errors import StorageError
 from salmon_state.keys import Sender
+from salmon_state.mail.batches import decode
 from salmon_state.mail.claims import Commits
-from salmon_state.mail.outbox import LOOK_AFTER
-from salmon_state.mail.turns import Turns
+from salmon_state.storage import StateStorage
 
-__all__ = ["Bodies"]
+__all__ = ["LOOK_AFTER", "Bodies", "is_needed"]
+
+LOOK_AFTER = 3_600_000_000
+"""Microseconds after which a message is looked after, whose last recipient may be done."""
 
 _MOST_LEFT = 1_000
 _AT_ONCE = 10
@@ -26,12 +30,10 @@ class Bodies:
 
     Args:
         commits: Makes the writes.
-        turns: Knows which batches there are.
     """
 
-    def __init__(self, commits: Commits, turns: Turns) -> None:
+    def __init__(self, commits: Commits) -> None:
         self._commits = commits
-        self._turns = turns
         self._left: set[tuple[Sender, str]] = set()
         self._due = 0.0
 
@@ -64,5 +66,29 @@ class Bodies:
                 self._due = time.monotonic() + _REST
 
     def _remove_unused(self, sender: Sender, body: str) -> None:
-        if not self._turns.is_used(sender, body):
+        if not is_needed(self._commits.storage, sender, body):
             self._commits.make([Write(Kind.BODY, sender, body, None)])
+
+
+def is_needed(
+    storage: StateStorage, sender: Sender, body: str, *, besides: Place | None = None
+) -> bool:
+    """Returns whether a batch needs a message now, to be sent or to be tried again by somebody.
+
+    Args:
+        storage: Where they are.
+        sender: Whose.
+        body: The name of the message.
+        besides: A batch that is not asked.
+
+    Raises:
+        StorageUnavailable: The store cannot be read now.
+    """
+    wants = ((Kind.OUTGOING, EVERY), (Kind.DEAD, EVERY))
+    for entry in storage._call(storage._load, sender, wants):
+        try:
+            if entry[:3] != besides and decode(entry).body == body:
+                return True
+        except StorageError:  # damaged: whoever claims it says so
+            continue
+    return False

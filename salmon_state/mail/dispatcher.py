@@ -84,7 +84,7 @@ class Dispatcher:
         self._lease = round(lease * _SECOND)
         turns = Turns(self._store)
         self._commits = Commits(self._store)
-        self._bodies = Bodies(self._commits, turns)
+        self._bodies = Bodies(self._commits)
         self._expiry = Expiry()
         self._sending = Sending(
             outbox,

@@ -17,8 +17,8 @@ from salmon.mail import MailResponse
 from salmon_state.conversation import Conversation
 from salmon_state.entries import (
     ABSENT,
+    CHECK,
     EVER,
-    EVERY,
     Kind,
     Seen,
     Where,
@@ -29,13 +29,11 @@ from salmon_state.entries import (
 from salmon_state.errors import ConfigurationError, Overtaken
 from salmon_state.keys import Sender
 from salmon_state.mail.batches import Batch, Envelope, Mail, decode, in_groups
+from salmon_state.mail.bodies import LOOK_AFTER, is_needed
 from salmon_state.mail.messages import address, as_bytes
 from salmon_state.storage import StateStorage
 
 __all__ = ["Backlog", "Outbox"]
-
-LOOK_AFTER = 3_600_000_000
-"""Microseconds after which a message is looked after, whose last recipient may be done."""
 
 
 class Backlog(NamedTuple):
@@ -230,16 +228,13 @@ class Outbox:
         if entry.kind is Kind.OUTGOING:
             value = batch._replace(groups=groups).encode()
             return entry.at == batch.due and self._try([_over(mail, value, now)])
-        message = self.storage._call(self.storage._find, Kind.BODY, entry.sender, batch.body)
-        if message is None:
-            return False
-        body, name = self._new_name(), f"{self._new_name()}-000000"
-        again = Batch(body, now, [group._replace(attempts=0) for group in groups])
+        name = f"{self._new_name()}-000000"
+        again = batch._replace(since=now, groups=[group._replace(attempts=0) for group in groups])
         return self._try(
             [
-                *self._forgetting(mail, batch.body),
+                _over(mail, None, None),
                 Write(Kind.OUTGOING, entry.sender, name, again.encode(), now, ABSENT),
-                Write(Kind.BODY, entry.sender, body, message, now + LOOK_AFTER, ABSENT),
+                Write(Kind.BODY, entry.sender, batch.body, CHECK, None, Seen()),
             ]
         )
 
@@ -255,16 +250,10 @@ class Outbox:
         batch = decode(mail.entry)
         if mail.entry.kind is Kind.OUTGOING and mail.entry.at != batch.due:
             return False
-        return self._try(self._forgetting(mail, batch.body))
-
-    def _forgetting(self, mail: Mail, body: str) -> list[Write]:
-        """Returns what removes a mail, and its message if no other needs it."""
         writes = [_over(mail, None, None)]
-        wants = ((Kind.OUTGOING, EVERY), (Kind.DEAD, EVERY))
-        others = self.storage._call(self.storage._load, mail.sender, wants)
-        if not any(decode(e).body == body for e in others if e[:3] != mail.entry[:3]):
-            writes.append(Write(Kind.BODY, mail.sender, body, None))
-        return writes
+        if not is_needed(self.storage, mail.sender, batch.body, besides=mail.entry[:3]):
+            writes.append(Write(Kind.BODY, mail.sender, batch.body, None))
+        return self._try(writes)
 
     def _try(self, writes: list[Write]) -> bool:
         try:

@@ -22,6 +22,8 @@ __all__ = ["Pause", "Sending"]
 
 _SECOND = 1_000_000
 _LONGEST_PAUSE = 60.0
+_KEPT = "+"
+"""Ends the name of a message that is kept for what was given up."""
 
 
 class Pause:
@@ -178,7 +180,7 @@ class Sending:
         """Writes down what is done: after this it is certain that it is not sent again."""
         batch = claim.batch._replace(groups=[*todo, *later])
         place = claim.sender, batch.body
-        is_last = not batch.groups and self._turns.is_alone(*place)
+        is_last = not (batch.groups or _is_kept(batch.body)) and self._turns.is_alone(*place)
         if is_last:
             beside.append(Write(Kind.BODY, *place, None))
         claim.write(batch, beside, hold=bool(todo))
@@ -187,8 +189,10 @@ class Sending:
 
     def _bury(self, claim: Claim, groups: Sequence[Group], message: bytes | None) -> list[Write]:
         """Returns what keeps groups that are given up, and tells the application."""
-        now = self._store._clock()
-        body = f"{claim.batch.body}+"  # one of its own: the other goes with those who are sent it
+        now, body = self._store._clock(), claim.batch.body
+        is_there = claim.is_buried or _is_kept(body)
+        if not _is_kept(body):  # one of its own: the other goes with those who are sent it
+            body += _KEPT
         writes = []
         for group in groups:
             value = Batch(body, claim.batch.since, [group]).encode()
@@ -196,9 +200,8 @@ class Sending:
             entry = Entry(Kind.DEAD, claim.sender, name, value, now + self._keep)
             writes.append(Write(*entry))
             self._tell(group, Mail.of(entry))
-        if groups and message is not None and not claim.is_buried:
-            kept = now + self._keep + self._schedule.give_up
-            writes.append(Write(Kind.BODY, claim.sender, body, message, kept))
+        if groups and message is not None and not is_there:
+            writes.append(Write(Kind.BODY, claim.sender, body, message, now + self._keep))
         return writes
 
     def _tell(self, group: Group, mail: Mail) -> None:
@@ -212,3 +215,8 @@ class Sending:
                 self._outbox.given_up(mail)
             except Exception:  # noqa: BLE001 - it is the application's
                 self._store._log_traceback("what is called for a mail that is given up failed")
+
+
+def _is_kept(body: str) -> bool:
+    """Returns whether a message is that of dead letters, of which there may be more."""
+    return body.endswith(_KEPT)

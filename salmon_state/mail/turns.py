@@ -131,7 +131,3 @@ class Turns:
         with self._changing:
             queue = self._queues.get(sender)
         return queue is not None and queue.users[body] == 1
-
-    def is_used(self, sender: Sender, body: str) -> bool:
-        """Returns whether a batch needs a message, as it is now."""
-        return body in self._read(sender).users
