@@ -11,7 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contention, conversation, machine, mail, operations, outbox, server
+from benchmarks import (
+    contention,
+    conversation,
+    machine,
+    mail,
+    operations,
+    outbox,
+    receiving,
+    server,
+)
 from benchmarks.growth.measure import measure as measure_growth
 from benchmarks.places import Places
 from benchmarks.report import write_report
@@ -24,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Places, Plan], dict[str, Any]]] = {
     "mail": mail.measure,
     "outbox": outbox.measure,
     "server": server.measure,
+    "receiving": receiving.measure,
     "contention": contention.measure,
     "growth": measure_growth,
 }

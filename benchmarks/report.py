@@ -53,6 +53,7 @@ def _measured(found: Results) -> Iterator[str]:
         ("mail", _mail),
         ("outbox", _outbox),
         ("server", _server),
+        ("receiving", _receiving),
         ("growth", _growth),
         ("contention", _contention),
     ):
@@ -208,6 +209,38 @@ def _mail(found: Row) -> Iterator[str]:
             if each["to_floor"] or each["to_peer"]
         ),
     )  # fmt: skip
+
+
+def _receiving(found: Row) -> Iterator[str]:
+    yield "## Receivers"
+    yield ""
+    yield (
+        "Sixteen clients of different senders that keep their connections, mails of 2.5 KB, the "
+        "same store with `attach` and the same handlers behind Salmon's `SMTPReceiver` and ours, "
+        "in turns. The clients are one process: what share of a processor it took is beside each "
+        "rate. The handler that waits is marked with `@nolocking`."
+    )
+    yield ""
+    who = {"salmon": "Salmon's", "1": "ours", "2": "ours, two processes"}
+    yield from _table(
+        ("store", "handler", "receiver", "mails a second", "client's share", "÷ Salmon's",
+         "÷ one process"),
+        (
+            (
+                row["group"], row["handler"], who[row["kind"]], f"{row['per_second']:,.0f}",
+                f"{row['client_share']:.0%}", _ratio(row["to_salmon"]), _ratio(row["to_one"]),
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+    p99 = found["p99_ms"]
+    yield (
+        f"With a handler that waits 50 ms for one sender in ten, the others' p99 is "
+        f"{p99['tenth']:.1f} ms, and {p99['none']:.1f} ms with one that does not. "
+        f"{found['at_once']} clients that connect at once are all greeted within "
+        f"{found['greeted_seconds']:.2f} s, and then served."
+    )
+    yield ""
 
 
 def _outbox(found: Row) -> Iterator[str]:

@@ -33,6 +33,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         yield from _outbox(results["outbox"]["rows"])
     if "server" in results:
         yield from _server(results["server"]["rows"])
+    if "receiving" in results:
+        yield from _receiving(results["receiving"])
     if "growth" in results:
         yield from _growth(results["growth"]["slopes"])
 
@@ -126,6 +128,29 @@ def _server(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
             )
             measured = f"{share:.0%} (one read and one write of the driver: {floor:.0%})"
             yield Verdict(name, f"≥ {limit:.0%}", measured, share >= limit)
+
+
+def _at_least(target: str, limit: float, ratio: dict[str, float]) -> Verdict:
+    measured = f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    return Verdict(target, f"≥ {limit:g}×", measured, ratio["median"] >= limit)
+
+
+def _receiving(found: dict[str, Any]) -> Iterator[Verdict]:
+    for row in found["rows"]:
+        name = f"receiving: {row['group']}, a handler that {row['handler']}"
+        if row["kind"] == "1":
+            limit = {"memory": 0.8}.get(row["group"], 1.0)
+            limit = 10.0 if row["handler"] == "waits 20 ms" else limit
+            yield _at_least(f"{name}: rate ÷ that of Salmon's receiver", limit, row["to_salmon"])
+        elif row["kind"] == "2":
+            yield _at_least(f"{name}: two processes ÷ one", 1.3, row["to_one"])
+    more = found["p99_ms"]["tenth"] / found["p99_ms"]["none"]
+    yield Verdict(
+        "receiving: others' p99 beside a sender who waits", "≤ 2×", f"{more:.1f}×", more <= 2
+    )
+    seconds = found["greeted_seconds"]
+    name = f"receiving: {found['at_once']} clients at once are greeted within"
+    yield Verdict(name, "≤ 1 s", f"{seconds:.2f} s", seconds <= 1)
 
 
 def _growth(slopes: list[dict[str, Any]]) -> Iterator[Verdict]:

@@ -10,7 +10,7 @@
 | ``SALMON_SOCKET`` | the path of a Unix socket on which LMTP listens instead | none |
 | ``SALMON_SOCKET_MODE`` | who may connect to it: its permissions | 660 |
 | ``SALMON_PROCESSES`` | how many processes receive by SMTP or LMTP | 1 |
-| ``SALMON_WORKERS`` | how many mails each of them handles at a time | 8 |
+| ``SALMON_WORKERS`` | how many mails each of them handles at a time | 16 |
 | ``SALMON_TLS_CERTIFICATE`` | a PEM file, for clients who want STARTTLS | none |
 | ``SALMON_TLS_KEY`` | its key | in the same file |
 | ``SALMON_SIZE_LIMIT`` | bytes that a mail may have; a larger one is refused | 10485760 |
@@ -50,7 +50,7 @@ if receiver_socket and receiver_kind != "lmtp":
     raise SettingsError("SALMON_SOCKET: expected SALMON_RECEIVER=lmtp beside it")
 socket_mode = int(word("SALMON_SOCKET_MODE", "660", "[0-7]{3}", "permissions such as 660"), 8)
 processes = number("SALMON_PROCESSES", 1)
-workers = number("SALMON_WORKERS", 8)
+workers = number("SALMON_WORKERS", 16)
 tls_certificate = text("SALMON_TLS_CERTIFICATE")
 tls_key = text("SALMON_TLS_KEY")
 limits = Limits(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import conversation, outbox
+from benchmarks import conversation, outbox, receiving
 from benchmarks.__main__ import save
 from benchmarks.machine import describe
 from benchmarks.operations import OPERATIONS, measure
@@ -137,3 +137,18 @@ def test_without_any_peer_as_durable_the_fastest_one_is_shown_as_what_it_is() ->
     (compared,) = compare(rows, ("group", "operation"))
     assert (compared["best_peer"], compared["like_durability"]) == ("careless", False)
     assert list(behind({"operations": {"comparisons": [compared]}})) == []
+
+
+@pytest.mark.stress  # it starts a dozen servers
+def test_our_receiver_is_measured_beside_salmons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "AT_ONCE", 20)
+    with Places() as places:
+        found = receiving.measure(places, TINY._replace(rounds=1, mails=20), ("sqlite",))
+        about = describe(places.directory)
+    assert [row["kind"] for row in found["rows"]] == ["salmon", "1", "2", "salmon", "1"]
+    assert len(list(verdicts({"receiving": found}))) == 5
+    save(tmp_path / "receiving.json", {"plan": {}, "machine": about, "seconds": 1, **found})
+    write_report(tmp_path, tmp_path / "performance.md")
+    assert "## Receivers" in (tmp_path / "performance.md").read_text()

@@ -84,7 +84,7 @@ class SMTPReceiver(Ending):
         port: int = 8825,
         *,
         limits: Limits = _DEFAULT,
-        workers: int = 8,
+        workers: int = 16,
         processes: int = 1,
         hostname: str | None = None,
         tls: ssl.SSLContext | None = None,
