@@ -95,6 +95,8 @@ def _welcome() -> str:
 
     name, domain = settings.list_names[0], settings.list_domain
     place = f"{settings.receiver_kind.upper()} on {settings.receiver_host}:{settings.receiver_port}"
+    if settings.receiver_socket:
+        place = f"LMTP on {settings.receiver_socket}"
     if settings.receiver_kind == "queue":
         place = f"the Maildir {settings.queue_directory}"
     replies = f"in the Maildir {settings.outbox_directory}; SALMON_RELAY=host:port sends them"
@@ -102,7 +104,7 @@ def _welcome() -> str:
         replies = f"sent through {lists.relay.relay!r}"
     subscribe, outbox = f"{name}-subscribe@{domain}", settings.outbox_directory
     confirm = f"grep -ho '{name}-confirm-[0-9a-z]*@{domain}' {outbox}/new/* | tail -n 1"
-    swaks = _swaks(subscribe)
+    swaks = "" if settings.receiver_socket else _swaks(subscribe)
     in_memory = isinstance(Router.STATE_STORE, MemoryStorage)
     return WELCOME.format(
         list=f"{name}@{domain}",
@@ -124,13 +126,17 @@ def _swaks(recipient: str) -> str:
         return ""
     lmtp = " --protocol LMTP" if settings.receiver_kind == "lmtp" else ""
     server = f"--server {settings.receiver_host} --port {settings.receiver_port}"
+    if settings.receiver_socket:
+        server = f"--socket {settings.receiver_socket}"
     return f"swaks{lmtp} {server} --from {SENDER} --to {recipient}"
 
 
 def _command(recipient: str) -> str:
-    """Returns a shell command that sends a mail and needs nothing that is not here."""
+    """Returns a shell command that sends a mail and, but for a Unix socket, needs nothing else."""
     from config import settings
 
+    if settings.receiver_socket:
+        return _swaks(recipient)
     if settings.receiver_kind == "queue":
         # Moved into new/ when it is complete, as every program that writes to a Maildir must do.
         mail = f'printf "From: {SENDER}\\nTo: %s\\n\\n$(date)\\n" {recipient}'

@@ -13,12 +13,15 @@ from salmon.mail import MailRequest
 
 from salmon_state.log import log
 from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
+from salmon_state.mail.receivers.repeated import Repeated
 
 __all__ = ["ReceivedMail", "handle", "one_answer", "refusal", "same_case"]
 
 HANDLED = "250 2.0.0 OK"
 NO_SUCH_RECIPIENT = "550 5.1.1 Nobody has this address here"
 NOT_NOW = "451 4.3.0 This mail cannot be handled now, please try again"
+
+_repeated = Repeated()
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,6 @@ def refusal(recipient: str) -> str | None:
     if any(True for _ in router.match(recipient)):
         return None
     if re.fullmatch("postmaster(@.*)?", recipient) and router.UNDELIVERABLE_QUEUE is not None:
-        log().info("a mail to %r, for which there is no route, is kept as undeliverable", recipient)
         return None
     return NO_SUCH_RECIPIENT
 
@@ -68,7 +70,9 @@ def handle(mail: ReceivedMail) -> list[str]:
     """Lets the router deliver a mail; returns an answer for each of its recipients, in order."""
     data = _with_return_path(mail.sender, mail.data)
     if is_too_complex(data):
-        log().warning("a mail from %r is too complex to be parsed: refused", mail.sender)
+        _repeated.say(
+            "mails that are too complex to be parsed are refused, one from %r", mail.sender
+        )
         return [TOO_COMPLEX] * len(mail.recipients)
     return [_handle(mail, recipient, data) for recipient in mail.recipients]
 

@@ -22,8 +22,8 @@ class Limits:
         recipients: That one mail may have (452: the client sends it to the others again).
         connections: At a time in one process, but at most half of the descriptors that it may have:
             the others are for the handlers (421).
-        connections_of_address: At a time from one address in one process (421). A mail server in
-            front has one address.
+        connections_of_address: At a time from one address in one process (421). A mail server or
+            a proxy in front has one address.
         silence: Seconds that a client may say nothing, or not finish a command (421; RFC 5321,
             section 4.5.3.2.7, wants 300).
         mail_time: Seconds that sending one mail may take (421).

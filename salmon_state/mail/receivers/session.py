@@ -71,7 +71,8 @@ class _Hooks:
     async def handle_PROXY(  # noqa: N802 - as in aiosmtpd
         self, client: SMTPClient, session: Session, _: object, data: Any
     ) -> bool:
-        session.peer = (str(data.src_addr), data.src_port)  # type: ignore[assignment]
+        if data.src_addr is not None:  # which it is for what the proxy itself asks
+            session.peer = (str(data.src_addr), data.src_port)  # type: ignore[assignment]
         return True
 
 

@@ -39,8 +39,15 @@ if sys.argv[1] != "queue":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("how", ["smtp", "lmtp", "queue", "debug"])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("smtp", signal.SIGHUP),
+        ("lmtp", signal.SIGTERM),
+        ("queue", signal.SIGHUP),
+        ("debug", signal.SIGTERM),
+    ],
+)
 def test_the_mail_in_hand_is_finished(how: str, number: signal.Signals, tmp_path: Path) -> None:
     spool = tmp_path / "queue"
     for name in ("new", "cur", "tmp"):
