@@ -222,7 +222,7 @@ def _receiving(found: Row) -> Iterator[str]:
     )
     yield ""
     who = {"salmon": "Salmon's", "1": "ours", "2": "ours, two processes"}
-    yield from _table(
+    yield from table(
         ("store", "handler", "receiver", "mails a second", "client's share", "÷ Salmon's",
          "÷ one process"),
         (

@@ -54,9 +54,11 @@ class SMTPReceiver(Ending):
         host: Where to listen: a name or an address.
         port: The TCP port; 0 takes one that is free, see `address`.
         limits: What clients may cost.
-        workers: How many mails are handled at a time. Salmon itself lets one handler at a time run,
-            unless it is marked with ``@nolocking``; with `salmon_state.attach`, a handler that
-            shares nothing between senders but the store may be.
+        workers: How many mails are handled at a time. A SQL store needs as many connections, its
+            ``pool_size``; a mail that gets none in time is to come again. Salmon itself lets one
+            handler at a time run, unless it is marked with ``@nolocking``; with
+            `salmon_state.attach`, a handler that shares nothing between senders but the store may
+            be.
         processes: How many processes take clients from the same socket, each with its own workers
             and limits. They are forked by `start`, started again when they die, and end with this
             one. The router must have its store by now, one that processes can share.
