@@ -7,6 +7,8 @@ def run() -> None:
     """Runs the command, or says what it needs."""
     try:
         from salmon_state.operate.cli import main
+
+        main()
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

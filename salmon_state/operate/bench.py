@@ -12,7 +12,7 @@ import click
 
 from salmon_state.operate.bare import Calls, bare_calls
 from salmon_state.operate.given import Given
-from salmon_state.operate.output import Row, print_rows, progress
+from salmon_state.operate.output import Row, print_rows
 from salmon_state.storage import StateStorage
 
 __all__ = ["COMMANDS"]
@@ -56,12 +56,10 @@ def _measured(sides: dict[str, Calls], seconds: float) -> dict[tuple[str, str], 
     """Returns how often a second each was called, in each round."""
     share = seconds / (_ROUNDS * len(Calls._fields) * len(sides))
     rates: dict[tuple[str, str], list[float]] = {}
-    with progress("rounds", _ROUNDS) as step:
-        for _ in range(_ROUNDS):
-            for what in Calls._fields:
-                for side, calls in sides.items():
-                    rates.setdefault((what, side), []).append(_rate(getattr(calls, what), share))
-            step()
+    for _ in range(_ROUNDS):
+        for what in Calls._fields:
+            for side, calls in sides.items():
+                rates.setdefault((what, side), []).append(_rate(getattr(calls, what), share))
     return rates
 
 

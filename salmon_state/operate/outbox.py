@@ -8,7 +8,6 @@ from itertools import islice
 import click
 
 from salmon_state.mail.batches import Mail
-from salmon_state.mail.dispatch import main
 from salmon_state.mail.outbox import Outbox
 from salmon_state.operate.given import Given, confirm
 from salmon_state.operate.output import Row, print_rows, shown
@@ -125,6 +124,8 @@ def _report(given: Given, what: str, done: int, names: tuple[str, ...]) -> None:
 @click.pass_obj
 def dispatch(given: Given, arguments: tuple[str, ...]) -> None:
     """Send what is due until SIGTERM, as a dispatcher beside the server's; --help has more."""
+    from salmon_state.mail.dispatch import main  # with all that speaks SMTP
+
     raise SystemExit(main([*arguments], url=given.which, program="salmon-state outbox dispatch"))
 
 

@@ -15,10 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 __all__ = ["Row", "as_json", "duration", "print_rows", "progress", "shown"]
 
@@ -33,6 +29,9 @@ _CHUNK = 200
 
 _LONGEST_AGE = timedelta(days=365_000)
 """A thousand years: what is before it has no date."""
+
+_TOGETHER = 100
+"""Steps after which the bar of something long moves."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -107,6 +106,11 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> None:
+    # Here and below, because what prints for a program need not wait for it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=header, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.upper(), overflow="fold")
@@ -124,13 +128,33 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
         what: What the steps are.
         total: How many there are, if that is known.
     """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if not steps % _TOGETHER:  # to move the bar takes as long as to read an entry
+            bar.advance(task, _TOGETHER)
+
     columns = (
         *(TextColumn("{task.description}"), BarColumn()),
         *(MofNCompleteColumn(), TimeRemainingColumn()),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        yield step
 
 
 def duration(text: str) -> timedelta:

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.entries import STATE, Write, in_order, to_microseconds
@@ -80,6 +79,8 @@ def _read_librelist(url: str, store: StateStorage) -> None:
     entries: a sender with a capital in the address, or a module with one in its name, begins anew.
     A time without a zone is UTC. Of several rows for one key the newest counts.
     """
+    import sqlalchemy as sa  # a third of a second, which no other command has to wait
+
     try:
         location = sa.make_url(url)
     except sa.exc.ArgumentError:

@@ -17,7 +17,6 @@ from salmon.routing import Router
 from salmon.server import SMTPError
 
 from salmon_state.mail.delivery import is_attached
-from salmon_state.mail.receivers.queue import envelope_of
 from salmon_state.operate.given import Given, application_module, configured, confirm
 from salmon_state.operate.output import Row, duration, print_rows, shown
 
@@ -44,9 +43,16 @@ class Kept(NamedTuple):
             headers = BytesHeaderParser(policy=compat32).parsebytes(file.read(_HEADERS))
         return cls(path, since, status.st_size, headers)
 
+    @property
+    def envelope(self) -> tuple[str, str]:
+        """The sender and the recipient."""
+        from salmon_state.mail.receivers.queue import envelope_of  # with all that speaks SMTP
+
+        return envelope_of(self.headers)
+
     def row(self) -> Row:
         """Returns what is printed of it."""
-        sender, recipient = envelope_of(self.headers)
+        sender, recipient = self.envelope
         subject = str(self.headers.get("Subject", ""))
         row = {"name": self.path.name, "since": self.since, "size": self.size, "from": sender}
         return {**row, "to": recipient, "subject": subject}
@@ -180,7 +186,7 @@ def _deliver(kept: Kept) -> str:
     """Returns what became of a mail; only if it was handled it is removed."""
     # A tuple as by SMTP: a mail with the name of a directory would be put back there.
     mail = MailRequest(("undeliverable", kept.path.name), None, None, kept.path.read_bytes())
-    mail.From, mail.To = envelope_of(kept.headers)
+    mail.From, mail.To = kept.envelope
     before, Router.UNDELIVERABLE_QUEUE = Router.UNDELIVERABLE_QUEUE, _Refusal()
     refusal = Router.UNDELIVERABLE_QUEUE
     options = {"again": True} if is_attached(Router) else {}

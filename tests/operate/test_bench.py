@@ -20,7 +20,6 @@ def test_both_sides(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -
         assert [row["what"] for row in said] == ["get", "set", "mail"]
         assert all(row["store"] > 0 and row["driver"] > 0 and row["ratio"] > 0 for row in said)
         assert len(store) == 0
-    rows(url, "bench", "--seconds", "0.1")  # nothing of it is in the way of the next one
     assert {file for file in tmp_path.iterdir() if ".bench" in file.name} == set()
 
 

@@ -21,7 +21,7 @@ from salmon_state.backend import Backend
 from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
 from salmon_state.stores.sqlalchemy.diagnosis.mariadb import _durability
-from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
+from tests.operate.typing_commands import ANNA, APP, BEN, application_in, process, rows, typed
 from tests.redis_services import RedisSentinel, RedisServer, wait_until
 from tests.services import MariaDBServer, PostgreSQLServer, fresh_url
 from tests.stores.sqlalchemy_places import Place
@@ -441,25 +441,22 @@ def test_an_application(file: str, boot: str, parts: list[str], tmp_path: Path) 
     assert done.returncode == (1 if parts else 0)
 
 
-def test_states_that_nobody_handles(
-    file: str, store: StateStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_states_that_nobody_handles(file: str, store: StateStorage, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/settings.py").write_text("handlers = ['handlers']\n")
     (tmp_path / "handlers.py").write_text("def POSTING(message): ...\n")
     for sender, state in ((ANNA, "POSTING"), (BEN, "GONE"), ("carl@x", "ERROR")):
         store.set("handlers", sender, state)
-    done = process("--store", file, "--json", "doctor", cwd=tmp_path)
-    said = [row for row in map(json.loads, done.stdout.splitlines()) if row["wrong"]]
-    assert [row["advice"].rpartition("rename ")[2] for row in said] == [
-        "handlers ERROR START",
-        "handlers GONE NEW",
-    ]
-    for state in ("GONE", "ERROR"):
-        assert rows(file, "rename", "handlers", state, "POSTING") == [{"moved": 1}]
-    monkeypatch.chdir(tmp_path)
-    said = rows(file, "doctor", "--handlers", "handlers")
-    assert (said[-1]["finding"], wrong(file)) == ("conversations with handlers in POSTING: 3", {})
+    with application_in(tmp_path):
+        assert [advice.rpartition("rename ")[2] for advice in wrong(file).values()] == [
+            "handlers ERROR START",
+            "handlers GONE NEW",
+        ]
+        for state in ("GONE", "ERROR"):
+            assert rows(file, "rename", "handlers", state, "POSTING") == [{"moved": 1}]
+        said = rows(file, "doctor")
+    assert [row["wrong"] for row in said] == [False] * len(said)
+    assert said[-1]["finding"] == "conversations with handlers in POSTING: 3"
 
 
 def test_what_cannot_be_imported(file: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
-from salmon_state.operate.cli import cli
+from salmon_state.operate.cli import cli, main
 
 APP, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
 
@@ -34,3 +39,31 @@ def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, **options
     )
+
+
+def exited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """What a process would exit with and print, without one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["salmon-state", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out + printed.err
+
+
+@contextmanager
+def application_in(directory: Path) -> Iterator[None]:
+    """Has ``config`` be that of a directory, which becomes the working directory."""
+    (directory / "config").mkdir(exist_ok=True)
+    (directory / "config/__init__.py").touch()  # or ours would be found, as a package
+    names = [name for name in sys.modules if name.partition(".")[0] in ("config", "handlers")]
+    ours = {name: sys.modules.pop(name) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            for name in ("config", "config.settings", "handlers"):
+                sys.modules.pop(name, None)
+            sys.modules.update(ours)
