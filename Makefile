@@ -94,6 +94,6 @@ $(VENV)/.benchmarks: $(VENV)/bin/python pyproject.toml requirements-bench.txt
 
 $(VENV)/.publish: $(VENV)/bin/python pyproject.toml requirements-publish.txt
 	$(PYTHON) -m venv $(PUBLISH)
-	$(PUBLISH)/bin/python -m pip install --quiet --editable '.[postgresql,mysql,redis,cli,testing]' \
+	$(PUBLISH)/bin/python -m pip install --quiet --editable '.[postgresql,mysql,redis,receivers,cli,testing]' \
 		--requirement requirements-publish.txt
 	@touch $@

@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["Failed", "build", "check_contents", "run", "try_installed"]
 
 CHECKOUT = Path(__file__).parents[1]
-EXTRAS = "postgresql,mysql,redis,cli,testing"
+EXTRAS = "postgresql,mysql,redis,receivers,cli,testing"
 
 
 class Failed(Exception):
@@ -119,7 +119,8 @@ def try_installed(
     if extras:
         wanted = f"{distribution}[{EXTRAS}]"
         run(*pip, "install", "--quiet", "--no-compile", wanted, cwd=directory, env=env)
-        run(installed, "-I", "-c", "import psycopg, pymysql, redis, pytest", cwd=elsewhere)
+        drivers = "import aiosmtpd, psycopg, pymysql, pytest, redis"
+        run(installed, "-I", "-c", drivers, cwd=elsewhere)
         command = installed.with_name("salmon-state")
         run(command, "--store", "sqlite:///states.db", "doctor", cwd=elsewhere)
     return version

@@ -30,7 +30,7 @@ def test_what_errors_advise_to_install_is_what_the_extras_are() -> None:
     smoke = (CHECKOUT / "release" / "smoke.py").read_text()
     drivers = re.findall(r'"([\w\[\]]+)"[,}]', smoke.partition("drivers = ")[2].partition("\n")[0])
     assert len(drivers) == 3
-    for package in (*drivers, "click", "rich", "pytest", "hypothesis"):
+    for package in (*drivers, "aiosmtpd", "click", "rich", "pytest", "hypothesis"):
         assert any(extra.startswith(package) for extra in extras), package
 
 

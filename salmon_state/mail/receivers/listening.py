@@ -37,7 +37,7 @@ class SMTPReceiver(Ending):
     """Receives mail by SMTP: one thread for all clients, and some for their mails.
 
     It takes what Salmon's takes and stands in its place, in ``settings.receiver``. It needs
-    aiosmtpd (``pip install 'salmon-state[receivers]'``). A client hears 250 when the router is done
+    aiosmtpd (``pip install aiosmtpd``). A client hears 250 when the router is done
     with its mail, and with `salmon_state.attach` all that came of it is committed by then: a
     process that is killed before loses no mail, as the client sends it again.
 
@@ -222,7 +222,7 @@ def _service(protocol: str, **options: Any) -> Service:
         import aiosmtpd  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"receiving {protocol} needs aiosmtpd: pip install 'salmon-state[receivers]'"
+            f"receiving {protocol} needs aiosmtpd: pip install aiosmtpd"
         ) from error
     from salmon_state.mail.receivers import service, session
 
