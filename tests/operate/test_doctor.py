@@ -387,6 +387,21 @@ def test_redis_that_cannot_write_its_files(redis_server: RedisServer) -> None:
         wait_until(lambda: not found(url, "rdb_last_bgsave"), "a snapshot to be made")
 
 
+@pytest.mark.slow
+def test_redis_that_does_not_tell(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        rights = ["+@all", "-info", "-config"]
+        client.acl_setuser(
+            "limited", enabled=True, passwords=["+geheim"], keys=["*"], commands=rights
+        )
+        try:
+            url = redis_server.url(user="limited", password="geheim", db=1)
+            assert (wrong(url), "geheim" in str(rows(url, "doctor"))) == ({}, False)
+            assert "may not ask" in str(rows(url, "doctor"))
+        finally:
+            client.acl_deluser("limited")
+
+
 @pytest.mark.stress  # Sentinel asks each server every ten seconds only
 def test_two_primaries_behind_sentinel(redis_sentinel: RedisSentinel) -> None:
     url = redis_sentinel.fresh_database()

@@ -41,9 +41,12 @@ def diagnose(
     """
     for pool in server.pools():
         info = info_of(pool)
-        yield from losses(pool, info, ttl=ttl)
-        yield from _durability(pool, info)
-        yield from _replicas(pool, info, wait_replicas)
+        if info:
+            yield from losses(pool, info, ttl=ttl)
+            yield from _durability(pool, info)
+            yield from _replicas(pool, info, wait_replicas)
+        else:
+            yield Finding("durability", "this user may not ask with INFO how durable Redis is")
         yield compare_clocks(clock, lambda pool=pool: _time(pool))  # type: ignore[misc]
     yield from _masters(server.source)
     yield from _leases(server, keys)

@@ -7,7 +7,9 @@ https://mariadb.com/kb/en/show-replica-status/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -59,13 +61,16 @@ def _durability(variables: dict[str, str]) -> Iterator[Finding]:
 
 
 def _replicas(connection: sa.Connection, variables: dict[str, str]) -> Iterator[Finding]:
-    try:
-        sources = connection.exec_driver_sql("SHOW SLAVE STATUS").mappings().all()
-    except DBAPIError:  # not granted, or a MySQL that has it under another name only
+    sources: Sequence[Any] | None = None
+    for name in ("REPLICA", "SLAVE"):  # the newer name first
+        if sources is None:
+            with suppress(DBAPIError):
+                sources = connection.exec_driver_sql(f"SHOW {name} STATUS").mappings().all()
+    if sources is None:
         yield Finding("writers", "this user may not ask whether another server writes here too")
-        sources = []
-    for source in sources:
-        text = f"this server also takes what {source['Master_Host']} writes: there are two masters"
+    for source in sources or ():
+        host = source.get("Source_Host") or source["Master_Host"]
+        text = f"this server also takes what {host} writes: there are two masters"
         yield Finding(
             "writers", text, "give the URL of that one, or STOP REPLICA and RESET REPLICA ALL here"
         )

@@ -36,7 +36,7 @@ WHERE indrelid = to_regclass(%s) AND NOT (indisvalid AND indisready)
 
 _LOCKS = """
 SELECT pid, usename, application_name, coalesce(host(client_addr), 'this machine'),
-  date_trunc('second', xact_start)::text,
+  coalesce(date_trunc('second', xact_start)::text, 'when, this user may not ask'),
   extract(epoch FROM clock_timestamp() - xact_start) > %s,
   (SELECT count(*) FROM pg_locks AS waiting
    WHERE NOT waiting.granted AND waiting.locktype = 'advisory'
