@@ -28,6 +28,13 @@ __all__ = ["opened_source"]
 
 _SHELF, _LIBRELIST = "salmon+shelve:///", "librelist+"
 _TABLE = "librelist_userstate"
+_COLUMNS = ("state_key", "from_address", "state")
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""Those of our extras, where the URL names none."""
 _AT_ONCE = 1_000
 
 
@@ -81,39 +88,43 @@ def _read_librelist(url: str, store: StateStorage) -> None:
     """
     import sqlalchemy as sa  # a third of a second, which no other command has to wait
 
+    secrets: tuple[str, ...] = ()
     try:
         location = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise ConfigurationError(f"after {_LIBRELIST!r} comes a URL of SQLAlchemy's") from None
+        secrets = (location.password or "",)
+        if location.drivername in _DRIVERS:
+            location = location.set(drivername=_DRIVERS[location.drivername])
+        table = str(location.query.get("table", _TABLE))
+        engine = sa.create_engine(location.difference_update_query(["table"]))
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        text = Mask(secrets)(f"{type(error).__name__}: {error}") if secrets else "no URL"
+        raise ConfigurationError(
+            f"after {_LIBRELIST!r} comes a URL of SQLAlchemy's, whose driver is installed: {text}"
+        ) from None
     if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
         raise ConfigurationError(f"there is no database {location.database!r}")
-    name = str(location.query.get("table", _TABLE))
-    names = ("state_key", "from_address", "state")
     made = sa.column("created_on", sa.DateTime(timezone=True))
-    columns: list[Any] = [*(sa.column(each, sa.Text) for each in names), made]
-    query = sa.select(*columns)
-    engine = sa.create_engine(location.difference_update_query(["table"]))
+    columns: list[Any] = [*(sa.column(name, sa.Text) for name in _COLUMNS), made]
+    query = sa.select(*columns).select_from(sa.table(table)).order_by(made)
     try:
         with engine.connect() as connection:
-            if not sa.inspect(connection).has_table(name):
+            if not sa.inspect(connection).has_table(table):
                 raise ConfigurationError(
-                    f"there is no table {name!r} in {location.database!r}: librelist's is named "
+                    f"there is no table {table!r} in {location.database!r}: librelist's is named "
                     "in ?table="
                 )
-            rows = connection.execution_options(yield_per=_AT_ONCE).execute(
-                query.select_from(sa.table(name)).order_by(made)
-            )
+            rows = connection.execution_options(yield_per=_AT_ONCE).execute(query)
             while some := list(islice(rows, _AT_ONCE)):
                 writes = {row[:2]: _write(*row) for row in some}
                 store._call(store._commit, in_order(writes.values()))
     except sa.exc.SQLAlchemyError as error:
-        text = Mask((location.password or "",))(str(getattr(error, "orig", None) or error))
-        raise StorageUnavailable(f"librelist's table {name!r}: {text}") from None
+        text = Mask(secrets)(str(getattr(error, "orig", None) or error))
+        raise StorageUnavailable(f"librelist's table {table!r}: {text}") from None
     finally:
         engine.dispose()
 
 
-def _write(module: str, sender: str, state: str, made: datetime) -> Write:
-    zoned = made if made.tzinfo else made.replace(tzinfo=timezone.utc)
+def _write(module: str, sender: str, state: str, made: datetime | None) -> Write:
+    zoned = made.replace(tzinfo=timezone.utc) if made is not None and not made.tzinfo else made
     stored = None if state == ROUTE_FIRST_STATE or not state else state
     return Write(STATE, sender, module, stored, to_microseconds(zoned))

@@ -284,17 +284,37 @@ def test_librelists_table(tmp_path: Path, other: str) -> None:
             ("2009-01-01 00:00:00", APP, BEN, "OLDER"),
             (made, APP, BEN, "NEWER"),
             (made, APP, "begins@anew", "START"),
+            (None, APP, "no@time", "POSTING"),
         ):
             connection.execute(insert, row)
     before = django.read_bytes()
     source = f"librelist+sqlite:///{django}"
     (done,) = rows(other, "copy", source, other)
-    assert (done["entries"], done["equal"]) == (2, True)
+    assert (done["entries"], done["equal"]) == (3, True)
     assert rows(other, "copy", source, other, "--yes")[0]["written"] == 0
     at = MADE.replace(tzinfo=timezone.utc)
     with open_storage(other) as store:
-        assert {*store.records()} == {(APP, ANNA, "POSTING", at), (APP, BEN, "NEWER", at)}
+        assert {*store.records()} == {
+            (APP, ANNA, "POSTING", at),
+            (APP, BEN, "NEWER", at),
+            (APP, "no@time", "POSTING", None),
+        }
     assert django.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "nothing",
+        "sqlite:////not/there.db",
+        "nosuch://anna:Geh3im@host/database",
+        "oracle://anna:Geh3im@host/database",
+    ],
+)
+def test_librelists_table_that_cannot_be_read(rest: str, other: str) -> None:
+    refused = typed(other, "copy", f"librelist+{rest}", other).exception
+    assert isinstance(refused, ConfigurationError)
+    assert "Geh3im" not in str(refused)
 
 
 @pytest.mark.slow
@@ -313,6 +333,7 @@ def test_librelists_table_on_a_server(
             (ANNA,),
         )
     engine.dispose()
+    url = url.replace("+psycopg", "")
     missing = typed(other, "copy", f"librelist+{url}", other)
     assert isinstance(missing.exception, ConfigurationError)
     assert "librelist_userstate" in str(missing.exception)
