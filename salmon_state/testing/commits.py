@@ -14,6 +14,7 @@ from salmon_state.errors import ConversationBusy, Overtaken
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import elsewhere, refused
 from salmon_state.testing.keys import OTHER, SENDER
+from salmon_state.testing.moments import Meeting, meet_at_each_moment
 from salmon_state.testing.suite import NOON, StoreSuite, everything, outgoing, write
 
 __all__ = ["CommitTests"]
@@ -25,10 +26,12 @@ class CommitTests(StoreSuite):
     Attributes:
         many: How many entries of one sender are written in one commit.
         memory: How much memory the process may take for that, in bytes.
+        check_moments: At how many moments of a commit something is changed that it checks.
     """
 
     many = 20_000
     memory = 10_000_000
+    check_moments = 8
 
     def test_every_entry_of_a_sender(self, store: StateStorage) -> None:
         """They are moved, or removed, before the others are written, and counted."""
@@ -66,6 +69,10 @@ class CommitTests(StoreSuite):
             else:
                 assert store._commit(writes) == [0, 3]
             assert {e.value for e in everything(store, Kind.OUTGOING)} == {there}
+
+    def test_a_check_holds_until_the_commit(self, store: StateStorage) -> None:
+        """Whoever changes what is checked, at any moment, comes after the commit or prevents it."""
+        meet_at_each_moment(_check_meets_change, store, store, self.check_moments)
 
     def test_senders_in_one_commit(self, store: StateStorage) -> None:
         """Those of all are written or none; or of one, if it says that it spans no senders."""
@@ -183,3 +190,27 @@ class CommitTests(StoreSuite):
         assert store.erase(SENDER) == len(kinds)
         assert list(store.export(SENDER)) == []
         assert len(list(store.export(OTHER))) == len(kinds)
+
+
+def _check_meets_change(store: StateStorage, other: StateStorage, number: int) -> Meeting:
+    proof = Write(Kind.CURSOR, f"check{number}@x", "lease", b"mine", NOON)
+    store._commit([proof])
+    writes = [
+        proof._replace(value=CHECK, expect=Seen(b"mine")),
+        Write(Kind.STATE, proof.sender, "app", "ONE", NOON),
+    ]
+
+    def commit() -> bool:
+        with suppress(Overtaken):
+            store._commit(writes)
+            return True
+        return False
+
+    def take_over() -> str:
+        other._commit([proof._replace(value=b"others")])
+        return other.get("app", proof.sender)
+
+    def check(committed: bool, seen: str) -> None:
+        assert committed == (seen == "ONE"), "what a commit checks was changed before it committed"
+
+    return Meeting(commit, take_over, check)

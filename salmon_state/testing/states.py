@@ -28,7 +28,8 @@ BAD_STATES = (
 BAD_MODULES = (None, b"app.handlers", 7, ("app",))
 BAD_SENDERS = (b"a@x", 7, ("a@x",), False)
 STATES = (
-    *("A", "a", " ", " A", "A ", "\t", "None", "0", "START ", "start", "'", '"', "\\", "\\n"),
+    *("A", "a", " ", " A", "A ", "\t", "None", "0", "007", "1.0", "1e3", "START ", "start"),
+    *("'", '"', "\\", "\\n"),
     *("\0", "A\0", "A\nB", "é", "e\u0301", "\udcff", "\U0001faea", "\U0010ffff", "[]", "%s"),
 )
 

@@ -1,4 +1,4 @@
-"""Stores that take their driver, or the kernel, at its word; the docstring says how."""
+"""Stores that take something at its word; the docstring says what."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from salmon_state.backend import Lock
-from salmon_state.entries import Entry
+from salmon_state.entries import CHECK, Entry, Write
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
-from salmon_state.testing import ConversationSuite, EntrySuite, SharedConversationSuite
+from salmon_state.testing import (
+    ContractSuite,
+    ConversationSuite,
+    EntrySuite,
+    SharedConversationSuite,
+)
 from tests.testing.right_stores import TableStorage
 from tests.testing.wrong_shared_conversations import LockedTable
 
@@ -35,6 +41,26 @@ class GivesFloats(TableStorage):
         entry = super()._entry(row)
         moment: Any = None if entry.at is None else float(entry.at)
         return entry._replace(at=moment)
+
+
+class GivesNumbers(TableStorage):
+    """Has a column that takes for a number what looks like one."""
+
+    def _entry(self, row: Any) -> Entry:
+        entry = super()._entry(row)
+        is_number = isinstance(entry.value, str) and entry.value.isascii() and entry.value.isdigit()
+        return entry._replace(value=str(int(entry.value))) if is_number else entry
+
+
+class ChecksBefore(TableStorage):
+    """Takes what held a moment ago for what holds."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        parts: tuple[list[Write], list[Write]] = ([], [])
+        for write in writes:
+            parts[write.value is CHECK].append(write)
+        checked = super()._commit(parts[True])
+        return checked + super()._commit(parts[False])
 
 
 class ShortLockNames(LockedTable):
@@ -96,6 +122,8 @@ _ALONE = "test_stores_in_one_process_lock_each_other_out"
 
 ON_DISK = (
     (GivesViews, EntrySuite, "test_what_comes_back_is_plain"),
+    (GivesNumbers, ContractSuite, "test_any_text_is_a_state"),
+    (ChecksBefore, EntrySuite, "test_a_check_holds_until_the_commit"),
     (GivesFloats, EntrySuite, "test_what_comes_back_is_plain"),
     (ShortLockNames, ConversationSuite, "test_senders_do_not_wait_for_each_other"),
     (LeavesThreads, ConversationSuite, "test_conversations_leave_nothing_behind"),
