@@ -254,7 +254,9 @@ class RowStatements(TableStatements):
         )
 
     @cache  # noqa: B019 - a store has two of these
-    def writing(self, form: Form, *, timed: bool = False, alone: bool = False) -> WriteStatement:
+    def writing(
+        self, form: Form, *, timed: bool = False, alone: bool = False, checked: bool = False
+    ) -> WriteStatement:
         """Returns the statement that makes writes of a form.
 
         Args:
@@ -263,19 +265,20 @@ class RowStatements(TableStatements):
             alone: Whether its transaction does nothing else. What changes one row then needs no
                 lock: whoever moves all rows of the sender waits for that one, and this for nothing
                 of his but a row.
+            checked: Whether it must end with a WHERE, to which a `condition` is added.
         """
         guard = []
         if self._lock is not None and not (alone and form.what == "change"):
             guard.append(self._lock)
         if timed:  # looked at when the lock is won
             guard.append(self._database.in_time(parameter("deadline")))
+        if form.what == "insert" and checked:
+            return WriteStatement(self._insert_where_missing(), self._dialect)
         return WriteStatement(self._writing(form, guard), self._dialect)
 
     def _writing(self, form: Form, guard: list[sa.ColumnElement[bool]]) -> sa.ClauseElement:
         if form.what == "put":
             return self._database.upsert(self._insert(guard))
-        if form.what == "insert" and self._database.one_writer:
-            return self._insert_where_missing()
         if form.what == "insert":
             return self._database.insert_missing(self._insert(guard))
         where = self._all if form.what == "every" else [*self._one, *self._seen(form), *guard]

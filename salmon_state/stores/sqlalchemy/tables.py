@@ -180,7 +180,8 @@ class Tables:
         *checks, write = writes
         form, rows = form_of(write), self.rows(write.kind)
         deadline = self.database.deadline(driver)
-        statement = rows.writing(form, timed=deadline is not None, alone=True)
+        timed = deadline is not None
+        statement = rows.writing(form, timed=timed, alone=True, checked=bool(checks))
         sql, parameters = statement.sql, statement.bind(rows.write(write, None, deadline))
         for check in checks:
             rows = self.rows(check.kind)
