@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,13 +85,20 @@ class DispatcherProcess:
         self._process = process
 
     def _watch(self) -> None:
-        while self._process is not None:
-            status = self._process.wait()
-            if self._stopping.is_set():
-                return
-            log().error("the dispatcher ended with status %d, started again", status)
-            time.sleep(_RESTART_AFTER)
-            self._start()
+        """Starts it again as often as it ends, and as often as that fails."""
+        ended: Any = self._process
+        while ended is not None:
+            status = ended.wait()
+            ended.stdin.close()
+            if not self._stopping.is_set():
+                log().error("the dispatcher ended with status %d, started again", status)
+            ended = None
+            while ended is None and not self._stopping.wait(_RESTART_AFTER):
+                try:
+                    self._start()
+                    ended = self._process
+                except OSError as error:  # no memory, no descriptors
+                    log().error("the dispatcher cannot be started now: %s", error)
 
     def wake(self) -> None:
         """Tells it that there is something to send."""
@@ -103,6 +109,8 @@ class DispatcherProcess:
     def stop(self, timeout: float = 10.0) -> None:
         """Lets it finish the transactions in hand, and ends it."""
         self._stopping.set()
+        if self.wake in self._outbox.listeners:
+            self._outbox.listeners.remove(self.wake)
         if self._process is None or self._process.stdin is None:
             return
         self._process.stdin.close()

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from salmon_state import MemoryStorage, open_storage
+from salmon_state.mail import dispatch
 from salmon_state.mail.batches import Mail
-from salmon_state.mail.dispatch import main
+from salmon_state.mail.dispatch import DispatcherProcess, main
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import MaildirRelay
@@ -53,6 +54,47 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert text.startswith("unknown scheme 'nosql'")
     assert "hunter2" not in text
+
+
+BESIDE = """
+import sys
+from salmon_state import open_storage
+from salmon_state.mail.dispatch import run
+from salmon_state.mail.dispatcher import Dispatcher
+from salmon_state.mail.outbox import Outbox
+from salmon_state.mail.relays import SMTPRelay
+outbox = Outbox(open_storage(sys.argv[1]), SMTPRelay("127.0.0.1", int(sys.argv[2])))
+run(Dispatcher(outbox, poll=1000, lease=4000), by_stdin=True)
+"""
+
+
+def test_one_beside_a_server_is_told_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also when it cannot be started for a while."""
+    monkeypatch.setattr(dispatch, "_RESTART_AFTER", 0.05)
+    url = f"sqlite:///{tmp_path}/states.db"
+    with SMTPSink() as sink, open_storage(url) as store:
+        outbox = Outbox(store)
+        command = [sys.executable, "-c", BESIDE, url, str(sink.port)]
+        beside = DispatcherProcess(outbox, command)
+        beside.start()
+        try:
+            first = beside._process
+            assert first is not None
+            outbox.deliver("Subject: 1\n\n", To=ANNA, From="")
+            wait_for(lambda: sink.mails and not outbox.backlog().pending, "the first")
+            beside._command = [str(tmp_path / "missing")]
+            first.kill()
+            wait_for(lambda: "cannot be started now" in caplog.text, "an attempt")
+            outbox.deliver("Subject: 2\n\n", To=ANNA, From="")
+            beside._command = command
+            wait_for(lambda: len(sink.mails) == 2, "the second")
+        finally:
+            beside.stop()
+        assert beside._process is not None
+        assert beside._process.returncode == 0
+        assert outbox.listeners == []
 
 
 @pytest.mark.parametrize(
