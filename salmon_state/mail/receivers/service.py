@@ -16,7 +16,7 @@ from salmon.routing import Router
 from salmon_state.log import log
 from salmon_state.mail.delivery import knows_mails
 from salmon_state.mail.receivers.handling import ReceivedMail, handle
-from salmon_state.mail.receivers.limits import Limits
+from salmon_state.mail.receivers.limits import IN_HAND, Limits
 from salmon_state.mail.receivers.repeated import Repeated
 from salmon_state.mail.receivers.session import SMTPClient
 from salmon_state.mail.receivers.sockets import BACKLOG
@@ -31,7 +31,7 @@ class Service:
     """Serves clients on a socket until it is told to stop.
 
     Attributes:
-        memory: Bytes of mails that may still be received.
+        memory: Bytes that there still are for mails.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Service:
         self.tls = tls
         self.check_recipients = check_recipients
         self.proxy_protocol = proxy_protocol
-        self.memory = limits.memory
+        self.memory = max(limits.memory, limits.size * IN_HAND)  # so that one fits in
         self.repeated = Repeated()
         self.loop: asyncio.AbstractEventLoop
         self._threads = workers

@@ -19,6 +19,7 @@ from aiosmtpd.smtp import SMTP, Session
 
 from salmon_state.mail.receivers.bounds import TOO_LARGE
 from salmon_state.mail.receivers.handling import ReceivedMail, one_answer, refusal, same_case
+from salmon_state.mail.receivers.limits import IN_HAND
 from salmon_state.mail.receivers.workers import TooBusy
 
 if TYPE_CHECKING:
@@ -232,7 +233,11 @@ class SMTPClient(SMTP):
             if reader.at_eof():
                 raise ConnectionResetError
             end = kept.find(_END, searched)
-            refused = refused or self._refusal(len(kept) if end < 0 else end)
+            refused = refused or (
+                self._refusal(len(kept), len(kept))
+                if end < 0
+                else self._refusal(end, end * IN_HAND)
+            )
             if refused and end < 0:
                 self._take(0)
                 del kept[: 1 - len(_END)]
@@ -243,20 +248,20 @@ class SMTPClient(SMTP):
         del kept[end:]
         return refused or bytes(kept.replace(b"\r\n.", b"\r\n")[2:].replace(b"\r\n", b"\n"))
 
-    def _refusal(self, size: int) -> str:
-        """Takes the memory for a mail of a size; returns what to answer if it is not there."""
+    def _refusal(self, size: int, memory: int) -> str:
+        """Takes memory for a mail of a size; returns what to answer if there is none."""
         service = self._service
         if size > service.limits.size:
             return TOO_LARGE
-        if size - self._taken > service.memory:
+        if memory - self._taken > service.memory:
             service.repeated.say("there is no memory for more mails: clients are to come again")
             return "452 4.3.1 Too many mails at once, please try again"
-        self._take(size)
+        self._take(memory)
         return ""
 
-    def _take(self, size: int) -> None:
-        self._service.memory += self._taken - size
-        self._taken = size
+    def _take(self, memory: int) -> None:
+        self._service.memory += self._taken - memory
+        self._taken = memory
 
     async def _handle(self, envelope: Any, data: bytes) -> list[str]:
         session: Any = self.session

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -183,29 +183,32 @@ def test_ten_thousand_recipients(kind: str, delivered: list[Any]) -> None:
 
 
 def test_memory_is_bounded_over_all_clients(delivered: list[Any]) -> None:
-    with contextlib.ExitStack() as stack:
-        limits = Limits(size=50_000, memory=100_000)
-        running = stack.enter_context(serving("smtp", limits=limits))
-        clients = [stack.enter_context(Client(running)) for _ in range(3)]
-        for each in clients:
+    """What a mail takes in hand is not there while another client sends."""
+    with (
+        serving("smtp", limits=Limits(size=40_000, memory=320_000)) as running,
+        Client(running) as other,
+        Client(running) as client,
+    ):
+        for each in (other, client):
             each.hello()
             each.envelope("a@y", "news@x")
             each.say(b"DATA")
-        for each in clients:
-            each.socket.sendall(b"x" * 45_000)
-        until = time.monotonic() + HANG
-        while running._service.memory > 10_000:  # the third is refused
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        clients[2].socket.sendall(b"\r\n.\r\n")
-        assert clients[2].answer().startswith(b"452 4.3.1")
-        clients[0].socket.close()
-        clients[0]._file.close()
-        clients[1].socket.sendall(b"\r\n.\r\n")
-        assert clients[1].answer() == b"250 2.0.0 OK"
-        while running._service.memory < 100_000:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        other.socket.sendall(b"x" * 30_000)
+        wait_until(lambda: running._service.memory <= 290_000)
+        client.socket.sendall(b"x" * 39_900 + b"\r\n.\r\n")
+        assert client.answer().startswith(b"452 4.3.1")
+        other.__exit__()
+        wait_until(lambda: running._service.memory == 320_000)
+        client.envelope("a@y", "news@x")
+        assert client.send(b"x" * 39_900 + b"\r\n.\r\n") == [b"250 2.0.0 OK"]
+        wait_until(lambda: running._service.memory == 320_000)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 @both
@@ -218,10 +221,7 @@ def test_connections_are_bounded(kind: str, caplog: pytest.LogCaptureFixture) ->
             assert len([record for record in caplog.records if "connect" in record.message]) == 1
             clients[0].say(b"QUIT")
             assert clients[0].answer() == b""
-            until = time.monotonic() + HANG
-            while len(running._service._clients) > 2:
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            wait_until(lambda: len(running._service._clients) == 2)
             assert stack.enter_context(Client(running, kind)).greeting.startswith(b"220")
 
 
@@ -270,10 +270,7 @@ def test_who_does_not_listen_is_hung_up_on(delivered: list[Any]) -> None:
         with contextlib.suppress(TimeoutError, ConnectionError):
             for _ in range(10_000):
                 client.socket.sendall(b"EHLO x\r\n" * 10_000)
-        until = time.monotonic() + HANG
-        while running._service._clients:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: not running._service._clients)
 
 
 # ------------------------------------------------------------------------ senders and their turns

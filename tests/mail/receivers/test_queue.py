@@ -123,10 +123,9 @@ def test_the_envelope_is_what_the_other_server_recorded(make: Make, delivered: l
     "data",
     [
         b"Content-Type: text/plain\nFrom: =?utf-8?b?x?=\n\nhello\n",
-        b"From: " + b"(" * 5_000 + b"\n\nhello\n",
         BOMBS["nested 3,000"],
     ],
-    ids=["address", "comments", "nested"],
+    ids=["address", "nested"],
 )
 def test_a_mail_that_cannot_be_parsed_is_kept(
     data: bytes, make: Make, undeliverable: queue.Queue, delivered: list[Any]
