@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import resource
 import socket
@@ -23,6 +24,8 @@ from salmon_state.mail.receivers.sockets import BACKLOG
 from salmon_state.mail.receivers.workers import Workers
 
 __all__ = ["Service"]
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 ENDING = "421 4.3.2 This server is being stopped, please come again"
 
@@ -93,10 +96,12 @@ class Service:
 
     def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        text = "receiving: %s"
-        if isinstance(error, OSError):  # the loop tries again after a second
+        if isinstance(error, OSError) and error.errno in _SHORTAGES:
             text = "no more clients are accepted until some have left: %s"
-        self.repeated.say(text, error or context.get("message"), level=logging.ERROR)
+            self.repeated.say(text, error, level=logging.ERROR)  # tried again after a second
+        elif not isinstance(error, ConnectionError):
+            said = context.get("message"), error
+            self.repeated.say("receiving mail: %s: %r", *said, level=logging.ERROR)
 
     # ---------------------------------------------------------------- clients
 
@@ -120,7 +125,9 @@ class Service:
 
     def leave(self, client: SMTPClient) -> None:
         """Forgets a client."""
-        address = self._clients.pop(client)
+        address = self._clients.pop(client, None)
+        if address is None:  # aiosmtpd says it twice of one who failed at TLS
+            return
         self._of_address[address] -= 1
         if not self._of_address[address]:
             del self._of_address[address]

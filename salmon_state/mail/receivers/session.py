@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.smtp import SMTP, Session
+from aiosmtpd.smtp import SMTP, Session, TLSSetupException
 
 from salmon_state.mail.receivers.bounds import TOO_LARGE
 from salmon_state.mail.receivers.handling import ReceivedMail, one_answer, refusal, same_case
@@ -38,6 +38,7 @@ _ADDRESS = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_GONE = (asyncio.IncompleteReadError, ConnectionError, TLSSetupException)
 _UNENHANCED = re.compile(r"^(([245])[0-9][0-9] )(?![245]\.[0-9])", re.MULTILINE)
 _ENHANCED = r"\1\2.0.0 "
 _NO_SUCH_COMMANDS = frozenset(["AUTH", "EXPN", "HELP", "VRFY"])
@@ -148,7 +149,7 @@ class SMTPClient(SMTP):
 
     async def handle_exception(self, error: Exception) -> str:
         """Returns what to say when the protocol failed; a client that is gone hears nothing."""
-        if isinstance(error, (asyncio.IncompleteReadError, ConnectionError)):
+        if isinstance(error, _GONE):
             if self._handler_coroutine is not None:
                 self._handler_coroutine.cancel()
             if self.transport is not None:

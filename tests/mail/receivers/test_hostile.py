@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -209,6 +211,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_clients_that_vanish_leave_no_trace(
+    receiver: SMTPReceiver, delivered: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a reset, in the middle of whatever they were saying."""
+    hello = b"EHLO x\r\nMAIL FROM:<a@y>\r\nRCPT TO:<news@x>\r\n"
+    for said in (b"", b"EHLO x\r\n" * 20_000, hello + b"DATA\r\nhello", hello + b"DATA\r\n" + MAIL):
+        for _ in range(3):
+            with socket.create_connection(receiver.address, HANG) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.sendall(said)
+    wait_until(lambda: not receiver._service._clients)
+    gc.collect()  # a task whose error nobody took says so when it goes
+    with Client(receiver) as next_one:
+        assert next_one.hello().startswith(b"250")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @both

@@ -269,6 +269,20 @@ def test_tls(certificate: Path, delivered: list[Any]) -> None:
     assert [mail.From for mail in delivered] == ["a@y"]
 
 
+def test_who_cannot_tls_is_let_go(certificate: Path, caplog: pytest.LogCaptureFixture) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with serving("smtp", tls=context) as receiver:
+        for garbage in (b"EHLO x\r\n", b"\x16\x03\x01\xff\xff", b""):
+            with Client(receiver) as client:
+                client.hello()
+                assert client.say(b"STARTTLS").startswith(b"220")
+                client.socket.sendall(garbage)
+        with Client(receiver) as client:
+            assert client.hello().startswith(b"250")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_unix_socket_with_permissions(tmp_path: Path, delivered: list[Any]) -> None:
     path = tmp_path / "lmtp"
     for _ in range(2):  # and what one left there is no obstacle
