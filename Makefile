@@ -17,7 +17,7 @@ PUBLISH := $(VENV)/publish
 # The tests start hundreds of processes, each of which would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-quick coverage check format stress stores bench docs release clean
+.PHONY: help run test test-quick coverage check format stress stores bench docs changelog release clean
 
 help: ## show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ bench: $(VENV)/.benchmarks ## the measurements, beside those of others; QUICK=1 
 docs: $(VENV)/.publish ## the site, in build/site/index.html
 	$(PUBLISH)/bin/sphinx-build --builder html --fail-on-warning --keep-going --fresh-env --quiet \
 		docs build/site
+
+changelog: $(VENV)/.publish ## join what is in changes/ under the next version in CHANGELOG.md
+	$(PUBLISH)/bin/towncrier build --yes
 
 release: $(VENV)/.development $(VENV)/.publish ## wheel and sdist in dist/, tried on each Python that is here, and the notes
 	$(BIN)/python -m release $(foreach python,$(PYTHONS),--python $(python))

@@ -1,4 +1,7 @@
-"""Every example of the documentation does what is said around it."""
+"""Every example of the documentation does what is said around it.
+
+The sessions with ``>>>`` are for `make check`, and what is typed into a shell for tests/site.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +67,6 @@ def test_no_example_is_forgotten() -> None:
     for page in PYTHON:
         for block in blocks(page):
             compile(block, page, "exec")
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "pycon")])
-def test_what_is_typed(page: str) -> None:
-    """The sessions with ``>>>``; each page in a process, as it changes the environment."""
-    output = run_pytest(CHECKOUT, "-q", "--doctest-glob=*.md", page)
-    assert " passed" in output, output
-    assert "failed" not in output, output
 
 
 # ---------------------------------------------------------------- README

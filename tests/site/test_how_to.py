@@ -100,6 +100,16 @@ def test_every_command_works(page: str, terminal: QuickTerminal) -> None:
     follow(terminal, page)
 
 
+@pytest.mark.slow
+def test_the_commands_of_the_command(application: Path) -> None:
+    """Those that say how it finds its store; tests/operate has those that copy, and the shells."""
+    url = "postgresql+psycopg://me:${PASSWORD}@db/states"
+    terminal = QuickTerminal(application, {url: f"sqlite:///{application}/run/states.db"})
+    first = steps("docs/command.md")[0]
+    assert len(first.commands) == 3
+    terminal.follow(first)
+
+
 def test_an_upgrade_with_handlers_that_were_renamed(
     terminal: QuickTerminal, application: Path
 ) -> None:
