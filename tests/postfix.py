@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import Missing, free_port, program
+from tests.services import JANITOR, Missing, free_port, program
 
 AS_ROOT = pytest.mark.skipif(
     os.geteuid() != 0, reason="a private Postfix is started by root only: run as root"
@@ -135,6 +135,10 @@ class Postfix:
                 raise RuntimeError(f"postfix did not start: {text}\n{self.log()}")
             time.sleep(0.05)
         self._started = self.log().count("daemon started")
+        JANITOR.watch(self.directory, self._master())  # with which all of its processes end
+
+    def _master(self) -> int:
+        return int((self.directory / "queue" / "pid" / "master.pid").read_text())
 
     def log(self) -> str:
         """Returns everything that it logged."""
@@ -162,8 +166,7 @@ class Postfix:
         if self._process is not None:
             # The master leads a process group of its own, and does not end with what started it.
             with contextlib.suppress(FileNotFoundError):
-                master = int((self.directory / "queue" / "pid" / "master.pid").read_text())
-                _end_group(master, self._process, number)
+                _end_group(self._master(), self._process, number)
             self._process.kill()
             self._process.wait()
 
@@ -171,6 +174,7 @@ class Postfix:
         """Ends it, and removes its mails."""
         self.end()
         shutil.rmtree(self.directory, ignore_errors=True)
+        JANITOR.forget(self.directory)
 
 
 def _end_group(leader: int, started_by: subprocess.Popen[bytes], number: signal.Signals) -> None:
