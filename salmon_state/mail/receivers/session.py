@@ -272,12 +272,13 @@ class SMTPClient(SMTP):
             self._timeout_handle.cancel()
         self.has_mail = True
         try:
-            return await self._service.handle(mail)
+            answers = await self._service.handle(mail)
         except TooBusy:
-            return ["451 4.3.2 Too busy, please try again"] * len(mail.recipients)
+            answers = ["451 4.3.2 Too busy, please try again"] * len(mail.recipients)
         finally:
             self.has_mail = False
-            self._reset_timeout()
+        self._reset_timeout()
+        return answers
 
 
 class LMTPClient(SMTPClient, LMTP):
