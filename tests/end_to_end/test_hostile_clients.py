@@ -34,9 +34,8 @@ def clients(server: MailServer, number: int) -> Iterator[list[socket.socket]]:
         ]
 
 
-@both
-def test_many_clients_may_come_at_once(receiver: str, serve: Serve) -> None:
-    server = serve(receiver=receiver)
+def test_many_clients_may_come_at_once(serve: Serve) -> None:
+    server = serve()
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)  # it accepts nobody: the kernel does
     try:
@@ -47,9 +46,8 @@ def test_many_clients_may_come_at_once(receiver: str, serve: Serve) -> None:
         server.process.send_signal(signal.SIGCONT)
 
 
-@both
-def test_without_descriptors_it_waits_and_goes_on(receiver: str, serve: Serve) -> None:
-    server = serve(receiver=receiver)
+def test_without_descriptors_it_waits_and_goes_on(serve: Serve) -> None:
+    server = serve()
     assert server.process is not None
     server.send(ANNA, "news-subscribe")
     opened = len(os.listdir(f"/proc/{server.process.pid}/fd"))
@@ -74,12 +72,11 @@ def turns(server: MailServer) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
-@both
-def test_some_descriptors_are_left_for_handlers(receiver: str, serve: Serve) -> None:
+def test_some_descriptors_are_left_for_handlers(serve: Serve) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
     try:
-        server = serve(receiver=receiver)
+        server = serve()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     with server.connection() as early, clients(server, 150):
@@ -109,9 +106,8 @@ def test_a_mail_has_a_size_limit_and_what_is_beyond_is_not_kept(
     server.wait_for_mail(ANNA, "Please confirm")
 
 
-@both
-def test_a_line_that_never_ends(receiver: str, serve: Serve) -> None:
-    server = serve(receiver=receiver)
+def test_a_line_that_never_ends(serve: Serve) -> None:
+    server = serve()
     before = peak(server)
     with clients(server, 1) as [client], contextlib.suppress(ConnectionError):
         for _ in range(1_000):
