@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from heapq import nsmallest
 from itertools import islice
 
 import click
@@ -25,6 +26,7 @@ __all__ = ["COMMANDS", "idle_for"]
 @click.option("--sender", help="Only those of this sender.")
 @click.option("--state", type=options.state, help="Only those in this state.")
 @click.option("--idle", metavar="AGE", help="Only those not set for so long: 90d, 36h, 10m.")
+@click.option("--oldest", is_flag=True, help="Of all, those not set for longest; needs -n.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many.")
 @click.pass_obj
 def list_(
@@ -33,20 +35,30 @@ def list_(
     sender: str | None,
     state: str | None,
     idle: str | None,
+    oldest: bool,
     limit: int | None,
 ) -> None:
     """List conversations: who is in which state, and since when.
 
-    In no particular order, and without reading the store into memory. Conversations in their
-    first state have no entry.
+    In no particular order unless it is asked for, and without reading the store into memory.
+    Conversations in their first state have no entry.
     """
+    if oldest and limit is None:
+        raise click.UsageError("--oldest needs -n: to sort them all takes memory for all")
     records = given.store.records(module=module, sender=sender, state=state)
     if idle is not None:
         records = idle_for(records, duration(idle))
-    rows = map(_row, islice(records, limit))
+    found = nsmallest(limit or 1, records, _age) if oldest else islice(records, limit)
+    rows = map(_row, found)
     count = print_rows(rows, ("sender", "module", "state", "since"), to_json=given.to_json)
     if not given.to_json:
         click.echo(f"conversations: {count:,}", err=True)
+
+
+def _age(record: Record) -> tuple[bool, datetime]:
+    """Returns what sorts those that were not set for longest first, unknown times last."""
+    unknown = record.updated_at is None
+    return unknown, record.updated_at or datetime.max.replace(tzinfo=timezone.utc)
 
 
 def idle_for(records: Iterator[Record], idle: timedelta) -> Iterator[Record]:

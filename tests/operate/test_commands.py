@@ -70,6 +70,13 @@ def test_looking(url: str, store: StateStorage) -> None:
     assert [row["sender"] for row in rows(url, "list", "--state", "CONFIRMING")] == [BEN]
     assert rows(url, "list", "--idle", "1h") == []
     assert len(rows(url, "list", "-n", "2")) == 2
+    store._commit([Write(Kind.STATE, BEN, "app.old", "OLD", 5)])
+    store._commit([Write(Kind.STATE, BEN, "app.unknown", "UNKNOWN_TIME", None)])
+    oldest = [row["state"] for row in rows(url, "list", "--oldest", "-n", "5")]
+    assert (oldest[0], oldest[-1]) == ("OLD", "UNKNOWN_TIME")
+    assert [row["state"] for row in rows(url, "list", "--oldest", "-n", "1")] == ["OLD"]
+    for module in ("app.old", "app.unknown"):
+        store.set(module, BEN, "START")
     assert rows(url, "count") == [
         {"module": "app.bounces", "state": "WATCHING", "count": 1},
         {"module": APP, "state": "CONFIRMING", "count": 1},
@@ -248,6 +255,7 @@ def test_what_goes_wrong_in_a_process(tmp_path: Path) -> None:
     [
         ["set", APP, ANNA, ""],
         ["list", "--state", ""],
+        ["list", "--oldest"],
         ["rename", APP, "START", "X"],
         ["rename", APP, "", "X"],
         ["purge", "--older-than", "999999999w", "--yes"],
