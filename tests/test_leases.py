@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -122,3 +123,14 @@ def test_clearing_takes_the_leases_of_others(open_table: Callable[[], TableStora
         store.set(MODULE, SENDER, "POSTING")
         other.clear()
     assert contents(store) == {}
+
+
+def test_a_lease_says_whose_it_is(open_table: Callable[[], TableStorage]) -> None:
+    first, second = open_table(), open_table()
+    with first.conversation("anna@x"):
+        (found,) = second.diagnose()
+        assert (found.check, found.advice) == ("locks", "")
+        assert f"'anna@x' is held by process {os.getpid()} on " in found.text
+        second._clock = an_hour_later
+        assert not list(second.diagnose())  # by then it has ended
+    assert not list(first.diagnose())
