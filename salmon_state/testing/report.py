@@ -38,8 +38,9 @@ class StoreReport:
     """What was found of one store."""
 
     passed: dict[str, set[str]] = field(default_factory=dict)
-    """By ability, the tests of which some passed and none failed."""
+    """By ability, the tests that passed with some parameters."""
     failed: dict[str, set[str]] = field(default_factory=dict)
+    """By ability, those that failed with some, or whose store could not be opened."""
     expected: dict[str, set[str]] = field(default_factory=dict)
     """By ability, the tests that the store's classes have."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -153,7 +154,8 @@ def pytest_runtest_makereport(
     """Has the report of a test of the kit say what it is about."""
     report = yield
     ability = asked(item)
-    if ability is not None and (call.when == "call" or (call.when == "setup" and report.skipped)):
+    decided = call.when == "call" or (call.when == "setup" and not report.passed)
+    if ability is not None and decided:
         # An attribute of the report itself, because that is what pytest-xdist takes along.
         report.salmon_state = _record(item, ability, report)  # type: ignore[attr-defined]
     return report

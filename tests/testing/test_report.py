@@ -33,6 +33,10 @@ class TestLame(ContractSuite, EntrySuite):
     @pytest.fixture
     def open_store(self): return Lame
 
+class TestNowhere(ContractSuite):
+    @pytest.fixture
+    def open_store(self): return partial(ShelveStorage, "/nowhere/states")
+
 class Shelf:
     store_name = "Shelf"
 
@@ -54,7 +58,8 @@ def test_a_run_says_what_it_found(tmp_path: Path, options: tuple[str, ...]) -> N
     written = f"--salmon-state-summary={summary}"
     lines = run_kit(tmp_path, STORES, "-k", CHOSEN, written, *options).splitlines()
     found = json.loads(summary.read_text())
-    assert list(found) == ["Lame", "Shelf"]
+    assert list(found) == ["Lame", "Nowhere", "Shelf"]
+    assert found["Nowhere"]["abilities"]["ping, close, repr"] == "FAILED"
     lame, shelf = found["Lame"], found["Shelf"]
     assert set(lame["abilities"]) == {ability.name for ability in ABILITIES}
     asked = {name: verdict for name, verdict in lame["abilities"].items() if verdict != "not asked"}
