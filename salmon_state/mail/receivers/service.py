@@ -19,15 +19,13 @@ from salmon_state.mail.delivery import knows_mails
 from salmon_state.mail.receivers.handling import ReceivedMail, handle
 from salmon_state.mail.receivers.limits import IN_HAND, Limits
 from salmon_state.mail.receivers.repeated import Repeated
-from salmon_state.mail.receivers.session import SMTPClient
+from salmon_state.mail.receivers.session import ENDING, SMTPClient
 from salmon_state.mail.receivers.sockets import BACKLOG
 from salmon_state.mail.receivers.workers import Workers
 
 __all__ = ["Service"]
 
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-ENDING = "421 4.3.2 This server is being stopped, please come again"
 
 
 class Service:
@@ -89,6 +87,11 @@ class Service:
             client.hang_up(ENDING)
         self._workers.close()
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether no further mail is taken."""
+        return self._stop.is_set()
+
     async def _is_done(self) -> None:
         await self._workers.idle.wait()
         while any(client.has_mail for client in self._clients):
@@ -107,7 +110,7 @@ class Service:
 
     def admit(self, client: SMTPClient, transport: Any) -> str | None:
         """Takes a new client; or returns what to say to one who may not come in."""
-        if self._stop.is_set():
+        if self.is_ending:
             return ENDING
         if len(self._clients) >= self._most_clients:
             self.repeated.say("%d clients are connected: others are refused", self._most_clients)

@@ -25,7 +25,9 @@ from salmon_state.mail.receivers.workers import TooBusy
 if TYPE_CHECKING:
     from salmon_state.mail.receivers.service import Service
 
-__all__ = ["LMTPClient", "SMTPClient"]
+__all__ = ["ENDING", "LMTPClient", "SMTPClient"]
+
+ENDING = "421 4.3.2 This server is being stopped, please come again"
 
 _END = b"\r\n.\r\n"
 """Of a mail, and nothing else is: with a bare LF or CR another mail could be smuggled into one."""
@@ -222,6 +224,9 @@ class SMTPClient(SMTP):
         finally:
             self._take(0)
         self.envelope = self._create_envelope()
+        if self._service.is_ending:
+            self.hang_up(ENDING)
+            await asyncio.sleep(0)  # where this ends: what the client has sent already is not heard
 
     async def _receive(self) -> bytes | str:
         """Returns what the client sends, or what to answer if that was too much."""

@@ -336,7 +336,10 @@ def test_the_mail_in_hand_is_finished_before_the_end(kind: str) -> None:
     """Others hear that they should come again: who is connected, and who comes then."""
     in_hand, go_on = threading.Event(), threading.Event()
 
-    def handle(_: object) -> None:
+    handled: list[object] = []
+
+    def handle(mail: object) -> None:
+        handled.append(mail)
         in_hand.set()
         assert go_on.wait(HANG)
 
@@ -349,7 +352,8 @@ def test_the_mail_in_hand_is_finished_before_the_end(kind: str) -> None:
         client.hello()
         client.envelope("a@y", "news@x")
         client.say(b"DATA")
-        client.socket.sendall(MAIL)
+        again = b"MAIL FROM:<a@y>\r\nRCPT TO:<news@x>\r\nDATA\r\n" + MAIL
+        client.socket.sendall(MAIL + again)
         assert in_hand.wait(HANG)
         receiver.stop()
         assert idle.answer().startswith(b"421 4.3.2")
@@ -360,6 +364,7 @@ def test_the_mail_in_hand_is_finished_before_the_end(kind: str) -> None:
         assert client.answer() == b"250 2.0.0 OK"
         assert client.answer().startswith(b"421 4.3.2")
         assert receiver.wait(HANG)
+    assert len(handled) == 1
 
 
 def test_a_mail_that_takes_too_long_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
