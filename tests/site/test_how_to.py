@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from salmon_state import open_storage
+from salmon_state import MemoryStorage, open_storage
 from salmon_state.operate.cli import cli
+from salmon_state.testing.router import private_router
 from tests.documentation import CHECKOUT, files, steps, write
 from tests.end_to_end.mail_server import SALMON
 from tests.end_to_end.smtp_sink import SMTPSink
@@ -47,8 +48,23 @@ class QuickTerminal(Terminal):
         return str(done.output)
 
 
+@pytest.fixture(autouse=True)
+def modules_of_its_own() -> Iterator[None]:
+    """Has the command import an application's modules and routes, and nobody after it."""
+    before = {name: sys.modules.pop(name) for name in applications_modules()}
+    with private_router(MemoryStorage()):
+        yield
+    for name in applications_modules():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def applications_modules() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] in ("app", "config")]
+
+
 @pytest.fixture
-def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tutorial's list, with conversations, and mails that could not be handled."""
     place = tmp_path / "application"
     write(place, files("docs/tutorial.md"))
@@ -71,9 +87,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     (place / "run" / "undeliverable" / "new" / "1").write_bytes(bytes(mail))
     monkeypatch.chdir(place)
     monkeypatch.setenv("SALMON_STATE_URL", url)
-    yield place
-    for name in [name for name in sys.modules if name == "app" or name.startswith("app.")]:
-        del sys.modules[name]
+    return place
 
 
 @pytest.fixture
