@@ -20,6 +20,7 @@ def summary(found: Results) -> dict[str, list[str]]:
     sections: dict[str, Callable[[Row], Iterator[str]]] = {
         "mail": _mail,
         "operations": _operations,
+        "outbox": _outbox,
         "server": _server,
         "growth": _growth,
     }
@@ -77,6 +78,21 @@ def _operations(found: Row) -> Iterator[str]:
 
     head = ("store", "", "ours", "beside the driver's bare call", "beside the best peer as durable")
     yield from table(head, [list(cells(each)) for each in compared])
+
+
+def _outbox(found: Row) -> Iterator[str]:
+    def cells(row: Row) -> Iterator[str]:
+        yield from (row["group"], row["senders"])
+        yield f"{row['answered_ms']:,.0f}"
+        yield f"{row['per_second']:,.0f}"
+        yield f"{row['ratio']['median']:.1f} ×"
+        yield from (f"{row['p99_ms'][when]:.1f}" for when in ("idle", "busy"))
+
+    head = (
+        *("store", "envelope senders", "recorded in, ms", "copies a second", "beside the relay"),
+        *("others' p99 before, ms", "meanwhile"),
+    )
+    yield from table(head, [list(cells(row)) for row in found["rows"]])
 
 
 def _server(found: Row) -> Iterator[str]:
