@@ -99,10 +99,10 @@ class Terminal:
 
         def listens() -> bool:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                return True
+                return any(file.read_text() for file in self.directory.glob("run/*.pid"))
             return False
 
-        wait_until(listens, "the server")  # which has written its run/smtp.pid before
+        wait_until(listens, "the server, and its run/smtp.pid")
 
     def _write(self, step: Step) -> None:
         how, _, name = self._here(step.headline).rpartition(" ")
