@@ -206,3 +206,31 @@ def test_sqlite_is_not_locked_by_who_failed(tmp_path: Path, error: BaseException
         other.set("app", ANNA, "ONE")
         assert caught.value is error
         assert set(contents(store).values()) == {"ONE"}
+
+
+@pytest.mark.parametrize(("other", "apart"), [(ANNA, True), (BEN, False)])
+def test_only_what_one_sender_has_is_written_at_once(
+    served: Place,
+    served_store: SQLAlchemyStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+    apart: bool,
+) -> None:
+    """The locks of several are won in the order of their keys, which one statement has not.
+
+    On MariaDB there is a statement for each anyway.
+    """
+    said: list[bool] = []
+    database = served_store._tables.database
+    say = type(database).say
+
+    def listened(cursor: Any, steps: Any, *, apart: bool = False) -> Any:
+        said.append(apart)
+        return say(database, cursor, steps, apart=apart)
+
+    monkeypatch.setattr(database, "say", listened)
+    mark = Write(Kind.HANDLED, other, "mail", b"", 1, ABSENT)
+    with served_store.conversation(ANNA) as conversation:
+        served_store.set("app", ANNA, "ONE")
+        conversation.add(mark)
+    assert any(said) == (apart and served.kind == "postgresql")

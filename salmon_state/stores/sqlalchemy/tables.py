@@ -58,8 +58,8 @@ class _Step(NamedTuple):
     rows: Sequence[Parameters]
     counts: Callable[[Any], list[int]] = lambda _: []
     """Returns how many rows the writes changed that it makes; raises `Overtaken`."""
-    is_apart: bool = False
-    """Whether no other statement of the commit is about the same rows."""
+    of: tuple[Sender] | None = None
+    """Whose row it writes, if it is one that no other statement of the commit is about."""
 
 
 class Tables:
@@ -228,7 +228,9 @@ class Tables:
             self.database.check_size(cursor.connection, step.sql, step.rows)
         try:
             said = [(step.sql, step.rows) for step in steps]
-            apart = all(step.is_apart for step in steps)
+            # Of one sender: locks of several are won in an order.
+            senders = {step.of for step in steps}
+            apart = len(senders) == 1 and None not in senders
             results = self.database.say(cursor, said, apart=apart)
         except self.pool.driver_error as error:
             if self.database.is_duplicate(error):
@@ -275,7 +277,8 @@ class Tables:
         statement = of_kind.writing(form, alone=alone)
         rows = [statement.bind(of_kind.write(write, lock)) for write in writes]
         counts = partial(_counts, form, len(rows))
-        return _Step(statement.sql, rows, counts, is_apart=form.what != "every")
+        of = (writes[0].sender,) if form.what != "every" and len(writes) == 1 else None
+        return _Step(statement.sql, rows, counts, of)
 
     # ---------------------------------------------------------------- expectations alone
 
@@ -297,9 +300,9 @@ class Tables:
                 yield self._look(kind, sender, asked)
         if marks:
             made = self._step(form_of(marks[0]), marks)
-            yield made._replace(counts=lambda _: [0] * len(marks), is_apart=False)
+            yield made._replace(counts=lambda _: [0] * len(marks), of=None)
             gone = [mark._replace(value=None, expect=Seen()) for mark in marks]
-            yield self._step(form_of(gone[0]), gone)._replace(counts=lambda _: [], is_apart=False)
+            yield self._step(form_of(gone[0]), gone)._replace(counts=lambda _: [], of=None)
 
     def _look(self, kind: Kind, sender: Sender, asked: Mapping[str, Condition]) -> _Step:
         """Returns what reads entries of a sender, locks them and compares them."""
