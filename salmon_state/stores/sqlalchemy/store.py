@@ -83,7 +83,8 @@ class SQLAlchemyStorage(StateStorage):
         timeout: How long connecting and each statement may take, in seconds (on SQLite: how long
             to wait for another writer); more than 0. As a statement is repeated only on a
             connection that broke at once, a call ends within twice this time.
-        pool_size: How many connections this process opens at most; more than 0.
+        pool_size: How many connections this process opens at most; more than 0. All but one may
+            be held by conversations, of which a receiver has 16 at a time unless told otherwise.
         indexes: Whether states are found by what they are (not on MariaDB) and by their time, for
             ``records(state=…)``, `rename` and `purge`, instead of searched: at a million
             conversations 2 ms instead of 1,300 for a state that nobody is in (SQLite), 8 instead
@@ -114,7 +115,7 @@ class SQLAlchemyStorage(StateStorage):
         schema: str | None = None,
         create: bool = True,
         timeout: float = 5.0,
-        pool_size: int = 10,
+        pool_size: int = 20,
         indexes: bool = False,
         protect: bool = False,
     ) -> None:
