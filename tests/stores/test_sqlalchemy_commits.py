@@ -146,6 +146,7 @@ def test_a_lock_that_cannot_be_given_back_after_the_commit(
     served_store: SQLAlchemyStorage,
     made: list[object],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What is committed is not made again; the lock ends with the connection."""
     store = served_store
@@ -166,6 +167,7 @@ def test_a_lock_that_cannot_be_given_back_after_the_commit(
     assert store.get("app", ANNA) == "TWO"
     assert store.set_all(ANNA, "THREE") == 1
     eventually(lambda: served.connections() == 1)
+    assert "Traceback" not in caplog.text
 
 
 def test_an_overtaken_commit_gives_its_connection_back(place: Place) -> None:

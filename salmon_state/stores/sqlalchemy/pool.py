@@ -335,8 +335,9 @@ class Pool(Forkable):
         if moving:
             try:
                 self._database.end_moving(cursor, moving)
-            except self.driver_error:  # it is committed: not to be tried again
-                cursor.connection.close()  # which frees the lock as well
+            except self.driver_error as error:  # it is committed: not to be tried again
+                if not self._is_broken(error, cursor.connection):  # which frees the lock as well
+                    cursor.connection.close()
         return result
 
     def commit(self, cursor: Any, then: Sequence[Step] = ()) -> None:
