@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -11,14 +13,28 @@ from hypothesis import HealthCheck, Phase, settings
 # The servers, once for the whole run and not once for each folder.
 pytest_plugins = ["tests.services", "tests.redis_services"]
 
-# The servers that the tests start inherit it, and are stopped by it: nohup would have it ignored.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 # What ignores a signal has its processes ignore it, and a run does that begins with `nohup`, or in
 # the background of a script: servers would not end that are told to. What handles it does not.
 for number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+# What outlives a killed process on a disk outlives it in memory, where an fsync takes no time, and
+# no test cuts the power. Not where that would take the memory away.
+MEMORY = Path("/dev/shm")
+ROOM = 8 * 2**30
+"""Bytes that must be free; a run takes up to 3 GB."""
+
+
+def _has_room(directory: Path) -> bool:
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return False
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize > ROOM and not found.f_flag & os.ST_NOEXEC
+
+
+if "TMPDIR" not in os.environ and _has_room(MEMORY):
+    os.environ["TMPDIR"] = str(MEMORY)
 
 # How long an example takes depends on what else the machine does. Examples that failed once are
 # not kept in the checkout: a failure prints how to repeat it.
