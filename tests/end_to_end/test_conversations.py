@@ -35,7 +35,7 @@ def test_a_whole_conversation(receiver: str, how: str, serve: Serve, states: Sta
     post(server, ANNA, "Where is Ben?", ANNA)
 
     assert not [mail for mail in server.mail_to(BEN) if "Where is Ben" in mail.as_string()]
-    assert "Traceback" not in server.output()
+    assert "Traceback" not in server.output(), server.output()
     assert states() == {ANNA: "POSTING"}
 
 
@@ -80,7 +80,7 @@ def test_the_conversation_goes_on_after_a_restart(end: signal.Signals, serve: Se
 
     server.start()
     post(server, ANNA, "Still here", ANNA)
-    assert "Traceback" not in server.output()
+    assert "Traceback" not in server.output(), server.output()
 
 
 @pytest.mark.parametrize("receiver", ["smtp", "lmtp"])

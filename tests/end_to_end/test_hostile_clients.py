@@ -58,7 +58,7 @@ def test_without_descriptors_it_waits_and_goes_on(serve: Serve) -> None:
         before = turns(server)
         wait_until(lambda: turns(server) > before + 2, "it to look again and again")
         assert server.output().count("no more clients are accepted") == 2  # log and terminal
-        assert "Traceback" not in server.output()
+        assert "Traceback" not in server.output(), server.output()
     server.send("ben@example.com", "news-subscribe")
     server.wait_for_mail("ben@example.com", "Please confirm")
     assert server.stop() == 0

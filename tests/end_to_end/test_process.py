@@ -81,7 +81,7 @@ def test_what_is_being_sent_is_sent_before_the_end(
 
     assert [mail[:2] for mail in sink.mails] == [("<>", f"<{ANNA}>")]
     assert states() == {ANNA: "CONFIRMING"}
-    assert "Traceback" not in server.output()
+    assert "Traceback" not in server.output(), server.output()
 
 
 def test_several_processes(serve: Serve, states: States) -> None:
