@@ -155,15 +155,15 @@ class RecordTests(StoreSuite):
         assert {sender: seen[sender] for sender in untouched} == dict.fromkeys(untouched, 1)
         assert max(seen.values()) == 1
 
-    def test_ten_thousand_records(self, store: StateStorage) -> None:
+    def test_five_thousand_records(self, store: StateStorage) -> None:
         """They are counted, filtered, and listed without loading the store into memory."""
         tail = "x" * 1000
         entries = [
             (f"module{number % 10}", f"{number}@{tail}", f"S{number % 4}")
-            for number in range(10_000)
+            for number in range(5_000)
         ]
         fill(store, entries)
-        assert len(store) == 10_000
+        assert len(store) == 5_000
         found = contents(store, module="module3", state="S1")
         assert found == {(m, s): t for m, s, t in entries if (m, t) == ("module3", "S1")}
         assert contents(store, sender=f"77@{tail}") == {("module7", f"77@{tail}"): "S1"}
@@ -173,5 +173,5 @@ class RecordTests(StoreSuite):
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert count == 10_000
-        assert peak < 6_000_000, f"listing 10 MB of senders took {peak} bytes of memory"
+        assert count == 5_000
+        assert peak < 4_000_000, f"listing 5 MB of senders took {peak} bytes of memory"

@@ -12,7 +12,6 @@ from examples.server_stores.transactions import TableStorage
 from salmon_state.testing import (
     EntrySuite,
     OpenStore,
-    SharedEntrySuite,
     SharedStoreSuites,
     StoreSuite,
 )
@@ -49,11 +48,11 @@ class Documents(StoreSuite):
         return partial(DocumentStorage, redis_server.url(), prefix=fresh_prefix())
 
 
-class TestTransactions(Transactions, EntrySuite, SharedEntrySuite):
+class TestTransactions(Transactions, EntrySuite):
     """What can go wrong with expectations, and in a commit."""
 
 
-class TestDocuments(Documents, EntrySuite, SharedEntrySuite):
+class TestDocuments(Documents, EntrySuite):
     """The same."""
 
 

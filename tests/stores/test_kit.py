@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from salmon_state import MemoryStorage, ShelveStorage, SQLAlchemyStorage
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing import (
-    ContractSuite,
     DurableSuite,
     EntrySuite,
     EveryStoreSuites,
@@ -196,7 +195,7 @@ class InARedisCluster(OnRedis):
         return partial(RedisStorage, redis_cluster.url(), prefix=fresh_prefix(), lease=LEASE)
 
 
-class TestInARedisCluster(InARedisCluster, ContractSuite, EntrySuite, SharedEntrySuite):
+class TestInARedisCluster(InARedisCluster, EntrySuite, SharedEntrySuite):
     """What differs by slot; the rest of the kit takes long."""
 
 

@@ -74,7 +74,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (records.YieldsTwice, ContractSuite, "test_states_may_change_while_iterating"),
     (keys.IsOneConversation, ContractSuite, "test_modules_and_senders_are_apart"),
     (records.MissesOne, ContractSuite, "test_records_name_everything"),
-    (records.StopsAtAHundred, ContractSuite, "test_ten_thousand_records"),
+    (records.StopsAtAHundred, ContractSuite, "test_five_thousand_records"),
     (records.BreaksWhileIterating, ContractSuite, "test_states_may_change_while_iterating"),
     (records.LocksWhileIterating, ContractSuite, "test_records_is_an_iterator"),
     (records.GivesAList, ContractSuite, "test_records_is_an_iterator"),
@@ -170,7 +170,7 @@ IN_MEMORY: tuple[Expected, ...] = (
 )
 
 ON_DISK: tuple[Expected, ...] = (
-    (records.LoadsEverything, ContractSuite, "test_ten_thousand_records"),
+    (records.LoadsEverything, ContractSuite, "test_five_thousand_records"),
     (durable.ForgetsOnReopen, DurableSuite, "test_every_change_is_found_after_reopening"),
     (durable.ForgetsOnReopen, DurableSuite, "test_the_model_with_reopening"),
     (durable.WritesWhenClosed, DurableSuite, "test_sigkill_loses_no_acknowledged_set"),
