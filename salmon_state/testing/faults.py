@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -20,7 +22,7 @@ from salmon_state.testing.keys import MODULE, OTHER, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
 
-__all__ = ["Fault", "FaultSuite", "no_space"]
+__all__ = ["Fault", "FaultSuite", "moved_away", "no_space"]
 
 Fault = Callable[[], AbstractContextManager[None]]
 """Makes a context in which something is wrong with the place of the store."""
@@ -42,6 +44,18 @@ def no_space() -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, usual)
+
+
+@contextmanager
+def moved_away(place: Path) -> Iterator[None]:
+    """Gives a block in which a directory is elsewhere; what was made in its stead is removed.
+
+    It is the `take_away` of stores in a directory.
+    """
+    moved = place.rename(place.with_name("moved"))
+    yield
+    shutil.rmtree(place, ignore_errors=True)
+    moved.rename(place)
 
 
 class FaultSuite(StoreSuite):

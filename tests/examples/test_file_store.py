@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from salmon_state.testing import (
     SharedStoreSuites,
     StoreSuite,
 )
-from salmon_state.testing.faults import Fault, no_space
+from salmon_state.testing.faults import Fault, moved_away, no_space
 
 pytestmark = pytest.mark.slow
 
@@ -86,13 +85,7 @@ class TestFaults(InADirectory, FaultSuite, FileSuite):
 
     @pytest.fixture
     def take_away(self, place: Path) -> Fault:
-        @contextmanager
-        def take_away() -> Iterator[None]:
-            moved = place.rename(place.with_name("moved"))
-            yield
-            moved.rename(place)
-
-        return take_away
+        return partial(moved_away, place)
 
     @pytest.fixture
     def fail_writes(self) -> Fault:

@@ -15,7 +15,7 @@ from salmon_state import ShelveStorage, SQLAlchemyStorage
 from salmon_state.keys import Sender
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing import FaultSuite, OpenStore
-from salmon_state.testing.faults import Fault, no_space
+from salmon_state.testing.faults import Fault, moved_away, no_space
 from tests.redis_services import RedisServer, fresh_prefix
 from tests.stores.sqlalchemy_places import Place
 from tests.stores.test_kit import InMariaDB, InPostgreSQL, InSQLite, OnAShelf, OnOneServer
@@ -39,13 +39,7 @@ class InAPlace(FaultSuite):
 
     @pytest.fixture
     def take_away(self, place: Path) -> Fault:
-        @contextmanager
-        def take_away() -> Iterator[None]:
-            moved = place.rename(place.with_name("moved"))
-            yield
-            moved.rename(place)
-
-        return take_away
+        return partial(moved_away, place)
 
     @pytest.fixture
     def fail_writes(self) -> Fault:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from salmon_state.keys import Sender, parse_key
 from salmon_state.storage import StateStorage
 from salmon_state.stores.encoding import decode_state, encode_state
 from salmon_state.stores.files import create_private_file
-from salmon_state.testing.faults import Fault, no_space
+from salmon_state.testing.faults import Fault, moved_away, no_space
 from salmon_state.testing.rows import Rows
 
 PAGE = 100
@@ -170,14 +170,7 @@ class TablePlace:
 
     @pytest.fixture
     def take_away(self, place: Path) -> Fault:
-        @contextmanager
-        def take_away() -> Iterator[None]:
-            place.rename(place.with_name("moved"))
-            yield
-            shutil.rmtree(place, ignore_errors=True)
-            place.with_name("moved").rename(place)
-
-        return take_away
+        return partial(moved_away, place)
 
     @pytest.fixture
     def fail_writes(self) -> Fault:
