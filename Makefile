@@ -28,7 +28,6 @@ run: $(RUNTIME) ## set up, then run the mail server in the foreground
 test: $(VENV)/.development ## set up, then run the tests
 	$(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
 
-test-quick: WORKERS = 2 # each has to collect all tests first
 test-quick: $(VENV)/.development ## those that need no server and no long time
 	$(BIN)/python -m $(PYTEST) -q -r fE -m 'not stress and not slow' $(PYTEST_ARGS)
 
