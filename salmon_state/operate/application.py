@@ -6,16 +6,19 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from click import ClickException
 from salmon.routing import Router
 
 from salmon_state.findings import Finding
 from salmon_state.log import log
 from salmon_state.mail.delivery import is_attached
-from salmon_state.operate.given import application_module
+from salmon_state.operate.given import imported
 from salmon_state.operate.output import shown
 from salmon_state.storage import StateStorage
 
 __all__ = ["diagnose_application", "diagnose_states"]
+
+_WHERE = "run this where the application is"
 
 
 def diagnose_states(store: StateStorage, modules: Sequence[str]) -> Iterator[Finding]:
@@ -27,10 +30,9 @@ def diagnose_states(store: StateStorage, modules: Sequence[str]) -> Iterator[Fin
     """
     for module in modules:
         try:
-            functions = vars(application_module(module))
-        except Exception as error:  # noqa: BLE001 - importing somebody's module may raise anything
-            text = f"{module} cannot be imported: {type(error).__name__}: {error}"
-            yield Finding("states", text, "run this where the application is")
+            functions = vars(imported(module))
+        except ClickException as error:
+            yield Finding("states", error.message, _WHERE)
             continue
         counts = Counter(record.state for record in store.records(module=module))
         for state, count in sorted(counts.items()):
@@ -56,10 +58,9 @@ def diagnose_application(boot: str) -> Iterator[Finding]:
         boot: The module that makes it ready, which is imported.
     """
     try:
-        application_module(boot)
-    except Exception as error:  # noqa: BLE001 - importing somebody's module may raise anything
-        text = f"{boot} cannot be imported: {type(error).__name__}: {error}"
-        yield Finding("application", text, "run this where the application is")
+        imported(boot)
+    except ClickException as error:
+        yield Finding("application", error.message, _WHERE)
         return
     storage = Router.STATE_STORE
     ours = isinstance(storage, StateStorage)

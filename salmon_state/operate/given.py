@@ -21,6 +21,7 @@ __all__ = [
     "application_module",
     "configured",
     "confirm",
+    "imported",
     "open_existing",
     "state",
 ]
@@ -117,6 +118,19 @@ def application_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     finally:
         sys.path.remove("")
+
+
+def imported(name: str) -> ModuleType:
+    """Returns a module of the application that an operator named.
+
+    Raises:
+        click.ClickException: It cannot be imported, for whatever reason; the message says it.
+    """
+    try:
+        return application_module(name)
+    except Exception as error:
+        text = f"{name} cannot be imported: {type(error).__name__}: {error}"
+        raise click.ClickException(text) from error
 
 
 def configured(name: str) -> object:

@@ -17,7 +17,7 @@ from salmon.routing import Router
 from salmon.server import SMTPError
 
 from salmon_state.mail.delivery import is_attached
-from salmon_state.operate.given import Given, application_module, configured, confirm
+from salmon_state.operate.given import Given, configured, confirm, imported
 from salmon_state.operate.output import Row, duration, print_rows, shown
 
 __all__ = ["COMMANDS"]
@@ -160,12 +160,7 @@ def again(given: Given, names: tuple[str, ...], directory: str | None, boot: str
     though it is known, and into the store of the application. Exit status 1 if some stay.
     """
     chosen = _named(directory, names)
-    try:
-        application_module(boot)
-    except Exception as error:
-        raise click.ClickException(
-            f"{boot} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    imported(boot)
     rows = [{"name": kept.path.name, "outcome": _deliver(kept)} for kept in chosen]
     print_rows(rows, ("name", "outcome"), to_json=given.to_json)
     if any(row["outcome"] != "handled" for row in rows):
