@@ -277,10 +277,10 @@ class _Entries:
 _MAIL = "mail "
 
 
-def _place_of(key: object) -> tuple[Sender, str] | None:
+def _place_of(key: Any) -> tuple[Sender, str] | None:
     """Returns whose the mail is that has a key and what it is called; ``None`` if it is none."""
     try:
-        number, sender = json.loads(key)  # type: ignore[arg-type]
+        number, sender = json.loads(key)
     except (TypeError, ValueError):  # a Maildir's, or none at all
         return None
     if not isinstance(number, str) or not isinstance(sender, (str, type(None))):

@@ -219,7 +219,7 @@ def _check_shared(store: object, processes: int) -> None:
 
 def _service(protocol: str, **options: Any) -> Service:
     try:
-        import aiosmtpd  # noqa: F401
+        import aiosmtpd  # noqa: F401 - only to see whether it is there
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"receiving {protocol} needs aiosmtpd: pip install aiosmtpd"

@@ -39,6 +39,7 @@ _ADDRESS = re.compile(
       |   postmaster | )>(?P<parameters>(?:\ .*)?)""",
     re.VERBOSE | re.IGNORECASE,
 )
+_NEEDS_UTF8 = "553 5.6.7 An address with such letters needs SMTPUTF8"
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _GONE = (asyncio.IncompleteReadError, ConnectionError, TLSSetupException)
 _UNENHANCED = re.compile(r"^(([245])[0-9][0-9] )(?![245]\.[0-9])", re.MULTILINE)
@@ -76,6 +77,7 @@ class _Hooks:
         self, client: SMTPClient, session: Session, _: object, data: Any
     ) -> bool:
         if data.src_addr is not None:  # which it is for what the proxy itself asks
+            # aiosmtpd calls it a text, and makes it such a pair as well.
             session.peer = (str(data.src_addr), data.src_port)  # type: ignore[assignment]
         return True
 
@@ -181,19 +183,23 @@ class SMTPClient(SMTP):
     def begin(self, address: str, options: list[str]) -> str:
         """Takes a sender; returns the answer."""
         envelope: Any = self.envelope
-        if not address.isascii() and not envelope.smtp_utf8:
-            return "553 5.6.7 An address with such letters needs SMTPUTF8"
+        if not self._can_have(address):
+            return _NEEDS_UTF8
         envelope.mail_from = address if address == "<>" else same_case(address)
         envelope.mail_options.extend(options)
         return "250 2.1.0 OK"
+
+    def _can_have(self, address: str) -> bool:
+        envelope: Any = self.envelope
+        return address.isascii() or bool(envelope.smtp_utf8)
 
     def add_recipient(self, address: str) -> str:
         """Takes a recipient; returns the answer."""
         envelope: Any = self.envelope
         if address == "<>":
             return "501 5.1.3 No recipient"
-        if not address.isascii() and not envelope.smtp_utf8:
-            return "553 5.6.7 An address with such letters needs SMTPUTF8"
+        if not self._can_have(address):
+            return _NEEDS_UTF8
         if len(envelope.rcpt_tos) >= self._service.most_recipients(each=self.answers_each):
             return "452 4.5.3 Too many recipients"
         recipient = same_case(address)
