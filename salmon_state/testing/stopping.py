@@ -55,9 +55,7 @@ class StoppingCall:
     def __init__(self, call: Callable[[], Any], moment: int, own: type | None = None) -> None:
         self._call = call
         self._moment = moment
-        codes = (getattr(each, "__code__", None) for each in vars(own).values()) if own else ()
-        self._files = {code.co_filename for code in codes if code}
-        self._all = own is None
+        self._files = None if own is None else _files_of(own)
         self._reached, self._go_on = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self.events = 0
@@ -99,5 +97,12 @@ class StoppingCall:
             self.blinked = not self._go_on.wait(BLINK)
 
     def _counts(self, frame: FrameType, event: str) -> bool:
+        if self._files is None:
+            return True
         caller = frame.f_back if event in ("call", "return") else frame
-        return self._all or (caller is not None and caller.f_code.co_filename in self._files)
+        return caller is not None and caller.f_code.co_filename in self._files
+
+
+def _files_of(cls: type) -> set[str]:
+    codes = (getattr(each, "__code__", None) for each in vars(cls).values())
+    return {code.co_filename for code in codes if code}
