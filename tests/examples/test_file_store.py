@@ -30,7 +30,7 @@ from salmon_state.testing import (
     SharedStoreSuites,
     StoreSuite,
 )
-from salmon_state.testing.faults import Fault, moved_away, no_space
+from tests.directories import InADirectory
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-class InADirectory(StoreSuite):
+class FileStores(StoreSuite):
     store_name = "FileStorage"
 
     @pytest.fixture
@@ -56,7 +56,7 @@ class InADirectory(StoreSuite):
         return partial(FileStorage, place)
 
 
-class TestFileStorage(InADirectory, SharedStoreSuites):
+class TestFileStorage(FileStores, SharedStoreSuites):
     runs = conversation_runs = 30
     memory = 50_000_000
     limits = LIMITS
@@ -64,13 +64,13 @@ class TestFileStorage(InADirectory, SharedStoreSuites):
 
 
 @pytest.mark.stress
-class TestFileStorageForLong(InADirectory, ModelSuite, ConversationSuite, DurableSuite):
+class TestFileStorageForLong(FileStores, ModelSuite, ConversationSuite, DurableSuite):
     runs = conversation_runs = 300
     reopening_runs = 100
     kills = 50
 
 
-class TestFaults(InADirectory, FaultSuite, FileSuite):
+class TestFaults(InADirectory, FileStores, FaultSuite, FileSuite):
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(FileStorage, place, timeout=0.5)
@@ -82,14 +82,6 @@ class TestFaults(InADirectory, FaultSuite, FileSuite):
             return FileStorage(path)
 
         return open_at
-
-    @pytest.fixture
-    def take_away(self, place: Path) -> Fault:
-        return partial(moved_away, place)
-
-    @pytest.fixture
-    def fail_writes(self) -> Fault:
-        return no_space
 
     @pytest.fixture
     def damage(self, place: Path) -> Callable[[str, Sender], None]:

@@ -15,7 +15,8 @@ from salmon_state import ShelveStorage, SQLAlchemyStorage
 from salmon_state.keys import Sender
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing import FaultSuite, OpenStore
-from salmon_state.testing.faults import Fault, moved_away, no_space
+from salmon_state.testing.faults import Fault
+from tests.directories import InADirectory
 from tests.redis_services import RedisServer, fresh_prefix
 from tests.stores.sqlalchemy_places import Place
 from tests.stores.test_kit import InMariaDB, InPostgreSQL, InSQLite, OnAShelf, OnOneServer
@@ -30,23 +31,7 @@ STILL_THERE = {
 FULL = {"fail_writes": "the disk of a server is not the tests' to fill"}
 
 
-class InAPlace(FaultSuite):
-    @pytest.fixture
-    def place(self, tmp_path: Path) -> Path:
-        place = tmp_path / "place"
-        place.mkdir()
-        return place
-
-    @pytest.fixture
-    def take_away(self, place: Path) -> Fault:
-        return partial(moved_away, place)
-
-    @pytest.fixture
-    def fail_writes(self) -> Fault:
-        return no_space
-
-
-class TestShelf(InAPlace):
+class TestShelf(InADirectory, FaultSuite):
     store_name = OnAShelf.store_name
 
     @pytest.fixture
@@ -58,7 +43,7 @@ class TestShelf(InAPlace):
         return partial(execute, place / "states", "UPDATE Dict SET value = X'00' WHERE ")
 
 
-class TestSQLite(InAPlace):
+class TestSQLite(InADirectory, FaultSuite):
     store_name = InSQLite.store_name
     left_out = STILL_THERE
 

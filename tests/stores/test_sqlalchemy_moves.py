@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -40,6 +40,21 @@ def background() -> Iterator[Callable[..., Future[Any]]]:
         yield pool.submit
 
 
+@contextmanager
+def middle_row_held(served: Place) -> Iterator[None]:
+    """Gives a block in which somebody else has locked one of the sender's rows."""
+    with served.administrator() as cursor:
+        begin, parameters = "BEGIN", (sender_digest(SENDER), name_digest(MIDDLE))
+        cursor.execute(begin)
+        cursor.execute(
+            "SELECT state FROM salmon_state WHERE sender_digest = %s AND module_digest = %s "
+            "FOR UPDATE",
+            parameters,
+        )
+        yield
+        cursor.execute("ROLLBACK")
+
+
 def move(store: SQLAlchemyStorage) -> None:
     assert store.set_all(SENDER, "MOVED") >= 3
 
@@ -69,19 +84,11 @@ def test_others_write_while_it_waits_for_a_row(
         store.set(NEW, SENDER, "NEW")
         store.set((FIRST, LAST)[turn], SENDER, "OLD")
 
-    with served.administrator() as cursor:
-        begin, parameters = "BEGIN", (sender_digest(SENDER), name_digest(MIDDLE))
-        cursor.execute(begin)
-        cursor.execute(
-            "SELECT state FROM salmon_state WHERE sender_digest = %s AND module_digest = %s "
-            "FOR UPDATE",
-            parameters,
-        )
+    with middle_row_held(served):
         mover = background(moving, store)
         eventually(lambda: waiting(served) == 1)
         writer = background(write)
         eventually(lambda: writer.done() or waiting(served) == 2)
-        cursor.execute("ROLLBACK")
     mover.result(HANG)
     writer.result(HANG)
     states = contents(store, sender=SENDER)
@@ -106,19 +113,11 @@ def test_a_state_that_a_mail_changes_while_all_are_moved(
         with suppress(ConversationBusy), store.conversation(SENDER, timeout=HANG):
             store.set(changed, SENDER, "CHANGED")
 
-    with served.administrator() as cursor:
-        begin, parameters = "BEGIN", (sender_digest(SENDER), name_digest(MIDDLE))
-        cursor.execute(begin)
-        cursor.execute(
-            "SELECT state FROM salmon_state WHERE sender_digest = %s AND module_digest = %s "
-            "FOR UPDATE",
-            parameters,
-        )
+    with middle_row_held(served):
         mover = background(store.set_all, SENDER, "MOVED")
         eventually(lambda: waiting(served) == 1)
         mail = background(handle)
         eventually(lambda: mail.done() or waiting(served) == 2)
-        cursor.execute("ROLLBACK")
     assert mover.result(HANG) == 3
     mail.result(HANG)
     assert set(contents(store, sender=SENDER).values()) == {"MOVED"}

@@ -7,7 +7,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from salmon_state.keys import Sender, parse_key
 from salmon_state.storage import StateStorage
 from salmon_state.stores.encoding import decode_state, encode_state
 from salmon_state.stores.files import create_private_file
-from salmon_state.testing.faults import Fault, moved_away, no_space
 from salmon_state.testing.rows import Rows
+from tests.directories import InADirectory
 
 PAGE = 100
 
@@ -159,22 +158,8 @@ class ShortLeases(TableStorage):
     lease_seconds = 3
 
 
-class TablePlace:
+class TablePlace(InADirectory):
     """Where tests keep a table, and what they can do to it."""
-
-    @pytest.fixture
-    def place(self, tmp_path: Path) -> Path:
-        place = tmp_path / "place"
-        place.mkdir()
-        return place
-
-    @pytest.fixture
-    def take_away(self, place: Path) -> Fault:
-        return partial(moved_away, place)
-
-    @pytest.fixture
-    def fail_writes(self) -> Fault:
-        return no_space
 
     @pytest.fixture
     def rows(self, place: Path, store: StateStorage) -> Rows:
