@@ -36,13 +36,7 @@ from tests.operate.typing_commands import (
     typed,
 )
 from tests.redis_services import wait_until
-from tests.services import fresh_url
 from tests.stores.sqlalchemy_places import Place
-
-
-@pytest.fixture(params=["shelve", "sqlite", "postgresql", "mariadb", "redis_server"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return fresh_url(request, request.param, tmp_path)
 
 
 @pytest.fixture
@@ -52,11 +46,6 @@ def store(url: str) -> Iterator[StateStorage]:
         store.set("app.bounces", ANNA, "WATCHING")
         store.set(APP, BEN, "CONFIRMING")
         yield store
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/states.db"
 
 
 # ---------------------------------------------------------------- every store

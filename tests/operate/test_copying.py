@@ -30,8 +30,6 @@ from tests.operate.typing_commands import ANNA, APP, BEN, rows, typed
 from tests.redis_services import wait_until
 from tests.services import fresh_url
 
-STORES = ["shelve", "sqlite", "postgresql", "mariadb", "redis_server"]
-
 
 def contents(store: StateStorage) -> set[object]:
     return {
@@ -49,11 +47,6 @@ def fill(store: StateStorage) -> None:
     store.set(APP, "\x00\udcff\u202e'@x", "CONFIRMING")
     store._commit([Write(Kind.STATE, BEN, APP, "UNKNOWN_TIME", None)])
     store._commit([Write(Kind.OUTGOING, None, "mail", b"\0" * 100_000, 5)])
-
-
-@pytest.fixture(params=STORES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return fresh_url(request, request.param, tmp_path)
 
 
 @pytest.fixture

@@ -21,20 +21,6 @@ from salmon_state import Confirmations, MemoryStorage, open_storage
 from salmon_state.mail.outbox import Outbox
 from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
 from tests.redis_services import wait_until
-from tests.services import fresh_url
-
-STORES = ["shelve", "sqlite", "postgresql", "mariadb", "redis_server"]
-
-
-@pytest.fixture(params=STORES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return fresh_url(request, request.param, tmp_path)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/states.db"
-
 
 # ---------------------------------------------------------------- confirmations
 
