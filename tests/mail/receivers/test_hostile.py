@@ -347,6 +347,10 @@ def test_a_mail_whose_turn_does_not_come_is_to_come_again() -> None:
             each.say(b"DATA")
             each.socket.sendall(MAIL)
         gone.__exit__()
+        until = time.monotonic() + HANG
+        while len(running._service._clients) > 2:  # before that it has not gone for the server
+            assert time.monotonic() < until
+            time.sleep(0.001)
         assert second.answer() == b"451 4.3.2 Too busy, please try again"
         go_on.set()
         assert first.answer() == b"250 2.0.0 OK"
