@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from salmon_state import open_storage
-from tests.end_to_end.mail_server import MailServer
+from salmon_state.mail.outbox import Outbox
+from tests.end_to_end.mail_server import MailServer, wait_until
 
 KEY = "examples.mailing_list.handlers:news"
 
 Serve = Callable[..., MailServer]
 States = Callable[[], dict[str | None, str]]
+AllSent = Callable[[], None]
 
 
 @pytest.fixture
@@ -32,6 +34,21 @@ def states(state_url: str) -> States:
             return {record.sender: record.state for record in store.records(module=KEY)}
 
     return read
+
+
+@pytest.fixture
+def all_sent(state_url: str) -> AllSent:
+    """Gives a function that waits until what servers have sent is marked as sent.
+
+    Whoever is killed, or loses the store, between the two sends it again, and not at once.
+    """
+
+    def wait() -> None:
+        with open_storage(state_url) as store:
+            outbox = Outbox(store)
+            wait_until(lambda: not outbox.backlog().pending, "all to be sent")
+
+    return wait
 
 
 @pytest.fixture

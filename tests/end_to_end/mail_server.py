@@ -44,6 +44,15 @@ def wait_until(condition: Callable[[], _Found], what: str, seconds: float = HANG
     return found
 
 
+def of_threads(pid: int, name: str) -> list[str]:
+    """Returns what Linux says about each thread of a process: the file of that name in /proc."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob(f"*/{name}"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            found.append(path.read_text())
+    return found
+
+
 class MailServer:
     """The application in a working directory of its own; end it with `kill`.
 

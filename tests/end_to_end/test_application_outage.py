@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Serve, States
+from tests.end_to_end.conftest import AllSent, Serve, States
 from tests.end_to_end.conversation import ask, confirm
 from tests.end_to_end.mail_server import HANG, MailServer, wait_until
 from tests.redis_services import RedisServer
@@ -52,10 +52,11 @@ def say(client: smtplib.SMTP, server: MailServer, person: str, to: str) -> tuple
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_the_same_mail_goes_through_afterwards(
-    end: str, database: Database, serve: Serve, states: States
+    end: str, database: Database, serve: Serve, states: States, all_sent: AllSent
 ) -> None:
     one, other, queue = serve(), serve(receiver="lmtp"), serve(receiver="queue")
     confirm(one, ANNA, ask(other, ANNA))
+    all_sent()
     spool = mailbox.Maildir(queue.directory / "run" / "queue")
     with (
         smtplib.SMTP("127.0.0.1", one.port, timeout=60) as smtp,
@@ -117,10 +118,11 @@ def test_a_server_whose_database_stays_away_ends(
 
 
 def test_the_row_goes_with_the_state_through_an_outage(
-    database: Database, serve: Serve, states: States
+    database: Database, serve: Serve, states: States, all_sent: AllSent
 ) -> None:
     server = serve()
     address = ask(server, ANNA)
+    all_sent()
     with smtplib.SMTP("127.0.0.1", server.port, timeout=60) as client:
         database.stop()
         assert say(client, server, ANNA, address) == UNAVAILABLE

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tests.end_to_end.conftest import Serve, States
+from tests.end_to_end.conftest import AllSent, Serve, States
 from tests.end_to_end.conversation import ask, bounce, confirm, leave, post
 from tests.end_to_end.mail_server import wait_until
 
@@ -69,13 +69,17 @@ def test_the_mail_of_a_queue_is_from_whom_its_envelope_says(serve: Serve) -> Non
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_the_conversation_goes_on_after_a_restart(end: signal.Signals, serve: Serve) -> None:
+def test_the_conversation_goes_on_after_a_restart(
+    end: signal.Signals, serve: Serve, all_sent: AllSent
+) -> None:
     server = serve()
     address = ask(server, ANNA)
+    all_sent()
     assert server.stop(end) == (-end if end == signal.SIGKILL else 0)
 
     server.start()
     confirm(server, ANNA, address)
+    all_sent()
     server.stop(end)
 
     server.start()

@@ -16,7 +16,7 @@ import pytest
 from tests.bombs import nested
 from tests.end_to_end.conftest import Serve, States
 from tests.end_to_end.conversation import ask, confirm
-from tests.end_to_end.mail_server import MailServer, wait_until
+from tests.end_to_end.mail_server import MailServer, of_threads, wait_until
 
 ANNA = "anna@example.com"
 LIMIT = 100_000
@@ -49,7 +49,7 @@ def test_many_clients_may_come_at_once(serve: Serve) -> None:
 def test_without_descriptors_it_waits_and_goes_on(serve: Serve) -> None:
     server = serve()
     assert server.process is not None
-    server.send(ANNA, "news-subscribe")
+    ask(server, ANNA)  # and what is sent needs no descriptors later
     opened = len(os.listdir(f"/proc/{server.process.pid}/fd"))
     _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (opened + 20, hard))
@@ -67,8 +67,7 @@ def test_without_descriptors_it_waits_and_goes_on(serve: Serve) -> None:
 def turns(server: MailServer) -> int:
     """Returns how often the server's threads have waited for something."""
     assert server.process is not None
-    tasks = Path(f"/proc/{server.process.pid}/task").glob("*/status")
-    lines = [line for task in tasks for line in task.read_text().splitlines()]
+    lines = [line for text in of_threads(server.process.pid, "status") for line in text.split("\n")]
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
@@ -148,7 +147,8 @@ def test_what_is_no_mail_is_left_in_the_queue(serve: Serve) -> None:
     (new / "1.directory").mkdir()
     (new / "1.dangling").symlink_to("nowhere")
     (new / "1.device").symlink_to("/dev/zero")
-    (new / "1.large").write_bytes(b"x" * (LIMIT + 1))
+    (server.directory / "large").write_bytes(b"x" * (LIMIT + 1))
+    (server.directory / "large").rename(new / "1.large")  # and is never seen while it is small
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(os.path.relpath(new / "1.socket"))
         server.send(ANNA, "news-subscribe")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.end_to_end.conftest import Serve, States
 from tests.end_to_end.conversation import ask, confirm
-from tests.end_to_end.mail_server import HOW, MailServer, wait_until
+from tests.end_to_end.mail_server import HOW, MailServer, of_threads, wait_until
 from tests.end_to_end.smtp_sink import SMTPSink
 from tests.services import free_port
 
@@ -111,18 +111,17 @@ def test_a_dispatcher_lives_as_long_as_its_server(end: str, serve: Serve) -> Non
         [child] = children(server.process.pid)
         if end == "kill":
             server.kill()
-            wait_until(lambda: not Path(f"/proc/{child}").exists(), "its end")
+            wait_until(lambda: not Path(f"/proc/{child}/exe").exists(), "its end")
             return
         os.kill(child, signal.SIGKILL)
         server.send(BEN, "news-subscribe")
-        wait_until(lambda: len(sink.mails) == 2, "the other mail")
+        wait_until(lambda: f"<{BEN}>" in [to for _, to, _ in list(sink.mails)], "the other mail")
         assert server.stop() == 0
 
 
 def children(pid: int) -> list[int]:
     """Returns the processes that a process started."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
+    return [int(child) for text in of_threads(pid, "children") for child in text.split()]
 
 
 def is_caught(server: MailServer) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from salmon_state import open_storage
 from salmon_state.mail.outbox import Outbox
-from tests.end_to_end.conftest import Serve, States
+from tests.end_to_end.conftest import AllSent, Serve, States
 from tests.end_to_end.conversation import ask, bounce, confirm, leave, post, post_everywhere
 from tests.end_to_end.mail_server import MailServer, wait_until
 from tests.end_to_end.smtp_sink import SMTPSink
@@ -60,11 +60,12 @@ def test_a_whole_conversation_with_two_servers(serve: Serve, states: States) -> 
     assert "Traceback" not in one.output() + other.output()
 
 
-def test_the_conversation_goes_on_after_a_restart(serve: Serve) -> None:
+def test_the_conversation_goes_on_after_a_restart(serve: Serve, all_sent: AllSent) -> None:
     one, other = serve(), serve()
     address = ask(one, ANNA)
     one.stop(signal.SIGTERM)
     confirm(other, ANNA, address)
+    all_sent()
     other.kill()
 
     one.start()

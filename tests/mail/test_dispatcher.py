@@ -264,8 +264,9 @@ def test_a_relay_that_is_away(
     monkeypatch.setattr(SMTPRelay, "configure_relay", counted)
     say(outbox, "hi", [f"{n}@x.de" for n in range(500)])
     dispatch(first_retry=1000.0, longest_retry=1000.0)
+    wait_for(lambda: attempts, "the first attempt")
     time.sleep(1.5)
-    assert 1 <= len(attempts) <= 4 * 3
+    assert len(attempts) <= 4 * 3
     assert outbox.backlog()[::2] == (5, 0)
     with SMTPSink(sink.port) as again:
         done(outbox)
@@ -449,6 +450,7 @@ def test_a_claim_that_another_has_is_left_alone(
     with store.conversation(ANNA):
         outbox.fan_out("Subject: hi\n\n", [(f"{n}@x.de", f"{n}@y.de") for n in range(5)])
     dispatch()
+    wait_for(lambda: taken, "the first")
     time.sleep(0.5)
     assert taken == ["<0@x.de>"]
 

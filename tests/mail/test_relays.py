@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from salmon_state.mail.relays import MaildirRelay, SMTPRelay
-from salmon_state.mail.sessions import Answer, ConnectionLost, RelayDown, open_session
+from salmon_state.mail.sessions import (
+    Answer,
+    ConnectionLost,
+    RelayDown,
+    SMTPSession,
+    open_session,
+)
 from tests.end_to_end.smtp_sink import SMTPSink
 
 DATA = b"Subject: hi\r\nContent-Type: text/plain; charset=latin-1\r\n\r\n\xe9\r\n.\r\n"
@@ -89,7 +95,10 @@ def test_a_connection_that_breaks(sink: SMTPSink, answer: str) -> None:
         return answer or "250 OK"
 
     sink.answer_to = reply
-    session = open_session(SMTPRelay("127.0.0.1", sink.port, timeout=0.3))
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    assert isinstance(session, SMTPSession)
+    if answer == "silence":
+        session._wait(0.3)  # and not earlier: whoever only answers slowly is not silent
     sink.may_answer.clear()
     expected = RelayDown if answer == "421 busy" else ConnectionLost
     with pytest.raises(expected) as lost:

@@ -42,7 +42,7 @@ class Client:
         self.socket.settimeout(HANG)
         self.socket.connect(receiver.address)
         self._file = self.socket.makefile("rb")
-        self._hello = b"LHLO x" if kind == "lmtp" else b"EHLO x"
+        self.hello_line = b"LHLO x\r\n" if kind == "lmtp" else b"EHLO x\r\n"
         self.greeting = self.answer()
 
     def __enter__(self) -> Client:
@@ -67,7 +67,7 @@ class Client:
         return [self.answer() for _ in commands][-1]
 
     def hello(self) -> bytes:
-        return self.say(self._hello)
+        return self.say(self.hello_line.rstrip())
 
     def envelope(self, sender: str, *recipients: str) -> list[bytes]:
         """Says who it is from and for; returns the answers."""

@@ -16,6 +16,7 @@ from salmon.routing import Router
 
 from salmon_state import ConfigurationError, MemoryStorage
 from salmon_state.mail.receivers import SMTPReceiver
+from tests.end_to_end.mail_server import of_threads
 
 SERVER = """\
 import os, socket, sys, time
@@ -60,8 +61,8 @@ class Server:
         wait_until(lambda: len(self.children()) == 2, "two processes")
 
     def children(self) -> set[int]:
-        lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return {int(pid) for each in lists for pid in each.read_text().split()}
+        texts = of_threads(self.process.pid, "children")
+        return {int(pid) for text in texts for pid in text.split()}
 
     def send(self, number: int = 0, to: bytes = b"news") -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self.port), HANG)
