@@ -106,6 +106,8 @@ class Server:
             self.user = next(name for name in self.users if _exists(name))
             shutil.chown(self.directory, self.user)
         self.process: subprocess.Popen[bytes] | None = None
+        self.unused: list[str] = []
+        """Databases that were lent and may be lent again."""
         self.prepare()
         self.start()
         self.set_up()
@@ -257,6 +259,29 @@ class PostgreSQLServer(Server):
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(database=name)
 
+    @contextlib.contextmanager
+    def lend_database(self) -> Iterator[str]:
+        """Gives one that was used before, if there is one: to empty it is much quicker."""
+        url = self._emptied(self.unused.pop()) if self.unused else self.fresh_database()
+        yield url
+        self.unused.append(url)
+
+    def _emptied(self, url: str) -> str:
+        name = url.rpartition("/")[2]
+        with self.connect() as connection:
+            end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            connection.execute(end, [name])
+            connection.execute(f"ALTER DATABASE {name} RESET ALL")
+        with self.connect(name) as connection:
+            schemas = (
+                "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$)'"
+            )
+            for (schema,) in connection.execute(schemas).fetchall():
+                connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+            connection.execute("CREATE SCHEMA public")
+            connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+        return url
+
 
 class PostgreSQLStandby(PostgreSQLServer):
     """A streaming standby of another server, under the application name ``standby``."""
@@ -356,6 +381,16 @@ def _exists(user: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def lent_database(server: Any) -> Iterator[str]:
+    """Gives the URL of an empty database on a server, the caller's until the block ends."""
+    if isinstance(server, PostgreSQLServer):  # where making one takes longest
+        with server.lend_database() as url:
+            yield url
+    else:
+        yield server.fresh_database()
+
+
 def fresh_url(request: pytest.FixtureRequest, kind: str, directory: Path) -> str:
     """Returns the URL of an empty store of a kind.
 
@@ -369,7 +404,11 @@ def fresh_url(request: pytest.FixtureRequest, kind: str, directory: Path) -> str
         "shelve": f"shelve:///{directory}/states",
         "sqlite": f"sqlite:///{directory}/states.db",
     }
-    return here.get(kind) or str(request.getfixturevalue(kind).fresh_database())
+    if kind in here:
+        return here[kind]
+    lent = contextlib.ExitStack()
+    request.addfinalizer(lent.close)
+    return lent.enter_context(lent_database(request.getfixturevalue(kind)))
 
 
 class Removable(Protocol):

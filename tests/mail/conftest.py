@@ -16,6 +16,7 @@ from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import SMTPRelay
 from tests.end_to_end.smtp_sink import SMTPSink
 from tests.redis_services import fresh_prefix
+from tests.services import fresh_url
 
 SHARED = ("shelve", "sqlite", "postgresql", "mariadb", "redis_server", "redis_cluster")
 """The stores that processes share."""
@@ -30,12 +31,9 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     kind = request.param
     if kind == "memory":
         return MemoryStorage
-    if kind in ("shelve", "sqlite"):
-        return partial(open_storage, f"{kind}:///{tmp_path}/states")
-    server = request.getfixturevalue(kind)
     if kind.startswith("redis"):
-        return partial(open_storage, server.url(), prefix=fresh_prefix())
-    return partial(open_storage, server.fresh_database())
+        return partial(open_storage, request.getfixturevalue(kind).url(), prefix=fresh_prefix())
+    return partial(open_storage, fresh_url(request, kind, tmp_path))
 
 
 @pytest.fixture

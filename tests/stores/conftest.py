@@ -10,23 +10,27 @@ from typing import Any
 import pytest
 
 from salmon_state import SQLAlchemyStorage
+from tests.services import lent_database
 from tests.stores.sqlalchemy_places import Place
 
 
 @pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty database of each kind."""
     if request.param == "sqlite":
-        return Place("sqlite", f"sqlite:///{tmp_path}/states.db")
+        yield Place("sqlite", f"sqlite:///{tmp_path}/states.db")
+        return
     server = request.getfixturevalue(request.param)
-    return Place(request.param, server.fresh_database(), server)
+    with lent_database(server) as url:
+        yield Place(request.param, url, server)
 
 
 @pytest.fixture(params=("postgresql", "mariadb"))
 def served(request: pytest.FixtureRequest) -> Iterator[Place]:
     """An empty database on each kind of server, which runs again when the test is over."""
     server = request.getfixturevalue(request.param)
-    yield Place(request.param, server.fresh_database(), server)
+    with lent_database(server) as url:
+        yield Place(request.param, url, server)
     server.resume()
     if server.process.poll() is not None:
         server.start()
