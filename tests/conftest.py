@@ -72,11 +72,12 @@ TOGETHER = {
 
 
 # What `make test-quick` leaves out, beside what is marked: whatever asks for a server by a fixture
-# or by a parameter, what kills processes, and what is about whole servers or the kit itself.
+# or by a parameter, what kills processes, what is about whole servers or the kit itself, and large.
 SERVERS = {"postgresql", "mariadb", "redis_server", "redis_sentinel", "redis_cluster"}
 SLOW = (
     r"kill|standby|end_to_end/|tests/testing/|stores/redis/(?!test_urls)"
     r"|stores/test_files|test_documentation|test_packaging|operate/test_(commands|terminal)"
+    r"|test_written_(here|there)|many_in_one_commit|hundred_thousand"
 )
 
 
