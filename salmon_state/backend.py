@@ -260,8 +260,13 @@ class Backend:
                     holder = holder_of(entry.value)
                     yield Finding("locks", f"{entry.sender!r:.200} is held by {holder}")
 
-    def _pause(self) -> AbstractContextManager[object]:
-        """Returns a context in which nobody else writes; whoever tries to waits."""
+    def _pause(self, seconds: float) -> AbstractContextManager[object]:
+        """Returns a context in which nobody else writes; whoever tries to waits.
+
+        Args:
+            seconds: After how many it may end by itself: where a server holds it that does not
+                learn that this process died. Leaving then raises, if it has ended before.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} cannot keep others from writing: stop what writes"
         )

@@ -541,21 +541,26 @@ class StateStorage(Backend, routing.StateStorage):
         return findings(self)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, seconds: float = 10.0) -> Iterator[None]:
         """Keeps everybody else from writing while the block runs; reading goes on.
 
         For copies that are to be equal: keep it short. Whoever writes meanwhile waits, and after
         its own timeout the mail in hand is answered with 451 and comes again. It ends with its
-        process. SQL databases and the shelf can do this; on MariaDB it takes the right to LOCK
-        TABLES.
+        process; on Redis, which does not learn of that, after some seconds. SQL databases and the
+        shelf can do this, and Redis from version 7 on, all of the server, where other stores'
+        lists wait as well; on MariaDB it takes the right to LOCK TABLES.
+
+        Args:
+            seconds: How long the block may take, where the server ends it by itself.
 
         Raises:
-            StorageUnavailable: Others were writing for too long, or see `set`.
+            StorageUnavailable: Others were writing for too long; the block took longer than
+                `seconds`, so that others may have written; or see `set`.
             NotImplementedError: This store cannot.
         """
         self._check_open()
         with ExitStack() as stack:
-            self._call(stack.enter_context, self._call(self._pause))
+            self._call(stack.enter_context, self._call(self._pause, seconds))
             yield
 
     def diagnose(self) -> Iterator[Finding]:

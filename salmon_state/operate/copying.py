@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import click
 
-from salmon_state.errors import ConfigurationError
+from salmon_state.entries import Entry, Kind, Seen, Write, in_order
+from salmon_state.errors import ConfigurationError, Overtaken
+from salmon_state.keys import Sender
 from salmon_state.operate.given import Given, confirm, open_existing
-from salmon_state.operate.mirror import ALL, Digest, Step, digest, remove, size, write
+from salmon_state.operate.mirror import Digest, entries_of, fingerprint, size
 from salmon_state.operate.output import progress
 from salmon_state.operate.sources import opened_source
 from salmon_state.registry import open_storage
@@ -21,6 +22,13 @@ __all__ = ["COMMANDS", "Copy"]
 
 _PASSES = 5
 """After so many, what changes meanwhile does not become less."""
+_AT_ONCE, _BYTES_AT_ONCE = 1_000, 4_000_000
+"""How many entries are written in one commit, and with how much in them."""
+_SHORTEST, _LONGEST = 2.0, 30.0
+"""Between which the pause is, in seconds, unless somebody says how long it may be."""
+
+Step = Callable[[], object]
+"""Called for each entry that was read; what it raises ends the work, and can go on later."""
 
 
 class _TooLong(Exception):
@@ -35,7 +43,9 @@ class Copy:
         target: Which is written, by nobody else.
         step: Called after each entry that was read.
         tell: Called with what an operator has to know at once.
-        pause: For how many seconds who writes into the source may be kept waiting; 0 for not.
+        pause: For how many seconds who writes into the source may be kept waiting; 0 for not;
+            ``None`` for half as long again as it takes to read the source, 2 at least and 30 at
+            most.
 
     Attributes:
         passes: How often the source was gone through to write.
@@ -44,6 +54,7 @@ class Copy:
         paused: For how many seconds who writes was kept waiting.
         ours: The digest of the source.
         theirs: The digest of the target.
+        equal: Whether both held the same at one moment.
     """
 
     def __init__(
@@ -53,73 +64,123 @@ class Copy:
         *,
         step: Step = int,
         tell: Callable[[str], object] = str,
-        pause: float = 0,
+        pause: float | None = 0,
     ) -> None:
         self._source, self._target = source, target
         self._step, self._tell, self._pause = step, tell, pause
         self.passes = self.written = self.removed = 0
-        self.paused = 0.0
-        self.theirs = digest(target, step)
-        self.ours: Digest | None = None
-
-    @property
-    def equal(self) -> bool:
-        """Whether both held the same at one moment."""
-        return self.ours is not None and self.ours.buckets == self.theirs.buckets
+        self.paused = self._reading = 0.0
+        self.ours = self.theirs = Digest()
+        self.equal = False
 
     def run(self) -> None:
         """Copies until both are equal, or what changes in the source does not become less.
 
         Stopped anywhere, it has done a part, and the next one does the rest.
         """
+        self._compare()
         before: int | None = None
         while self.passes < _PASSES:
-            changed = self._pass(self._step)
+            changed = self._pass()
+            # What changes while the source is read is either found, or changed after all of this.
+            self.equal = not changed and self.ours == self.theirs
             if self.equal or (before is not None and changed * 2 > before):
                 break
             before = changed
-        if not self.equal and self._pause:
+        if not self.equal and self._pause != 0:
             self._finish()
 
-    def _pass(self, step: Step) -> int:
+    def _pass(self) -> int:
         """Makes the target hold what the source does; returns how many entries had to change."""
+        before = self.written + self.removed
+        self._write(self._step)
+        if self.ours != self.theirs:
+            self._compare()
+        return self.written + self.removed - before
+
+    def _write(self, step: Step) -> None:
+        """Writes what the source has and the target has not, over what is there."""
         self.passes += 1
-        known = self.theirs.entries or self.passes > 1  # at first there is nothing to compare
-        ours = digest(self._source, step) if known else None
-        different = ALL if ours is None else ours.differing(self.theirs)
-        written = removed = 0
-        if different:
-            written = write(self._source, self._target, different, step)
-            self.theirs = digest(self._target, step)
-        different = set() if ours is None else ours.differing(self.theirs)
-        if different:
-            removed = remove(self._source, self._target, different, step)
-            self.theirs = digest(self._target, step)
+        began = time.monotonic()
+        ours, waiting, size = Digest(), {}, 0
+        for entry in entries_of(self._source):
+            step()
+            number = fingerprint(entry)
+            ours.add(number)
+            if number not in self.theirs:
+                waiting[entry[:3]] = entry  # the last, if it was changed and is listed again
+                size += len(entry.value)
+                if len(waiting) == _AT_ONCE or size > _BYTES_AT_ONCE:
+                    self._commit(waiting)
+                    size = 0
+        self._commit(waiting)
+        ours.seal()
         self.ours = ours
-        self.written += written
-        self.removed += removed
-        return written + removed
+        self._reading = time.monotonic() - began
+
+    def _commit(self, waiting: dict[tuple[Kind, Sender, str], Entry]) -> None:
+        for part in self._target._atomic([*waiting.values()]):
+            writes = in_order(Write(*entry) for entry in part)
+            self._target._call(self._target._commit, writes)
+            self.written += len(part)
+        waiting.clear()
+
+    def _compare(self) -> None:
+        """Reads the target, and removes what the source had not when it was read."""
+        theirs = Digest()
+        for entry in entries_of(self._target):
+            self._step()
+            number = fingerprint(entry)
+            if self.passes and number not in self.ours:
+                self._remove(entry)
+            else:
+                theirs.add(number)
+        theirs.seal()
+        self.theirs = theirs
+
+    def _remove(self, entry: Entry) -> None:
+        write = Write(*entry[:3], None, None, Seen(at=entry.at))
+        with suppress(Overtaken):  # somebody uses the target
+            self.removed += self._target._call(self._target._commit, (write,))[0]
 
     def _finish(self) -> None:
-        """Copies once more while nobody writes into the source."""
-        deadline = math.inf
-
-        def in_time() -> None:
-            self._step()
-            if time.monotonic() > deadline:
-                raise _TooLong
-
+        """Copies once more, what the source holds while nobody writes into it."""
+        pause = self._pause
+        if pause is None:
+            pause = max(_SHORTEST, 1.5 * self._reading)
+            if pause > _LONGEST:
+                self._tell(
+                    f"FROM takes {self._reading:.0f} s to read: that is too long to keep others "
+                    f"waiting unasked; stop what writes into it, or say --pause {pause:.0f}"
+                )
+                return
+        in_time = False
         try:
-            with self._source.paused():
+            with self._source.paused(pause):
                 began = time.monotonic()
-                deadline = began + self._pause
-                self._tell(f"who writes into FROM waits now, for {self._pause:g} s at most")
-                with suppress(_TooLong):
-                    self._pass(in_time)
+                self._tell(f"who writes into FROM waits now, for {pause:.3g} s at most")
+                in_time = self._write_within(pause)
             self.paused = time.monotonic() - began
             self._tell(f"who writes into FROM went on after {self.paused:.2f} s")
         except NotImplementedError as error:
             self._tell(f"{error}")
+        if in_time:
+            self._compare()
+            self.equal = self.ours == self.theirs
+
+    def _write_within(self, seconds: float) -> bool:
+        """Writes what differs; returns whether it was done in time."""
+        deadline = time.monotonic() + seconds
+
+        def step() -> None:
+            self._step()
+            if time.monotonic() > deadline:
+                raise _TooLong
+
+        with suppress(_TooLong):
+            self._write(step)
+            return time.monotonic() <= deadline
+        return False
 
 
 @click.command(short_help="Make one store hold what another one holds.")
@@ -128,20 +189,21 @@ class Copy:
 @click.option(
     "--pause",
     type=click.FloatRange(min=0),
-    default=2.0,
-    show_default=True,
+    show_default="half as long again as FROM takes to read, 2 to 30",
     help="For how many seconds at most who writes into FROM waits at the end, if something writes.",
 )
 @click.option("--dry-run", is_flag=True, help="Copy nothing; say what there is.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def copy(given: Given, source: str, target: str, pause: float, dry_run: bool, yes: bool) -> None:
+def copy(
+    given: Given, source: str, target: str, pause: float | None, dry_run: bool, yes: bool
+) -> None:
     """Make the store TO hold what the store FROM holds, both given as URLs.
 
     States and all else, each with its time. Stopped at any moment, it is run again and does the
     rest. While mail is handled, what changes is copied again, and at the end those who write into
-    FROM wait a moment, so that both can be compared. Nobody may use TO yet: it takes over after a
-    last run with the server stopped.
+    FROM wait while it is read once more, so that both can be compared. Nobody may use TO yet: it
+    takes over after a last run with the server stopped.
 
     FROM may be salmon+shelve:///PATH, a shelf of Salmon's own store, or librelist+URL, librelist's
     table in a database. Both stay as they are.
@@ -169,7 +231,7 @@ def copy(given: Given, source: str, target: str, pause: float, dry_run: bool, ye
         with progress("entries read", there + 3 * total) as step:
             work = Copy(old, new, step=step, tell=_tell, pause=pause)
             work.run()
-    outcome = "equal" if work.equal else f"NOT equal: FROM has {work.ours}; TO has {work.theirs}"
+    outcome = "equal" if work.equal else f"NOT equal: FROM had {work.ours}; TO had {work.theirs}"
     given.say(
         f"entries: {work.theirs.entries:,}; written: {work.written:,}; removed: "
         f"{work.removed:,}; passes: {work.passes}; the stores are {outcome}",

@@ -1,128 +1,86 @@
-"""Making one store hold what another one does, while that one is in use.
+"""What two stores hold, in a form that can be compared.
 
-Two stores list their entries in different orders, so they are compared by the digests of some ten
-thousand buckets, into which the key of an entry sends it: what differs is found in one pass over
-each, in bounded memory, and only that is written again.
+They list their entries in different orders. So each entry has a fingerprint, and what one store
+holds and the other one does not is told by eight bytes for each entry of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Set
-from functools import partial
-from typing import Any, NamedTuple
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
 
-from salmon_state.entries import Entry, Kind, Seen, Where, Write, in_order
-from salmon_state.errors import Overtaken
+from salmon_state.entries import Entry, Kind, Where
 from salmon_state.storage import StateStorage
 
-__all__ = ["ALL", "Digest", "Step", "digest", "remove", "size", "write"]
+__all__ = ["Digest", "entries_of", "fingerprint", "size"]
 
 _KINDS = tuple(kind for kind in Kind if kind is not Kind.LEASE)
 """What moves: a lock that somebody holds in one store says nothing in another."""
 
-_BUCKETS = 1 << 14
-ALL = frozenset(range(_BUCKETS))
-"""All buckets."""
 _MODULUS = 1 << 256
 
-Step = Callable[[], object]
-"""Called for each entry that was read; what it raises ends the work, and can go on later."""
 
+class Digest:
+    """What a store held when it was gone through, in eight bytes for each entry.
 
-class Digest(NamedTuple):
-    """What two stores have in common if they hold the same, in whatever order they list it."""
+    Attributes:
+        entries: How many there were.
+        total: The sum of their fingerprints, which is the same for the same entries.
+    """
 
-    entries: int
-    buckets: list[int]
-    """Of each the sum of the SHA-256 of its entries."""
+    def __init__(self) -> None:
+        self.entries = self.total = 0
+        self._parts = [array("Q") for _ in range(256)]  # each is short enough to be sorted at once
 
-    @property
-    def total(self) -> int:
-        """The sum of the SHA-256 of each entry."""
-        return sum(self.buckets) % _MODULUS
+    def add(self, number: int) -> None:
+        """Adds the fingerprint of one more entry."""
+        self.entries += 1
+        self.total = (self.total + number) % _MODULUS
+        self._parts[number & 255].append(number >> 192)
 
-    def differing(self, other: Digest) -> set[int]:
-        """Returns the buckets in which two stores hold something else."""
-        pairs = zip(self.buckets, other.buckets, strict=True)
-        return {number for number, (ours, theirs) in enumerate(pairs) if ours != theirs}
+    def seal(self) -> None:
+        """Makes it ready to be asked: nothing is added any more."""
+        self._parts = [array("Q", sorted(part)) for part in self._parts]
+
+    def __contains__(self, number: int) -> bool:
+        """Whether there was such an entry; of 2⁶⁴ others one is taken for it."""
+        part, short = self._parts[number & 255], number >> 192
+        place = bisect_left(part, short)
+        return place < len(part) and part[place] == short
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are of the same entries, in whatever order they were listed."""
+        return isinstance(other, Digest) and self.total == other.total
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
         return f"{self.entries:,} entries ({self.total:064x})"
 
 
-class _Marked(NamedTuple):
-    bucket: int
-    number: int
+def fingerprint(entry: Entry) -> int:
+    """Returns the SHA-256 of all that an entry says, as a number."""
+    kind, sender, name, value, at = entry
+    if isinstance(value, bytes):
+        whole = hashlib.sha256(ascii([int(kind), sender, name, at]).encode())
+        whole.update(value)
+    else:
+        whole = hashlib.sha256(ascii([int(kind), sender, name, at, value]).encode())
+    return int.from_bytes(whole.digest(), "big")
 
 
-def digest(store: StateStorage, step: Step) -> Digest:
-    """Reads a whole store and returns the digest of its entries."""
-    count, buckets = 0, [0] * _BUCKETS
-    for kind in _KINDS:
-        for bucket, number in store._go_through(kind, Where(), partial(map, _mark)):
-            count += 1
-            buckets[bucket] = (buckets[bucket] + number) % _MODULUS
-            step()
-    return Digest(count, buckets)
+def entries_of(store: StateStorage) -> Iterator[Entry]:
+    """Iterates over all that moves, a page at a time."""
 
-
-def _mark(entry: Entry) -> _Marked:
-    key = _key(entry)
-    value: Any = entry.value if isinstance(entry.value, bytes) else ascii(entry.value).encode()
-    whole = hashlib.sha256(b"%d %a %d %b " % (len(key), entry.at, len(value), key))
-    whole.update(value)
-    return _Marked(_bucket(key), int.from_bytes(whole.digest(), "big"))
-
-
-def _key(entry: Entry) -> bytes:
-    return ascii([int(entry.kind), entry.sender, entry.name]).encode()
-
-
-def _bucket(key: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % _BUCKETS
-
-
-def _in(buckets: Set[int], entries: list[Entry]) -> list[Entry]:
-    if len(buckets) == _BUCKETS:
+    def whole(entries: list[Entry]) -> list[Entry]:
         return entries
-    return [entry for entry in entries if _bucket(_key(entry)) in buckets]
+
+    for kind in _KINDS:
+        yield from store._go_through(kind, Where(), whole)
 
 
 def size(store: StateStorage) -> int:
     """Returns how many entries there are."""
     return sum(store._call(store._count, kind) for kind in _KINDS)
-
-
-def write(source: StateStorage, target: StateStorage, buckets: Set[int], step: Step) -> int:
-    """Writes what the source has in some buckets, over what is there; returns how many entries."""
-    written = 0
-    for entries in _pages(source, step):
-        for part in target._atomic(_in(buckets, entries)):
-            target._call(target._commit, in_order(Write(*entry) for entry in part))
-            written += len(part)
-    return written
-
-
-def remove(source: StateStorage, target: StateStorage, buckets: Set[int], step: Step) -> int:
-    """Removes what the target has in some buckets and the source has not; returns how many."""
-    removed = 0
-    for entries in _pages(target, step):
-        for entry in _in(buckets, entries):
-            if not source._call(source._load, entry.sender, ((entry.kind, entry.name),)):
-                write = Write(*entry[:3], None, None, Seen(at=entry.at))
-                try:
-                    removed += target._call(target._commit, (write,))[0]
-                except Overtaken:  # somebody uses the target
-                    continue
-    return removed
-
-
-def _pages(store: StateStorage, step: Step) -> Iterator[list[Entry]]:
-    def whole(entries: list[Entry]) -> Iterable[list[Entry]]:
-        for _ in entries:
-            step()
-        return (entries,) if entries else ()
-
-    for kind in _KINDS:
-        yield from store._go_through(kind, Where(), whole)

@@ -10,12 +10,23 @@ from salmon_state.stores.redis.scripts import Script
 __all__ = ["CLAIM", "COUNT", "LOOK", "PAGE", "SOME"]
 
 # KEYS: hashes. ARGV: a field that they must have, or ''; the state that one must have and the
-# latest time, or '' for either; how many bytes of senders to give; the deadline. Returns for the
-# first of them what they hold, or nothing where surely none of that matches or is damaged. One
-# comes in any case if all the bytes of a page are for it.
-LOOK = Script("""
+# latest time, or '' for either; how many bytes to give; 'all' if these are those of all that a hash
+# holds, and '' for those of senders; the deadline. Returns for the first of them what they hold, or
+# nothing where surely none of that matches or is damaged. One comes in any case if all the bytes of
+# a page are for it: of one that holds more, the sender alone.
+LOOK = Script(
+    """
 local field, wanted, latest, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found, bytes = {}, 0
+
+local function size_of(key)
+  if ARGV[5] == '' then return redis.call('HSTRLEN', key, 'sender') end
+  local size = 0
+  for _, each in ipairs(redis.call('HKEYS', key)) do
+    size = size + redis.call('HSTRLEN', key, each)
+  end
+  return size
+end
 
 local function may_match(value)
   local at, state = string.match(value, '^(%-?%d*) ([%w_]+)$')
@@ -27,21 +38,29 @@ for i, key in ipairs(KEYS) do
   local value = field ~= '' and redis.call('HGET', key, field)
   local all = {}
   if field == '' or (value and may_match(value)) then
-    bytes = bytes + redis.call('HSTRLEN', key, 'sender')
+    local size = size_of(key)
+    bytes = bytes + size
     if bytes > limit and (i > 1 or limit < 1000000) then break end
-    all = redis.call('HGETALL', key)
-    local some = wanted == '' and not latest
-    for j = 1, #all, 2 do some = some or (all[j] ~= 'sender' and may_match(all[j + 1])) end
-    if not some then all = {} end
+    if size > limit and ARGV[5] ~= '' then
+      all = {'sender', redis.call('HGET', key, 'sender') or ''}
+    else
+      all = redis.call('HGETALL', key)
+      local some = wanted == '' and not latest
+      for j = 1, #all, 2 do some = some or (all[j] ~= 'sender' and may_match(all[j + 1])) end
+      if not some then all = {} end
+    end
   end
   found[i] = all
 end
 return found
-""")
+""",
+    reads=True,
+)
 
 # KEYS: hashes. ARGV: how many fields an entry has; the deadline. Returns how many entries there
 # are, or the key of a hash that is damaged.
-COUNT = Script("""
+COUNT = Script(
+    """
 local count = 0
 for _, key in ipairs(KEYS) do
   local fields = redis.call('HLEN', key)
@@ -49,10 +68,13 @@ for _, key in ipairs(KEYS) do
   if fields > 0 then count = count + math.floor((fields - 1) / ARGV[1]) end
 end
 return count
-""")
+""",
+    reads=True,
+)
 
 # KEYS: a hash. ARGV: fields; the deadline. Returns of how many the rest is, and what they hold.
-SOME = Script("""
+SOME = Script(
+    """
 local found, bytes = {0}, 0
 for i = 1, #ARGV - 1 do
   local field, at = ARGV[i], '@' .. ARGV[i]
@@ -65,7 +87,9 @@ for i = 1, #ARGV - 1 do
   if bytes > 1000000 then break end
 end
 return found
-""")
+""",
+    reads=True,
+)
 
 # A member that begins with '!' stands for all in another set, from where they are moved here. What
 # became of an entry since says its hash: a member without one goes, one with another time moves.

@@ -24,6 +24,7 @@ from salmon_state.stores.redis.entries import (
     encode_field,
     encode_time,
     is_lease,
+    pairs,
     tail_of,
 )
 from salmon_state.stores.redis.listing import CLAIM, COUNT, LOOK, PAGE, SOME
@@ -65,7 +66,8 @@ class Pages:
         return Page([entry for entry in entries if where.matches(entry)], rest)
 
     def _all(self, kind: Kind, where: Where) -> Iterator[list[Entry]]:
-        if kind.due and (where.before is not None or where.sender is EVERY):
+        by_time = where.before is not None or (where.sender is EVERY and not self._server.paused)
+        if kind.due and by_time:
             return self._by_time(kind, _LATEST if where.before is None else where.before)
         if where.sender is not EVERY:
             return self._of_sender(kind, where.sender)
@@ -172,16 +174,21 @@ class Pages:
         if kind is STATE and where.before is not None:
             latest = encode_time(where.before)
         argv = b"" if where.name is EVERY else encode_field(where.name), state, latest
+        # Of those that are due there may be millions of bytes in one hash.
+        sizes = b"all" if kind.due else b""
         for pool, keys in self._hashes(kind):
             waiting = [list(self._keys.by_slot(keys))]
             while waiting:
                 page: list[Entry] = []
                 groups = waiting.pop()
                 limit = b"%d" % (_BYTES // (len(groups) or 1))
-                replies = self._server.run_each(pool, LOOK, groups, (*argv, limit))
+                replies = self._server.run_each(pool, LOOK, groups, (*argv, limit, sizes))
                 for group, found in zip(groups, replies, strict=True):
                     for key, reply in zip(group, found, strict=False):
-                        if reply:
+                        if sizes and len(pairs(reply)) == 1:  # a large one
+                            sender = decode_sender(self._keys, kind, key, pairs(reply)[0][1])
+                            yield from self._of_sender(kind, sender)
+                        elif reply:
                             page += decode_found(self._keys, kind, key, reply)
                     if len(found) < len(group):
                         waiting.append([group[len(found) :]])
@@ -189,7 +196,7 @@ class Pages:
 
     def count(self, kind: Kind) -> int:
         """Returns the number of entries of a kind."""
-        if kind.due:
+        if kind.due and not self._server.paused:
             dues = [self._due_in(due, kind, _LATEST, b"") for _, due in self._heads(kind)]
             return sum(1 for _ in chain.from_iterable(dues))
         total = 0

@@ -32,9 +32,15 @@ end
 
 
 class Script:
-    """A script in Lua."""
+    """A script in Lua.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        text: Its text, behind what looks at the deadline.
+        reads: Whether it only reads, and may run while others are kept from writing.
+    """
+
+    def __init__(self, text: str, *, reads: bool = False) -> None:
+        self.reads = reads
         self.text = f"{_IN_TIME}{text}".encode()
         # Redis's name for it, and no protection against anything.
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()

@@ -40,6 +40,9 @@ class Server(Forkable):
         patience: How long a thread waits for one of them, in seconds.
         replicas: How many replicas must have confirmed a write before it returns; 0 for none.
         wait: How long to wait for them, in milliseconds.
+
+    Attributes:
+        paused: Whether we keep others from writing: then only what says that it reads is run.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Server(Forkable):
         self._begin()
         self._replicas = replicas
         self._confirm: tuple[Command, ...] = ((b"WAIT", replicas, wait),) if replicas else ()
+        self.paused = False
         _watch.add(self)
 
     def _begin(self) -> None:
@@ -150,11 +154,11 @@ class Server(Forkable):
     ) -> Any:
         try:
             try:
-                return send(keys[-1], _called(script, keys, argv), again=again)
+                return send(keys[-1], self._called(script, keys, argv), again=again)
             except ResponseError as error:
                 if not _not_run(error):
                     raise
-                whole = _called(script, keys, argv, whole=True)
+                whole = self._called(script, keys, argv, whole=True)
                 return send(keys[-1], whole, again=again)
         except ResponseError as error:
             self._explain(error, keys)
@@ -189,6 +193,15 @@ class Server(Forkable):
                 if kind not in (b"none", type_of(key)):
                     raise damaged(key) from error
             raise damaged(keys[-1]) from error  # or what belongs to it
+
+    def _called(
+        self, script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, whole: bool = False
+    ) -> Command:
+        """Returns the command that runs a script, by its name or with its text."""
+        verb, name = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
+        if self.paused and script.reads:
+            verb += b"_RO"
+        return Timed((verb, name, len(keys), *keys, *argv))
 
     # ---------------------------------------------------------------- many keys
 
@@ -245,7 +258,7 @@ class Server(Forkable):
         argv: Sequence[bytes],
     ) -> list[Any]:
         """Does the same for a script that reads, and groups of keys, each of one slot."""
-        commands = [_called(script, keys, argv) for keys in groups]
+        commands = [self._called(script, keys, argv) for keys in groups]
         replies = exchange(pool, commands, again=True) if groups else []
         if replies and isinstance(replies[0], ResponseError) and _not_run(replies[0]):
             self.run(script, groups[0], argv, again=True)  # and the server knows it
@@ -254,14 +267,6 @@ class Server(Forkable):
             self.run(script, keys, argv, again=True) if isinstance(reply, Exception) else reply
             for keys, reply in zip(groups, replies, strict=True)
         ]
-
-
-def _called(
-    script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, whole: bool = False
-) -> Command:
-    """Returns the command that runs a script, by its name or with its text."""
-    name = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
-    return Timed((*name, len(keys), *keys, *argv))
 
 
 def _not_run(error: ResponseError) -> bool:

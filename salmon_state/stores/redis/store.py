@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from salmon_state.stores.redis.diagnosis import diagnose
 from salmon_state.stores.redis.entries import Keys, damaged, decode_value, encode_field
 from salmon_state.stores.redis.leases import RedisLeases, RedisWork
 from salmon_state.stores.redis.pages import Pages
+from salmon_state.stores.redis.pausing import paused
 from salmon_state.stores.redis.servers import UNREACHABLE
 
 __all__ = ["RedisStorage"]
@@ -177,6 +179,9 @@ class RedisStorage(StateStorage):
 
     def _ping(self) -> None:
         opening.check_server(self._server, self._keys)
+
+    def _pause(self, seconds: float) -> AbstractContextManager[object]:
+        return paused(self._server, seconds)
 
     def _diagnose(self) -> Iterator[Finding]:
         return diagnose(

@@ -254,7 +254,7 @@ class ShelveStorage(StateStorage, Forkable):
             found = shelf.execute("PRAGMA integrity_check").fetchall()
         return [f"SQLite: {text}" for (text,) in found if text != "ok"]
 
-    def _pause(self) -> AbstractContextManager[object]:
+    def _pause(self, seconds: float) -> AbstractContextManager[object]:
         return self._transaction()
 
     def _diagnose(self) -> Iterator[Finding]:

@@ -258,7 +258,7 @@ class SQLAlchemyStorage(StateStorage):
         return self._pool.run(self._database.examine)
 
     @contextmanager
-    def _pause(self) -> Iterator[None]:
+    def _pause(self, seconds: float) -> Iterator[None]:
         states = self.table
         both = (states, self.metadata.tables[f"{states.key}_entries"])
         tables = [self._pool.dialect.identifier_preparer.format_table(each) for each in both]
