@@ -183,14 +183,15 @@ class Copy:
         return False
 
 
-@click.command(short_help="Make one store hold what another one holds.")
+@click.command(short_help="Move to another store, while mail is handled.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option(
     "--pause",
     type=click.FloatRange(min=0),
+    metavar="SECONDS",
     show_default="half as long again as FROM takes to read, 2 to 30",
-    help="For how many seconds at most who writes into FROM waits at the end, if something writes.",
+    help="For how long at most who writes into FROM waits at the end, if something writes.",
 )
 @click.option("--dry-run", is_flag=True, help="Copy nothing; say what there is.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -205,8 +206,8 @@ def copy(
     FROM wait while it is read once more, so that both can be compared. Nobody may use TO yet: it
     takes over after a last run with the server stopped.
 
-    FROM may be salmon+shelve:///PATH, a shelf of Salmon's own store, or librelist+URL, librelist's
-    table in a database. Both stay as they are.
+    FROM may be a shelf of Salmon's own store, shelve:///PATH (salmon+shelve:///PATH if Python 3.13
+    or later wrote it), or librelist+URL, librelist's table in a database. Both stay as they are.
 
     Exit status 1 if the two are not equal in the end.
     """
@@ -224,7 +225,8 @@ def copy(
             )
         if there:
             confirm(
-                f"{new!r} has {there:,} entries: write over them, and remove what {old!r} has not?",
+                f"TO, {new!r}, has {there:,} entries: write over them, and remove what FROM has "
+                "not?",
                 yes=yes,
             )
         # To write, and to read both for the comparison: if nothing changes meanwhile.

@@ -22,6 +22,7 @@ __all__ = [
     "configured",
     "confirm",
     "imported",
+    "is_salmons_shelf",
     "open_existing",
     "state",
 ]
@@ -91,7 +92,8 @@ def open_existing(url: str, **options: Any) -> StateStorage:
     """Opens a store that is there; makes no file and no table, as a misspelt URL would.
 
     Raises:
-        ConfigurationError: There is none, or its tables are to be migrated first.
+        ConfigurationError: There is none, or its tables are to be migrated first, or it is a shelf
+            of Salmon's own, which would be converted under Salmon's hands.
         StorageError: It cannot be opened.
     """
     scheme, _, rest = resolve_url(url).partition(":///")
@@ -102,9 +104,24 @@ def open_existing(url: str, **options: Any) -> StateStorage:
         raise ConfigurationError(
             f"there is no store at {str(path)!r}; if there shall be one: salmon-state migrate"
         )
+    if is_salmons_shelf(url):
+        raise ConfigurationError(
+            f"{str(path)!r} is a shelf of Salmon's own store: salmon-state copy reads it, and "
+            "leaves it as it is; salmon-state migrate converts it, while Salmon is stopped"
+        )
     if "create" in (known_options(url) or ()):
         options["create"] = False
     return open_storage(url, **options)
+
+
+def is_salmons_shelf(url: str) -> bool:
+    """Returns whether a URL is that of a shelf of Salmon's own, in another form than ours."""
+    scheme, _, path = url.partition(":///")
+    if scheme != "shelve":
+        return False
+    from salmon_state.stores.shelf.flavours import find_old_shelves  # what others need not wait for
+
+    return bool(find_old_shelves(Path(path)))
 
 
 def application_module(name: str) -> ModuleType:

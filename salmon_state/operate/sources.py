@@ -20,7 +20,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import STATE, Write, in_order, to_microseconds
 from salmon_state.errors import ConfigurationError, StorageUnavailable
 from salmon_state.masking import Mask
-from salmon_state.operate.given import open_existing
+from salmon_state.operate.given import is_salmons_shelf, open_existing
 from salmon_state.registry import open_storage, resolve_url
 from salmon_state.storage import StateStorage
 
@@ -42,7 +42,8 @@ _AT_ONCE = 1_000
 def opened_source(url: str) -> Iterator[StateStorage]:
     """Gives the store of a URL, or one with what somebody else's holds.
 
-    ``salmon+shelve:///run/states`` is a shelf of Salmon's own store, of any flavour of dbm, and
+    ``shelve:///run/states`` may be a shelf of Salmon's own store, of any flavour of dbm (and
+    ``salmon+shelve:///run/states`` says that it is one), and
     ``librelist+postgresql+psycopg://…`` the table of librelist's, in any database of SQLAlchemy's;
     ``?table=`` names it if it is not ``librelist_userstate``.
 
@@ -50,9 +51,9 @@ def opened_source(url: str) -> Iterator[StateStorage]:
         ConfigurationError: The URL cannot work.
         StorageError: It cannot be read.
     """
-    if url.startswith(_SHELF):
+    if url.startswith(_SHELF) or is_salmons_shelf(url):
         with tempfile.TemporaryDirectory(prefix="salmon-state-") as directory:
-            path = _copied(Path(url.removeprefix(_SHELF)), Path(directory))
+            path = _copied(Path(url.partition(":///")[2]), Path(directory))
             with open_storage(f"shelve:///{path}") as store:
                 yield store
     elif url.startswith(_LIBRELIST):
