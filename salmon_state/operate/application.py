@@ -18,31 +18,49 @@ from salmon_state.storage import StateStorage
 
 __all__ = ["diagnose_application", "diagnose_states"]
 
+_ERROR = "ERROR"
+"""What Salmon puts a conversation into whose handler raised."""
 _WHERE = "run this where the application is"
+_NAMED = 20
+"""How many modules are named that are no handlers: an application may make a key for each list."""
 
 
 def diagnose_states(store: StateStorage, modules: Sequence[str]) -> Iterator[Finding]:
-    """Yields the states that no function handles: their mail reaches nobody.
+    """Yields the states that no function handles, whose mail reaches nobody, and those in ERROR.
 
     Args:
         store: Where the states are.
-        modules: The handler modules, which are imported.
+        modules: The handler modules, which are imported; without any only ERROR is looked for.
     """
+    found = store.records(state=None if modules else _ERROR)
+    counts = Counter((record.module, record.state) for record in found)
+    functions = {}
     for module in modules:
         try:
-            functions = vars(imported(module))
+            functions[module] = vars(imported(module))
         except ClickException as error:
             yield Finding("states", error.message, _WHERE)
-            continue
-        counts = Counter(record.state for record in store.records(module=module))
-        for state, count in sorted(counts.items()):
-            yield _of_state(module, state, count, there=callable(functions.get(state)))
+    others: Counter[str] = Counter()
+    for (module, state), count in sorted(counts.items()):
+        if module in functions:
+            there = callable(functions[module].get(state))
+            yield _of_state(module, state, count, there=there)
+        elif state == _ERROR:
+            yield _of_state(module, state, count, there=True)
+        if modules and module not in modules:
+            others[module] += count
+    for module, count in others.most_common(_NAMED):
+        text = f"conversations with {shown(module)}, which is none of the handlers: {count:,}"
+        yield Finding("states", f"{text} (has it a new name? salmon-state rename-module)")
+    if not modules:
+        text = "not compared with the handlers: say --handlers MODULE, where the application is"
+        yield Finding("states", text)
 
 
 def _of_state(module: str, state: str, count: int, *, there: bool) -> Finding:
-    text = f"conversations with {module} in {shown(state)}: {count:,}"
-    if state == "ERROR":
-        advice = f"a handler raised: mend it, then salmon-state rename {module} ERROR START"
+    text = f"conversations with {shown(module)} in {shown(state)}: {count:,}"
+    if state == _ERROR:
+        advice = f"a handler raised: mend it, then salmon-state rename {shown(module)} ERROR START"
     elif there:
         advice = ""
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 
 import click
 
@@ -25,7 +26,30 @@ __all__ = ["cli", "main"]
 FOUND, UNAVAILABLE = 1, 3
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_SECTIONS = {
+    "Look": look.COMMANDS,
+    "Mend": mend.COMMANDS,
+    "Mail": (*outbox.COMMANDS, *undeliverable.COMMANDS, *confirmations.COMMANDS),
+    "The store": (*doctor.COMMANDS, *copying.COMMANDS, *migrating.COMMANDS, *bench.COMMANDS),
+}
+"""The commands as they are listed: by what somebody wants."""
+
+
+class _InSections(click.Group):
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands under the headlines of `_SECTIONS`."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for headline, commands in _SECTIONS.items():
+            with formatter.section(headline):
+                formatter.write_dl(
+                    [(each.name or "", each.get_short_help_str(limit)) for each in commands]
+                )
+
+
+@click.group(
+    cls=_InSections,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="salmon-state")
 @click.option(
     "--store",
@@ -50,17 +74,7 @@ def cli(context: click.Context, url: str | None, to_json: bool) -> None:
     context.call_on_close(context.obj.close)
 
 
-for command in (
-    *look.COMMANDS,
-    *mend.COMMANDS,
-    *outbox.COMMANDS,
-    *confirmations.COMMANDS,
-    *undeliverable.COMMANDS,
-    *copying.COMMANDS,
-    *doctor.COMMANDS,
-    *migrating.COMMANDS,
-    *bench.COMMANDS,
-):
+for command in chain.from_iterable(_SECTIONS.values()):
     cli.add_command(command)
 
 

@@ -38,7 +38,7 @@ _timeout = click.option(
 )
 
 
-@click.command("set", short_help="Put a conversation into a state.")
+@click.command("set", short_help="Put a conversation into a state: START frees it.")
 @click.argument("module")
 @click.argument("sender")
 @click.argument("state", type=options.state)
@@ -75,7 +75,7 @@ def set_(
         raise SystemExit(1)
 
 
-@click.command("set-all", short_help="Put all of a sender's into a state.")
+@click.command("set-all", short_help="Put all conversations of a sender into a state.")
 @click.argument("sender")
 @click.argument("state", type=options.state)
 @_timeout
@@ -93,7 +93,7 @@ def set_all(given: Given, sender: str, state: str, timeout: float, dry_run: bool
     given.say(f"conversations of {shown(sender)} {did}: {moved:,}", moved=moved)
 
 
-@click.command(short_help="Move all conversations in a state to another.")
+@click.command(short_help="Move all in a state to another: a handler's new name.")
 @click.argument("module")
 @click.argument("old", type=options.state)
 @click.argument("new", type=options.state)
@@ -114,7 +114,7 @@ def rename(given: Given, module: str, old: str, new: str, dry_run: bool) -> None
     given.say(f"conversations {did} from {shown(old)} to {shown(new)}: {moved:,}", moved=moved)
 
 
-@click.command("rename-module", short_help="Move a module's to another module.")
+@click.command("rename-module", short_help="Move all of a module to another: its new name.")
 @click.argument("old")
 @click.argument("new")
 @_dry_run

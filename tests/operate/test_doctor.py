@@ -468,8 +468,20 @@ def test_states_that_nobody_handles(file: str, store: StateStorage, tmp_path: Pa
         for state in ("GONE", "ERROR"):
             assert rows(file, "rename", "handlers", state, "POSTING") == [{"moved": 1}]
         said = rows(file, "doctor")
-    assert [row["wrong"] for row in said] == [False] * len(said)
-    assert said[-1]["finding"] == "conversations with handlers in POSTING: 3"
+        assert [row["wrong"] for row in said] == [False] * len(said)
+        assert said[-1]["finding"] == "conversations with handlers in POSTING: 3"
+        store.set("old", ANNA, "POSTING")
+        assert "old, which is none of the handlers: 1" in rows(file, "doctor")[-1]["finding"]
+
+
+def test_conversations_in_error_without_the_application(
+    file: str, store: StateStorage, tmp_path: Path
+) -> None:
+    store.set("handlers", ANNA, "ERROR")
+    store.set("handlers", BEN, "POSTING")
+    with application_in(tmp_path):
+        assert found(file, "conversations with handlers in ERROR: 1")
+        assert "say --handlers MODULE" in rows(file, "doctor")[-1]["finding"]
 
 
 def test_what_cannot_be_imported(file: str) -> None:
