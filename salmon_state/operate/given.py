@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import importlib
 import sys
+from email.utils import parseaddr
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from salmon_state.errors import ConfigurationError
-from salmon_state.operate.output import as_json
+from salmon_state.operate.output import as_json, shown
 from salmon_state.registry import known_options, open_storage, resolve_url
 from salmon_state.storage import StateStorage
 
@@ -25,6 +26,7 @@ __all__ = [
     "is_salmons_shelf",
     "open_existing",
     "state",
+    "tell_if_nothing",
 ]
 
 _IN_FILES = ("sqlite", "shelve")
@@ -170,6 +172,17 @@ def _configured() -> str:
             "config/settings.py has a state_url"
         )
     return url
+
+
+def tell_if_nothing(found: int, sender: str) -> None:
+    """Says that nothing is kept about somebody, and by what address mail is, if by another."""
+    if found:
+        return
+    address = parseaddr(sender)[1].lower()
+    other = (
+        f"; Salmon knows that address as {shown(address)}" if address not in ("", sender) else ""
+    )
+    click.echo(f"nothing is kept about {shown(sender)}{other}", err=True)
 
 
 def confirm(question: str, *, yes: bool) -> None:

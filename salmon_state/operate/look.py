@@ -14,7 +14,7 @@ import click
 from salmon_state.entries import Kind
 from salmon_state.errors import ConversationBusy
 from salmon_state.operate import given as options
-from salmon_state.operate.given import Given
+from salmon_state.operate.given import Given, tell_if_nothing
 from salmon_state.operate.output import Row, duration, print_rows, progress, shown
 from salmon_state.storage import Record, StateStorage
 
@@ -111,6 +111,7 @@ def show(given: Given, sender: str) -> None:
         click.echo(
             f"{shown(sender)}: entries: {found:,}; {_in_hand(given.store, sender)}", err=True
         )
+    tell_if_nothing(found, sender)
     if not found:
         raise SystemExit(1)
 
@@ -137,7 +138,7 @@ def export(given: Given, sender: str) -> None:
 
     What is no text is in base64, and its entry says so.
     """
-    print_rows(given.store.export(sender), (), to_json=True)
+    tell_if_nothing(print_rows(given.store.export(sender), (), to_json=True), sender)
 
 
 COMMANDS = (list_, count, show, export)

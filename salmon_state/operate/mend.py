@@ -14,7 +14,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.errors import StorageError
 from salmon_state.operate import given as options
-from salmon_state.operate.given import Given, confirm
+from salmon_state.operate.given import Given, confirm, tell_if_nothing
 from salmon_state.operate.look import idle_for
 from salmon_state.operate.output import duration, shown
 from salmon_state.storage import StateStorage
@@ -174,10 +174,12 @@ def erase(given: Given, sender: str, timeout: float, dry_run: bool, yes: bool) -
     if dry_run:
         removed = sum(1 for _ in given.store.export(sender))
         given.say(f"entries of {shown(sender)} to remove: {removed:,}", removed=removed)
+        tell_if_nothing(removed, sender)
         return
     confirm(f"Remove everything about {shown(sender)}?", yes=yes)
     removed = given.store.erase(sender, timeout=timeout)
     given.say(f"entries of {shown(sender)} removed: {removed:,}", removed=removed)
+    tell_if_nothing(removed, sender)
 
 
 @click.command()

@@ -29,6 +29,7 @@ def status(given: Given) -> None:
     """Say how much is to be sent, and since when it has been due.
 
     What has been due for long is sent by nobody: no dispatcher runs, or the relay is down.
+    `outbox pending` shows what the relay said.
     """
     backlog = Outbox(given.store).backlog()
     due = f", the first of them due {shown(backlog.first_due)}" if backlog.pending else ""

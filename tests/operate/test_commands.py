@@ -88,6 +88,10 @@ def test_everything_about_a_person(url: str, store: StateStorage) -> None:
     assert rows(url, "export", ANNA) == shown
     assert rows(url, "erase", ANNA, "--yes") == [{"removed": 4}]
     assert rows(url, "export", ANNA) == []
+    for command in (["show"], ["export"], ["erase", "--yes"], ["erase", "--dry-run"]):
+        said = typed(url, *command, f"Anna <{ANNA.title()}>").stderr
+        assert f"Salmon knows that address as {ANNA}" in said
+        assert "Salmon knows" not in typed(url, *command, ANNA).stderr
     assert [record.sender for record in store.records()] == [BEN]
 
 
