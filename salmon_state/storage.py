@@ -281,7 +281,12 @@ class StateStorage(Backend, routing.StateStorage):
     # ---------------------------------------------------------------- many conversations
 
     def records(
-        self, *, module: str | None = None, sender: str | None = None, state: str | None = None
+        self,
+        *,
+        module: str | None = None,
+        sender: str | None = None,
+        state: str | None = None,
+        older_than: timedelta | None = None,
     ) -> Iterator[Record]:
         """Iterates over the conversations, in no particular order, without loading the store.
 
@@ -293,9 +298,11 @@ class StateStorage(Backend, routing.StateStorage):
             module: Only this module's conversations.
             sender: Only this sender's; ``None`` means everybody's.
             state: Only those in this state.
+            older_than: Only those that have been idle for longer, which are those that `purge`
+                would remove.
 
         Raises:
-            TypeError, ValueError: A filter of the wrong type, or an empty `state`.
+            TypeError, ValueError: A filter of the wrong type, an empty `state`, or a negative time.
             StorageUnavailable: The store cannot be read now; also while iterating.
             StorageError: An entry is damaged; also while iterating.
         """
@@ -309,6 +316,7 @@ class StateStorage(Backend, routing.StateStorage):
             sender=EVERY if sender is None else sender,
             name=EVERY if module is None else module,
             value=state,
+            before=None if older_than is None else self._moment(older_than),
         )
         return self._go_through(STATE, where, _records)
 
@@ -429,15 +437,20 @@ class StateStorage(Backend, routing.StateStorage):
 
         A crash in mid-call may leave some removed and some not; calling it again finishes the work.
         """
-        check_idle_time(older_than)
+        before = self._moment(older_than)
         module = None if module is None else plain_module(module)
         state = None if state is None else plain_state(state)
         where = Where(
             name=EVERY if module is None else module,
             value=state,
-            before=self._clock() - older_than // MICROSECOND,
+            before=before,
         )
         return self._call(self._sweep, STATE, where, None)
+
+    def _moment(self, ago: timedelta) -> int:
+        """Returns when that was, in microseconds since 1970 UTC."""
+        check_idle_time(ago)
+        return self._clock() - ago // MICROSECOND
 
     # ---------------------------------------------------------------- one person
 

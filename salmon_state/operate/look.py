@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from heapq import nsmallest
 from itertools import islice
 
@@ -18,7 +17,7 @@ from salmon_state.operate.given import Given, tell_if_nothing
 from salmon_state.operate.output import Row, duration, print_rows, progress, shown
 from salmon_state.storage import Record, StateStorage
 
-__all__ = ["COMMANDS", "idle_for"]
+__all__ = ["COMMANDS"]
 
 
 @click.command("list", short_help="List conversations: who is in which state.")
@@ -45,9 +44,8 @@ def list_(
     """
     if oldest and limit is None:
         raise click.UsageError("--oldest needs -n: to sort them all takes memory for all")
-    records = given.store.records(module=module, sender=sender, state=state)
-    if idle is not None:
-        records = idle_for(records, duration(idle))
+    older_than = None if idle is None else duration(idle)
+    records = given.store.records(module=module, sender=sender, state=state, older_than=older_than)
     found = nsmallest(limit or 1, records, _age) if oldest else islice(records, limit)
     rows = map(_row, found)
     count = print_rows(rows, ("sender", "module", "state", "since"), to_json=given.to_json)
@@ -59,14 +57,6 @@ def _age(record: Record) -> tuple[bool, datetime]:
     """Returns what sorts those that were not set for longest first, unknown times last."""
     unknown = record.updated_at is None
     return unknown, record.updated_at or datetime.max.replace(tzinfo=timezone.utc)
-
-
-def idle_for(records: Iterator[Record], idle: timedelta) -> Iterator[Record]:
-    """Yields those that `StateStorage.purge` would remove, of whatever idle time."""
-    since = datetime.now(timezone.utc) - idle
-    for record in records:
-        if record.updated_at is not None and record.updated_at < since:
-            yield record
 
 
 def _row(record: Record) -> Row:

@@ -15,7 +15,6 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.errors import StorageError
 from salmon_state.operate import given as options
 from salmon_state.operate.given import Given, confirm, tell_if_nothing
-from salmon_state.operate.look import idle_for
 from salmon_state.operate.output import duration, shown
 from salmon_state.storage import StateStorage
 
@@ -156,7 +155,8 @@ def purge(
         removed = given.store.purge(older_than=idle, module=module, state=state)
         given.say(f"conversations removed: {removed:,}", removed=removed)
         return
-    removed = sum(1 for _ in idle_for(given.store.records(module=module, state=state), idle))
+    found = given.store.records(module=module, state=state, older_than=idle)
+    removed = sum(1 for _ in found)
     given.say(f"conversations to remove: {removed:,}", removed=removed)
 
 

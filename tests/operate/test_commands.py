@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,11 @@ def test_looking(url: str, store: StateStorage) -> None:
     oldest = [row["state"] for row in rows(url, "list", "--oldest", "-n", "5")]
     assert (oldest[0], oldest[-1]) == ("OLD", "UNKNOWN_TIME")
     assert [row["state"] for row in rows(url, "list", "--oldest", "-n", "1")] == ["OLD"]
+    assert [row["state"] for row in rows(url, "list", "--idle", "1h")] == ["OLD"]
+    assert rows(url, "list", "--idle", "1h", "--module", APP) == []
+    assert rows(url, "purge", "--older-than", "1h", "--dry-run") == [{"removed": 1}]
+    with pytest.raises(ValueError, match="negative"):
+        store.records(older_than=timedelta(-1))
     for module in ("app.old", "app.unknown"):
         store.set(module, BEN, "START")
     assert rows(url, "count") == [

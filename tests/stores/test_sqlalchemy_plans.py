@@ -132,7 +132,7 @@ def test_the_primary_key_is_used(
 
 @pytest.mark.parametrize("filters", [{"state": "NOWHERE"}, {"module": "nobody"}], ids=str)
 def test_a_page_goes_through_few_rows(
-    full: tuple[Place, SQLAlchemyStorage], filters: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    full: tuple[Place, SQLAlchemyStorage], filters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks for what is rare has many statements run for it, none of them long."""
     _, store = full
