@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import heapq
 import os
+from binascii import unhexlify
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -237,12 +240,26 @@ class Pages:
     def _hashes(self, kind: Kind) -> Iterator[tuple[Connections, list[bytes]]]:
         """Yields the keys of a kind, each once.
 
-        Redis may give a key repeatedly while its table of keys shrinks. What was seen is known by
-        half of a digest for each sender, which is some 130 bytes of memory in a set.
+        Redis may give a key repeatedly while its table of keys shrinks.
         """
-        seen: set[bytes] = set()
+        seen = _Seen()
         start = len(self._keys.head)
         for pool, keys in self._keys_like(self._keys.pattern(kind)):
-            fresh = {key[start:][:32]: key for key in keys if key[start:][:32] not in seen}
-            seen.update(fresh)
-            yield pool, list(fresh.values())
+            yield pool, [key for key in keys if seen.add(key[start:][:32])]
+
+
+class _Seen:
+    """Which digests were seen, half of each, in some thirty bytes; a set takes four times that."""
+
+    def __init__(self) -> None:
+        self._parts: defaultdict[bytes, bytearray] = defaultdict(bytearray)
+
+    def add(self, half: bytes) -> bool:
+        """Adds half of a digest in hexadecimal; returns whether it was not there."""
+        with suppress(ValueError):  # what is none is damaged, and said to be so by whoever reads it
+            half = unhexlify(half)
+        part, rest = self._parts[half[:2]], half[2:]
+        if rest in part:
+            return False
+        part += rest
+        return True
