@@ -27,6 +27,7 @@ from salmon_state import (
 )
 from salmon_state.stores import locks as locks_module
 from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.sqlalchemy.databases import sqlite_patience
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS
 from salmon_state.testing.processes import StoreProcess, store_processes
@@ -318,7 +319,11 @@ def locked_shelf(path: Path) -> Iterator[None]:
 def test_writers_are_served_in_the_order_in_which_they_came(
     tmp_path: Path, scheme: str, queue: str, locked: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
-    """Each expects what the one before it has written."""
+    """Each expects what the one before it has written.
+
+    The first of SQLite's waits in the file, and the other threads for their turn in memory.
+    """
+    writers, place = sqlite_patience._turns._turns, str(tmp_path / "states")
     url = f"{scheme}:///{tmp_path}/states"
     steps = ["START", "A", "B", "C", "D", "E"]
     with ExitStack() as stack, ThreadPoolExecutor(5) as threads:
@@ -329,7 +334,11 @@ def test_writers_are_served_in_the_order_in_which_they_came(
             for number, store in enumerate(stores):
                 step = steps[number], steps[number + 1]
                 jobs.append(threads.submit(store.compare_and_set, "app", ANNA, *step))
-                await_waiting(tmp_path / queue, locks_module.WRITERS, number + 1)
+                while number + 1 != (
+                    count_waiting(tmp_path / queue, locks_module.WRITERS)
+                    + len(writers.get(place, ()))
+                ):
+                    time.sleep(0.001)
         assert [job.result(HANG) for job in jobs] == [True] * 5
 
 

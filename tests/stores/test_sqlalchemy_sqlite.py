@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import ConfigurationError, SQLAlchemyStorage, StorageError, StorageUnavailable
+from salmon_state.stores.locks import _FIRST_QUEUE, WRITERS, FileQueue
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.mails import can_enter
 from tests.stores.sqlalchemy_places import HANG, eventually
@@ -297,6 +299,31 @@ def test_processes_that_write_without_end_all_get_their_turn(path: Path) -> None
             for name, step in answers.next():
                 with SQLAlchemyStorage(url) as store:
                     assert store.get("app", name) == f"S{step}"
+
+
+def test_threads_take_turns_in_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits in the file looks at it in pauses, in which nobody may be writing."""
+    waited: list[int] = []
+    in_turn = FileQueue._place
+
+    def noting(self: FileQueue, first: int) -> Any:
+        waited.append(first)
+        return in_turn(self, first)
+
+    monkeypatch.setattr(FileQueue, "_place", noting)
+
+    def write(name: str) -> None:
+        for step in range(20):
+            with store.conversation(name):
+                store.set("app", name, f"S{step}")
+                store.set("other", name, f"S{step}")  # with two states there is a transaction
+            store.set("third", name, f"S{step}")
+
+    with SQLAlchemyStorage(f"sqlite:///{path}", timeout=HANG) as store:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(write, [f"a{number}@x" for number in range(8)]))
+        assert len(store) == 3 * 8
+    assert _FIRST_QUEUE + WRITERS not in waited
 
 
 def test_no_file_stays_open_in_a_child_that_executes(path: Path) -> None:

@@ -264,8 +264,6 @@ class SQLAlchemyStorage(StateStorage):
         tables = [self._pool.dialect.identifier_preparer.format_table(each) for each in both]
         loan = self._pool.take()
         try:
-            # One to read with: SQLite lets who connects wait for those who wait to write.
-            self._pool.give_back(self._pool.take())
             for statement in self._database.pause(tables):
                 loan.connection.exec_driver_sql(statement)
             yield
