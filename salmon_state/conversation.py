@@ -115,7 +115,8 @@ class Conversation:
     # ---------------------------------------------------------------- entering and leaving
 
     def __enter__(self) -> Conversation:
-        self._store._check_open()
+        if self._store._closed:
+            self._store._check_open()
         if self._entered:
             raise RuntimeError(
                 "a conversation is entered once: call conversation() again for the next mail"
@@ -172,7 +173,8 @@ class Conversation:
             return
         try:
             if not undo:
-                self._store._check_open()  # it may have been closed inside
+                if self._store._closed:  # inside
+                    self._store._check_open()
                 self._unit.commit(self._draft.writes(), failed=self._failed)
         except Exception as failure:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(failure)

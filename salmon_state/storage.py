@@ -272,8 +272,10 @@ class StateStorage(Backend, routing.StateStorage):
             timeout: As for `conversation`.
             wants: What its `Conversation.find` will be asked for, besides states.
         """
-        sender = plain_sender(sender)
-        check_seconds("timeout", timeout)
+        if type(sender) is not str:
+            sender = plain_sender(sender)
+        if type(timeout) is not float or not timeout >= 0:
+            check_seconds("timeout", timeout)
         if self._active is StateStorage._active:
             self.__dict__.setdefault("_active", Active())
         return Conversation(self, self._active, sender, timeout, wants)

@@ -143,7 +143,8 @@ class FileQueue(Forkable):
         first = _FIRST_QUEUE + queue // _PLACES * _PLACES
         file = self.open()
         with self._opening:
-            self.check_open(file)
+            if file.descriptor < 0:
+                self.check_open(file)
             return _find_lock(file.descriptor, first, first + _PLACES) is None
 
     def _last_before(self, file: _OpenFile, own: _OpenFile, first: int, place: int) -> int:
@@ -241,7 +242,8 @@ class FileLocks(FileQueue):
 
     def _try(self, file: _OpenFile, offset: int) -> bool | None:
         with self._opening:
-            self.check_open(file)
+            if file.descriptor < 0:
+                self.check_open(file)
             # The kernel tells open files apart, and not the threads that use one of them.
             if offset in file.held or not _lock_byte(file.descriptor, offset):
                 return None

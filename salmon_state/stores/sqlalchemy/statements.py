@@ -247,7 +247,7 @@ class RowStatements(TableStatements):
             None if name is EVERY or seen is not _UNSEEN else encode_key(name, sender),
             encode_value(kind, value) if made else None,
             at,
-            self._locks.of(digest) if lock is None else lock,
+            lock if lock is not None or self._lock is None else self._locks.of(digest),
             None if seen.value is None else encode_value(kind, seen.value),
             seen.at,
             deadline,

@@ -44,6 +44,17 @@ _KINDS = {int(kind): kind for kind in Kind}
 _AT_ONCE = 500
 """How many rows a driver is given at once."""
 
+_FEW = 10
+"""How many writes, at most, are made by a statement each, without looking for what is alike."""
+
+_PLAIN = ("put", "insert", "change")
+"""The forms of writes that need no locks beforehand, as each takes its own."""
+
+_STATES: Sequence[Want] = ((Kind.STATE, EVERY),)
+"""What most conversations want."""
+
+_NOTHING: Sequence[Parameters] = ((),)
+
 _CONDITIONS = 20
 """How many expectations, at most, one statement asks for besides."""
 
@@ -58,8 +69,6 @@ class _Step(NamedTuple):
     rows: Sequence[Parameters]
     counts: Callable[[Any], list[int]] = lambda _: []
     """Returns how many rows the writes changed that it makes; raises `Overtaken`."""
-    of: tuple[Sender] | None = None
-    """Whose row it writes, if it is one that no other statement of the commit is about."""
 
 
 class Tables:
@@ -101,7 +110,7 @@ class Tables:
 
     def wanted(self, sender: Sender, wants: Sequence[Want]) -> tuple[str, Parameters]:
         """Returns the one statement that reads what is wanted; `found` understands its rows."""
-        if _are_states(wants):
+        if wants == _STATES:
             return self.states.get_sender.sql, (sender_digest(sender),)
         values: dict[str, Any] = {"sender": sender_digest(sender)}
         for number, (_, name) in enumerate(wants):
@@ -120,7 +129,7 @@ class Tables:
 
     def found(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
         """Returns what is in the rows that `wanted` selects."""
-        if _are_states(wants):
+        if wants == _STATES:
             return [decode_row(Kind.STATE, *row) for row in rows]
         found = []
         for number, sender, name, key, text, data, at in rows:
@@ -188,7 +197,6 @@ class Tables:
             asked = rows.condition(form_of(check._replace(value="")))
             sql = f"{sql} AND {asked.sql}"
             parameters += asked.bind(rows.write(check, None))
-        self.database.check_size(driver, sql, (parameters,))
         try:
             if then:
                 step = (sql, [parameters])
@@ -212,6 +220,11 @@ class Tables:
         Raises:
             Overtaken: An expectation does not hold; the transaction must be rolled back.
         """
+        if isinstance(writes, Sequence) and len(writes) <= _FEW:  # as what a mail leaves behind
+            forms = [form_of(write) for write in writes]
+            alone = self.is_alone(writes)
+            if alone or all(form.what in _PLAIN for form in forms):
+                return self._make_few(cursor, writes, forms, begin=begin, alone=alone)
         counts: list[int] = []
         steps: list[_Step] = [_Step(self.database.begin, [()])] if begin else []
         rows = 0
@@ -223,40 +236,53 @@ class Tables:
             rows += len(step.rows)
         return counts + self._say(cursor, steps)
 
+    def _make_few(
+        self, cursor: Any, writes: Sequence[Write], forms: list[Form], *, begin: bool, alone: bool
+    ) -> list[int]:
+        """Makes writes that need no locks beforehand, each by a statement of its own."""
+        said: list[Step] = [(self.database.begin, _NOTHING)] if begin else []
+        for write, form in zip(writes, forms, strict=True):
+            rows = self.rows(form.kind)
+            statement = rows.writing(form, alone=alone)
+            said.append((statement.sql, (statement.bind(rows.write(write, None)),)))
+        # Of one sender: locks of several are won in an order.
+        apart = not begin and all(write.sender == writes[0].sender for write in writes)
+        results = self._results(cursor, said, apart=apart)
+        if begin:
+            del results[0]
+        counts: list[int] = []
+        for form, result in zip(forms, results, strict=True):
+            counts += _counts(form, 1, result)
+        return counts
+
     def _say(self, cursor: Any, steps: list[_Step]) -> list[int]:
-        for step in steps:
-            self.database.check_size(cursor.connection, step.sql, step.rows)
-        try:
-            said = [(step.sql, step.rows) for step in steps]
-            # Of one sender: locks of several are won in an order.
-            senders = {step.of for step in steps}
-            apart = len(senders) == 1 and None not in senders
-            results = self.database.say(cursor, said, apart=apart)
-        except self.pool.driver_error as error:
-            if self.database.is_duplicate(error):
-                raise Overtaken from error
-            raise
+        results = self._results(cursor, [(step.sql, step.rows) for step in steps])
         return [
             count
             for step, result in zip(steps, results, strict=True)
             for count in step.counts(result)
         ]
 
+    def _results(self, cursor: Any, said: list[Step], *, apart: bool = False) -> list[Any]:
+        try:
+            return self.database.say(cursor, said, apart=apart)
+        except self.pool.driver_error as error:
+            if self.database.is_duplicate(error):
+                raise Overtaken from error
+            raise
+
     def _steps(self, writes: Iterable[Write]) -> Iterator[_Step]:
         """Yields the statements that make writes, and before them those that win locks."""
-        lock = None
-        alone = self.is_alone(writes)  # as most of those of conversations
-        if not alone:
-            lock, before = self._lock(writes)
-            if before is not None:
-                yield _Step(*before)
+        lock, before = self._lock(writes)
+        if before is not None:
+            yield _Step(*before)
         for form, group in groupby(writes, form_of):
             at_once = _AT_ONCE if form.condition or form.what in ("put", "check") else 1
             while batch := list(islice(group, at_once)):
                 if form.what == "check":
                     yield from self._checks(form.kind, batch)
                 else:
-                    yield self._step(form, batch, lock, alone=alone)
+                    yield self._step(form, batch, lock)
 
     def _lock(self, writes: Iterable[Write]) -> tuple[int | None, Step | None]:
         """Returns the lock to share if it is not a sender's, and what wins locks beforehand."""
@@ -270,15 +296,11 @@ class Tables:
         digests = sorted(map(sender_digest, whole))
         return None, self.locks.lock_senders(digests) if digests else None
 
-    def _step(
-        self, form: Form, writes: Sequence[Write], lock: int | None = None, *, alone: bool = False
-    ) -> _Step:
+    def _step(self, form: Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
         of_kind = self.rows(form.kind)
-        statement = of_kind.writing(form, alone=alone)
+        statement = of_kind.writing(form)
         rows = [statement.bind(of_kind.write(write, lock)) for write in writes]
-        counts = partial(_counts, form, len(rows))
-        of = (writes[0].sender,) if form.what != "every" and len(writes) == 1 else None
-        return _Step(statement.sql, rows, counts, of)
+        return _Step(statement.sql, rows, partial(_counts, form, len(rows)))
 
     # ---------------------------------------------------------------- expectations alone
 
@@ -300,9 +322,9 @@ class Tables:
                 yield self._look(kind, sender, asked)
         if marks:
             made = self._step(form_of(marks[0]), marks)
-            yield made._replace(counts=lambda _: [0] * len(marks), of=None)
+            yield made._replace(counts=lambda _: [0] * len(marks))
             gone = [mark._replace(value=None, expect=Seen()) for mark in marks]
-            yield self._step(form_of(gone[0]), gone)._replace(counts=lambda _: [], of=None)
+            yield self._step(form_of(gone[0]), gone)._replace(counts=lambda _: [])
 
     def _look(self, kind: Kind, sender: Sender, asked: Mapping[str, Condition]) -> _Step:
         """Returns what reads entries of a sender, locks them and compares them."""
@@ -317,10 +339,6 @@ class Tables:
             return [0] * len(asked)
 
         return _Step(statement.sql + self.database.for_share, [statement.bind(values)], counts)
-
-
-def _are_states(wants: Sequence[Want]) -> bool:
-    return len(wants) == 1 and wants[0] == (Kind.STATE, EVERY)
 
 
 def _moves_all(writes: Sequence[Write]) -> bool:

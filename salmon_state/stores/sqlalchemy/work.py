@@ -26,17 +26,18 @@ BEFORE_HANDLERS = "salmon_state"
 class SQLWork(UnitOfWork):
     """One connection from the first need of it to the end."""
 
+    _loan: Loan | None = None
+    _in_transaction = False
+    _lost = False
+    _shared = False  # with a handler
+    _give_place_back: Callable[[], None] | None = None
+
     def __init__(self, store: Backend, tables: Tables) -> None:
         super().__init__(store)
         self._tables = tables
         self._database = tables.database
         self._pool = tables.pool
-        self._loan: Loan | None = None
-        self._in_transaction = False
-        self._lost = False
-        self._shared = False  # with a handler
         self._savepoints: dict[int, Any] = {}
-        self._give_place_back: Callable[[], None] | None = None
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -100,28 +101,29 @@ class SQLWork(UnitOfWork):
 
     def close(self) -> None:
         try:
-            self._rollback()
-            self._unlock()
-            if self._shared and self._loan is not None:
-                self._loan.connection.rollback()  # what SQLAlchemy believes to be open
-        except (self._pool.driver_error, SQLAlchemyError):
-            pass  # the connection is broken, which rolls back and frees the locks as well
-        finally:
             if self._loan is not None:
-                if self._loan.connection.invalidated:  # by a handler's statement
-                    self._pool.discard(self._loan)
-                else:
-                    self._pool.give_back(self._loan)
-                self._loan = None
+                self._close_loan(self._loan)
+        finally:
             if self._give_place_back is not None:
                 self._give_place_back()
             super().close()
 
-    def _rollback(self) -> None:
-        if self._loan is not None and self._in_transaction:
-            with self._on_loan() as cursor:
-                cursor.execute("ROLLBACK")
-                self._in_transaction = False
+    def _close_loan(self, loan: Loan) -> None:
+        try:
+            if self._in_transaction:
+                with self._on_loan() as cursor:
+                    cursor.execute("ROLLBACK")
+            self._unlock()
+            if self._shared:
+                self._unshare(loan.connection)
+        except (self._pool.driver_error, SQLAlchemyError):
+            pass  # the connection is broken, which rolls back and frees the locks as well
+        finally:
+            if self._loan is not None:  # or it broke, and is discarded
+                if loan.connection.invalidated:  # by a handler's statement
+                    self._pool.discard(loan)
+                else:
+                    self._pool.give_back(loan)
 
     def _freeing(self, cursor: Any) -> list[Step]:
         """Returns what may be said with the commit, to free those locks without a round trip."""
@@ -183,6 +185,9 @@ class SQLWork(UnitOfWork):
         with self._on_loan() as cursor:
             self._begin(cursor)
             cursor.execute(f"SAVEPOINT {BEFORE_HANDLERS}")
+
+    def _unshare(self, connection: sa.Connection) -> None:
+        connection.rollback()  # what SQLAlchemy believes to be open
 
     def leave(self, depth: int, *, undo: bool, failed: bool) -> None:
         savepoint = self._savepoints.pop(depth, None)

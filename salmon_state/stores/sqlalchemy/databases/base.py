@@ -249,9 +249,6 @@ class Database:
         """
         return " FOR UPDATE SKIP LOCKED"
 
-    def check_size(self, driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Raises `StorageError` if the server does not take a statement that is so long."""
-
     def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
         """Returns the locks of conversations where the database has none of its own."""
         return None

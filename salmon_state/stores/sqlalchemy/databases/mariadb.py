@@ -216,20 +216,15 @@ class MariaDB(Database):
         since = (10, 6) if dialect.is_mariadb else (8, 0, 1)
         return super().skip_locked(dialect) if dialect.server_version_info >= since else None
 
-    def check_size(self, driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        for row in rows:
-            if sum(len(each) for each in row if isinstance(each, (str, bytes))) < _TAKEN_BY_ALL:
-                continue
-            cursor = driver.cursor()
-            size = len(cursor.mogrify(sql, row))
-            cursor.execute("SELECT @@max_allowed_packet")
-            limit = int(cursor.fetchone()[0])
-            cursor.close()
-            if size >= limit:  # the server would only close the connection
-                raise StorageError(
-                    f"an entry that takes a statement of {size:,} bytes was not written: set "
-                    f"max_allowed_packet of the database server, which is {limit:,}, above that"
-                )
+    def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
+        for sql, rows in steps:
+            _check_size(cursor.connection, sql, rows)
+        return super().say(cursor, steps, apart=apart)
+
+    @staticmethod
+    def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
+        _check_size(driver, sql, (parameters,))
+        return Database.execute(driver, sql, parameters)
 
     def check_writers(self, connection: sa.Connection) -> None:
         # The locks of conversations are those of one server: on two, one sender's mails overlap.
@@ -300,6 +295,23 @@ class MariaDB(Database):
             yield
         finally:
             connection.exec_driver_sql("SELECT RELEASE_LOCK('salmon_state schema')")
+
+
+def _check_size(driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Raises `StorageError` if the server does not take a statement that is so long."""
+    for row in rows:
+        if sum(len(each) for each in row if isinstance(each, (str, bytes))) < _TAKEN_BY_ALL:
+            continue
+        cursor = driver.cursor()
+        size = len(cursor.mogrify(sql, row))
+        cursor.execute("SELECT @@max_allowed_packet")
+        limit = int(cursor.fetchone()[0])
+        cursor.close()
+        if size >= limit:  # the server would only close the connection
+            raise StorageError(
+                f"an entry that takes a statement of {size:,} bytes was not written: set "
+                f"max_allowed_packet of the database server, which is {limit:,}, above that"
+            )
 
 
 def _error_number(error: object) -> object:

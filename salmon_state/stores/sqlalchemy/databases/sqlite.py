@@ -45,10 +45,9 @@ class SQLiteWork(SQLWork):
     def _share(self, connection: sa.Connection) -> None:
         sa.event.listen(connection, _EACH_STATEMENT, self._before_statement)
 
-    def close(self) -> None:
-        if self._shared and self._loan is not None:
-            sa.event.remove(self._loan.connection, _EACH_STATEMENT, self._before_statement)
-        super().close()
+    def _unshare(self, connection: sa.Connection) -> None:
+        sa.event.remove(connection, _EACH_STATEMENT, self._before_statement)
+        super()._unshare(connection)
 
     def _before_statement(
         self, connection: sa.Connection, cursor: Any, statement: str, *_: object
@@ -152,9 +151,8 @@ class SQLite(Database):
         driver = cursor.connection
         results: list[Any] = []
         for sql, rows in steps:
-            if sql in (self.begin, "COMMIT"):
-                cursor.execute(sql)
-                results.append(0)
+            if sql == self.begin:
+                results.append(execute(driver, sql, ()))
                 continue
             # In a transaction that writes nobody has to wait: not with our cursor, for its speed.
             done = driver.execute(sql, rows[0]) if len(rows) == 1 else driver.executemany(sql, rows)
