@@ -111,6 +111,7 @@ class SMTPClient(SMTP):
         self._service = service
         self._refused = False
         self._taken = 0  # bytes of the memory for mails
+        self._silent_at = 0.0
         self.has_mail = False
         """Whether a mail of this client is complete and has not been answered."""
 
@@ -139,8 +140,28 @@ class SMTPClient(SMTP):
             return False
         return asyncio.StreamReaderProtocol.eof_received(self)
 
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """Waits for the client from now on.
+
+        There is one timer, which looks when its time comes: another one for each command would be a
+        sixth of what a mail costs this thread.
+        """
+        self._silent_at = self.loop.time() + (duration or self._timeout_duration)
+        handle = self._timeout_handle
+        if handle is not None:
+            if handle.when() <= self._silent_at:
+                return
+            handle.cancel()
+        self._timeout_handle = self.loop.call_at(self._silent_at, self._timeout_cb)
+
     def _timeout_cb(self) -> None:
-        self.hang_up("421 4.4.2 Nothing heard for too long")
+        now = self.loop.time()
+        if self.has_mail:  # nobody waits for the client
+            self._silent_at = now + self._timeout_duration
+        if now < self._silent_at:
+            self._timeout_handle = self.loop.call_at(self._silent_at, self._timeout_cb)
+        else:
+            self.hang_up("421 4.4.2 Nothing heard for too long")
 
     def hang_up(self, reason: str) -> None:
         """Says why, and hangs up, whether the client listens or not."""
@@ -169,7 +190,8 @@ class SMTPClient(SMTP):
         text = status.decode() if isinstance(status, bytes) else status
         if not text.startswith(("220 ", "250-", f"250 {self.hostname}")):
             text = _UNENHANCED.sub(_ENHANCED, text)
-        await super().push(text)
+        self._writer.write(text.encode() + b"\r\n")
+        await self._writer.drain()
 
     # ---------------------------------------------------------------- the envelope
 
@@ -279,8 +301,6 @@ class SMTPClient(SMTP):
         session: Any = self.session
         sender = "" if envelope.mail_from == "<>" else envelope.mail_from
         mail = ReceivedMail(session.peer, sender, tuple(envelope.rcpt_tos), data)
-        if self._timeout_handle is not None:  # nobody waits for the client
-            self._timeout_handle.cancel()
         self.has_mail = True
         try:
             answers = await self._service.handle(mail)
