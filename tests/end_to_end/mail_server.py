@@ -30,6 +30,7 @@ HOW = {
     "foreground": [SALMON, "start", "--no-daemon"],
     "debug": [SALMON, "start", "--debug"],
     "daemon": [SALMON, "start"],
+    "check": [sys.executable, "-c", "import config.boot"],
 }
 
 _Found = TypeVar("_Found")

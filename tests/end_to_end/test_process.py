@@ -178,7 +178,7 @@ def test_what_a_newcomer_with_a_queue_reads(serve: Serve) -> None:
         server.wait_for_mail("you@example.com", answer)
 
 
-@pytest.mark.parametrize("how", ["serve", "foreground"])
+@pytest.mark.parametrize("how", ["serve", "foreground", "check"])
 def test_a_port_that_is_taken_is_one_line(how: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -189,6 +189,21 @@ def test_a_port_that_is_taken_is_one_line(how: str, tmp_path: Path) -> None:
     assert ended.stderr == (
         f"SALMON_HOST=127.0.0.1 SALMON_PORT={port}: cannot listen there: Address already in use\n"
     )
+
+
+def test_a_daemon_that_cannot_work_says_so_where_it_can(tmp_path: Path) -> None:
+    """Salmon's command has ended by then; what can be asked before says it on the terminal."""
+    server = MailServer(tmp_path, how="daemon", state_url="nosql://x")
+    assert run(server).returncode == 0
+    error = tmp_path / "logs" / "salmon.err"
+    wait_until(lambda: error.exists() and error.read_text(), "the reason")
+    assert error.read_text().startswith("SALMON_STATE_URL: unknown scheme 'nosql'")
+    wait_until(lambda: not server.pid_file.exists(), "its end")
+    server.how = "check"
+    asked = run(server)
+    assert (asked.returncode, asked.stderr) == (1, error.read_text())
+    server.environment["SALMON_STATE_URL"] = "memory://"
+    assert run(server).returncode == 0
 
 
 @pytest.mark.parametrize(
