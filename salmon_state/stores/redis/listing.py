@@ -7,26 +7,16 @@ from __future__ import annotations
 
 from salmon_state.stores.redis.scripts import Script
 
-__all__ = ["CLAIM", "COUNT", "LOOK", "PAGE", "SOME"]
+__all__ = ["CLAIM", "COUNT", "LOOK", "PAGE", "PEEK", "SOME"]
 
 # KEYS: hashes. ARGV: a field that they must have, or ''; the state that one must have and the
-# latest time, or '' for either; how many bytes to give; 'all' if these are those of all that a hash
-# holds, and '' for those of senders; the deadline. Returns for the first of them what they hold, or
-# nothing where surely none of that matches or is damaged. One comes in any case if all the bytes of
-# a page are for it: of one that holds more, the sender alone.
+# latest time, or '' for either; how many bytes of senders to give; the deadline. Returns for the
+# first of them what they hold, or nothing where surely none of that matches or is damaged. One
+# comes in any case if all the bytes of a page are for it.
 LOOK = Script(
     """
 local field, wanted, latest, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found, bytes = {}, 0
-
-local function size_of(key)
-  if ARGV[5] == '' then return redis.call('HSTRLEN', key, 'sender') end
-  local size = 0
-  for _, each in ipairs(redis.call('HKEYS', key)) do
-    size = size + redis.call('HSTRLEN', key, each)
-  end
-  return size
-end
 
 local function may_match(value)
   local at, state = string.match(value, '^(%-?%d*) ([%w_]+)$')
@@ -38,17 +28,12 @@ for i, key in ipairs(KEYS) do
   local value = field ~= '' and redis.call('HGET', key, field)
   local all = {}
   if field == '' or (value and may_match(value)) then
-    local size = size_of(key)
-    bytes = bytes + size
+    bytes = bytes + redis.call('HSTRLEN', key, 'sender')
     if bytes > limit and (i > 1 or limit < 1000000) then break end
-    if size > limit and ARGV[5] ~= '' then
-      all = {'sender', redis.call('HGET', key, 'sender') or ''}
-    else
-      all = redis.call('HGETALL', key)
-      local some = wanted == '' and not latest
-      for j = 1, #all, 2 do some = some or (all[j] ~= 'sender' and may_match(all[j + 1])) end
-      if not some then all = {} end
-    end
+    all = redis.call('HGETALL', key)
+    local some = wanted == '' and not latest
+    for j = 1, #all, 2 do some = some or (all[j] ~= 'sender' and may_match(all[j + 1])) end
+    if not some then all = {} end
   end
   found[i] = all
 end
@@ -201,4 +186,30 @@ end
 if #looked > 0 then found[1] = '1' end
 return found
 """
+)
+
+# The same while nobody writes, in the order of the set and without putting anything in order. KEYS:
+# the set or a part that it points to, and the set. ARGV: what the key of a hash begins and ends
+# with; how many to leave out and to look at; the deadline. Returns how many were looked at, the
+# part that the last of them points to or '', and what was found: of a part what the set has not.
+PEEK = Script(
+    _DUE
+    + """
+local start, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
+local found, bytes = {0, ''}, 0
+for i, member in ipairs(redis.call('ZRANGE', due, start, start + limit - 1)) do
+  found[1] = i
+  if string.sub(member, 1, 1) == '!' then
+    found[2] = string.sub(member, 2)
+    break
+  end
+  local at = time_of(member)
+  if at and not (due ~= KEYS[2] and redis.call('ZSCORE', KEYS[2], member)) then
+    bytes = bytes + add(found, at, member, true)
+  end
+  if bytes > 1000000 then break end
+end
+return found
+""",
+    reads=True,
 )

@@ -27,10 +27,9 @@ from salmon_state.stores.redis.entries import (
     encode_field,
     encode_time,
     is_lease,
-    pairs,
     tail_of,
 )
-from salmon_state.stores.redis.listing import CLAIM, COUNT, LOOK, PAGE, SOME
+from salmon_state.stores.redis.listing import CLAIM, COUNT, LOOK, PAGE, PEEK, SOME
 from salmon_state.stores.redis.scripts import DROP
 from salmon_state.stores.redis.servers import Server
 
@@ -69,8 +68,7 @@ class Pages:
         return Page([entry for entry in entries if where.matches(entry)], rest)
 
     def _all(self, kind: Kind, where: Where) -> Iterator[list[Entry]]:
-        by_time = where.before is not None or (where.sender is EVERY and not self._server.paused)
-        if kind.due and by_time:
+        if kind.due and (where.before is not None or where.sender is EVERY):
             return self._by_time(kind, _LATEST if where.before is None else where.before)
         if where.sender is not EVERY:
             return self._of_sender(kind, where.sender)
@@ -121,6 +119,9 @@ class Pages:
 
     def _due_in(self, due: bytes, kind: Kind, before: int, values: bytes = b"1") -> Iterator[_Due]:
         """Yields what is due before a moment in one set."""
+        if self._server.paused:
+            yield from self._all_in(due, due, kind, set())
+            return
         entries = self._keys.head, tail_of(kind)
         ends = encode_time(before), b"%d" % _ENTRIES, values
         more, at, last = b"1", b"", b""
@@ -128,6 +129,30 @@ class Pages:
             argv = (*entries, at, last, *ends)
             more, at, last, *found = self._server.run(PAGE, (due,), argv, again=True)
             yield from self._decode(kind, found)
+
+    def _all_in(self, due: bytes, part: bytes, kind: Kind, seen: set[bytes]) -> Iterator[_Due]:
+        """Yields all in one set, or in a part that it points to, and puts nothing in order.
+
+        Args:
+            due: The set, to whose slot all belongs.
+            part: Itself, or the part.
+            kind: Of which kind.
+            seen: What was found in parts, which may be in several.
+        """
+        start = 0
+        while True:
+            argv = (self._keys.head, tail_of(kind), b"%d" % start, b"%d" % _ENTRIES)
+            looked, pointer, *found = self._server.run(PEEK, (part, due), argv, again=True)
+            for each in self._decode(kind, found):
+                if part == due or each[1] not in seen:
+                    yield each
+                if part != due:
+                    seen.add(each[1])
+            if pointer:
+                yield from self._all_in(due, pointer, kind, seen)
+            if not looked:
+                return
+            start += looked
 
     def _decode(self, kind: Kind, found: Sequence[bytes]) -> Iterator[_Due]:
         for member, at, text, value in zip(*[iter(found)] * 4, strict=True):
@@ -177,21 +202,16 @@ class Pages:
         if kind is STATE and where.before is not None:
             latest = encode_time(where.before)
         argv = b"" if where.name is EVERY else encode_field(where.name), state, latest
-        # Of those that are due there may be millions of bytes in one hash.
-        sizes = b"all" if kind.due else b""
         for pool, keys in self._hashes(kind):
             waiting = [list(self._keys.by_slot(keys))]
             while waiting:
                 page: list[Entry] = []
                 groups = waiting.pop()
                 limit = b"%d" % (_BYTES // (len(groups) or 1))
-                replies = self._server.run_each(pool, LOOK, groups, (*argv, limit, sizes))
+                replies = self._server.run_each(pool, LOOK, groups, (*argv, limit))
                 for group, found in zip(groups, replies, strict=True):
                     for key, reply in zip(group, found, strict=False):
-                        if sizes and len(pairs(reply)) == 1:  # a large one
-                            sender = decode_sender(self._keys, kind, key, pairs(reply)[0][1])
-                            yield from self._of_sender(kind, sender)
-                        elif reply:
+                        if reply:
                             page += decode_found(self._keys, kind, key, reply)
                     if len(found) < len(group):
                         waiting.append([group[len(found) :]])
@@ -199,7 +219,7 @@ class Pages:
 
     def count(self, kind: Kind) -> int:
         """Returns the number of entries of a kind."""
-        if kind.due and not self._server.paused:
+        if kind.due:
             dues = [self._due_in(due, kind, _LATEST, b"") for _, due in self._heads(kind)]
             return sum(1 for _ in chain.from_iterable(dues))
         total = 0
