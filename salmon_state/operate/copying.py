@@ -191,7 +191,8 @@ class Copy:
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     show_default="half as long again as FROM takes to read, 2 to 30",
-    help="For how long at most who writes into FROM waits at the end, if something writes.",
+    help="For how long at most who writes into FROM waits at the end, if something writes; on "
+    "Redis whoever writes into that server. 0 for not at all.",
 )
 @click.option("--dry-run", is_flag=True, help="Copy nothing; say what there is.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -233,7 +234,7 @@ def copy(
         with progress("entries read", there + 3 * total) as step:
             work = Copy(old, new, step=step, tell=_tell, pause=pause)
             work.run()
-    outcome = "equal" if work.equal else f"NOT equal: FROM had {work.ours}; TO had {work.theirs}"
+    outcome = "equal" if work.equal else "NOT equal: run it again, at last while nothing writes"
     given.say(
         f"entries: {work.theirs.entries:,}; written: {work.written:,}; removed: "
         f"{work.removed:,}; passes: {work.passes}; the stores are {outcome}",

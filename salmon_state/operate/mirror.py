@@ -56,9 +56,6 @@ class Digest:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __str__(self) -> str:
-        return f"{self.entries:,} entries ({self.total:064x})"
-
 
 def fingerprint(entry: Entry) -> int:
     """Returns the SHA-256 of all that an entry says, as a number."""
