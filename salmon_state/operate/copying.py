@@ -131,17 +131,18 @@ class Copy:
         for entry in entries_of(self._target):
             self._step()
             number = fingerprint(entry)
-            if self.passes and number not in self.ours:
-                self._remove(entry)
-            else:
+            if not self.passes or number in self.ours or not self._remove(entry):
                 theirs.add(number)
         theirs.seal()
         self.theirs = theirs
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: Entry) -> bool:
         write = Write(*entry[:3], None, None, Seen(at=entry.at))
-        with suppress(Overtaken):  # somebody uses the target
+        try:
             self.removed += self._target._call(self._target._commit, (write,))[0]
+        except Overtaken:  # somebody uses the target
+            return False
+        return True
 
     def _finish(self) -> None:
         """Copies once more, what the source holds while nobody writes into it."""

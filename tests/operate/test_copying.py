@@ -210,6 +210,21 @@ def test_a_change_behind_where_it_is_read(file: str) -> None:
         assert contents(new) == contents(old)
 
 
+def test_somebody_uses_the_target() -> None:
+    """What they write is not removed, and the two are not called equal."""
+    with MemoryStorage() as old, MemoryStorage() as new:
+        numbers = iter(range(10**9))
+
+        def use() -> None:
+            new._commit([Write(Kind.STATE, BEN, APP, "POSTING", next(numbers))])
+
+        use()
+        old.set(APP, ANNA, "POSTING")
+        work = Copy(old, new, step=use)
+        work.run()
+        assert (work.equal, work.removed) == (False, 0)
+
+
 def test_nothing_at_all() -> None:
     with MemoryStorage() as old, MemoryStorage() as new:
         work = Copy(old, new)
