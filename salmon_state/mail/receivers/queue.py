@@ -64,7 +64,7 @@ class QueueReceiver(Ending, server.QueueReceiver):
     def __init__(
         self,
         queue_dir: str,
-        sleep: float = 0.25,
+        sleep: float = 0.1,
         workers: int = 10,
         *,
         size_limit: int = SIZE,

@@ -114,6 +114,7 @@ class Spool:
         self._later: list[tuple[int, Path]] = []
         self._seen: list[int] = []
         self._scanned_at = self._scan_took = 0.0
+        self._directories = [str(directory / name) for name in ("new", "cur", "later")]
         (directory / "later").mkdir(mode=0o700, exist_ok=True)
 
     def next(self) -> Path | None:
@@ -138,7 +139,7 @@ class Spool:
         return idle > _SCAN_EVERY or self._seen != self._changed_at()
 
     def _changed_at(self) -> list[int]:
-        return [(self.directory / name).stat().st_mtime_ns for name in ("new", "cur", "later")]
+        return [os.stat(path).st_mtime_ns for path in self._directories]
 
     def _scan(self) -> None:
         began = time.monotonic()
