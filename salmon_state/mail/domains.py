@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["Domains", "domain_of"]
+__all__ = ["Domains", "domain_of", "domains_of"]
 
 
 class Domains:
@@ -42,6 +42,11 @@ class Domains:
             self._busy.update(domains - full)
             return full
 
+    def have_room(self, domains: set[str], leaving: set[str]) -> bool:
+        """Returns whether each has a place, were those left."""
+        with self._changed:
+            return all(self._busy[each] - (each in leaving) < self._most for each in domains)
+
     def leave(self, domains: Iterable[str]) -> None:
         """Gives the places back."""
         with self._changed:
@@ -51,6 +56,11 @@ class Domains:
                     del self._busy[domain]
                 self._slow.discard(domain)
             self._changed.notify_all()
+
+
+def domains_of(recipients: Iterable[str]) -> set[str]:
+    """Returns the domains of addresses."""
+    return {domain_of(each) for each in recipients}
 
 
 def domain_of(recipient: str) -> str:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 from salmon_state.entries import Entry, Kind, Write
 from salmon_state.log import log
+from salmon_state.mail.answers import RelayDown
 from salmon_state.mail.batches import Batch, Group, Mail
 from salmon_state.mail.bodies import Bodies
 from salmon_state.mail.claims import Claim, ClaimLost
-from salmon_state.mail.domains import Domains, domain_of
+from salmon_state.mail.domains import Domains, domain_of, domains_of
 from salmon_state.mail.outbox import Outbox
-from salmon_state.mail.sessions import Line, RelayDown
+from salmon_state.mail.sessions import Line
 from salmon_state.mail.turns import Turns
 from salmon_state.mail.verdicts import Schedule, Verdict
 
@@ -55,6 +56,24 @@ class Pause:
     def end(self) -> None:
         """Notes that it takes something again."""
         self.failures = 0
+
+
+class _Progress:
+    """How far a batch was sent over a connection.
+
+    Attributes:
+        todo: What is to be sent now.
+        later: What has to wait.
+        following: The first of `todo`, if the relay may have been told its envelope.
+    """
+
+    def __init__(self, claim: Claim, line: Line, message: bytes | None, now: int) -> None:
+        self.claim = claim
+        self.line = line
+        self.message = message
+        self.todo = [group for group in claim.batch.groups if group.due <= now]
+        self.later = [group for group in claim.batch.groups if group.due > now]
+        self.following: Group | None = None
 
 
 class Sending:
@@ -99,32 +118,54 @@ class Sending:
             ClaimLost: Another dispatcher has it.
             StorageError: The store is away, or damaged; the claim ends by itself.
         """
-        batch, now = claim.batch, self._store._clock()
-        place = Kind.BODY, claim.sender, batch.body
+        now = self._store._clock()
+        place = Kind.BODY, claim.sender, claim.batch.body
         message = self._store._call(self._store._find, *place)
-        todo = [group for group in batch.groups if group.due <= now]
-        later = [group for group in batch.groups if group.due > now]
-        while todo and self._may_go_on(claim):
-            group = todo.pop(0)
-            if line.one_by_one and len(group.recipients) > 1:
-                todo[:0] = [group._replace(recipients=[each]) for each in group.recipients]
-                continue
-            group, waiting = self._let_through(claim, group)
-            later += waiting
-            if not group.recipients:
-                continue
-            try:
-                verdict = self._try(batch, group, message, line)
-            finally:
-                self._domains.leave({domain_of(each) for each in group.recipients})
-            todo[:0] = verdict.at_once
-            later += verdict.later
-            self._mark(claim, todo, later, self._bury(claim, verdict.never, message))
-            claim.is_buried = claim.is_buried or bool(verdict.never)
-            left = {recipient for each in (*todo, *later) for recipient in each.recipients}
-            self._turns.leave(claim.sender, claim.name, set(group.recipients) - left)
+        progress = _Progress(claim, line, message, now)
+        try:
+            while progress.todo and self._may_go_on(claim):
+                self._send_next(progress)
+        finally:
+            line.abandon()
         if claim.is_held:
-            self._mark(claim, [], [*todo, *later], [])
+            self._mark(claim, [], [*progress.todo, *progress.later], [])
+
+    def _send_next(self, progress: _Progress) -> None:
+        """Sends the next group as far as it can be sent now, and marks whom it was sent."""
+        claim, line, todo, later = progress.claim, progress.line, progress.todo, progress.later
+        group = todo.pop(0)
+        if line.one_by_one and len(group.recipients) > 1:
+            todo[:0] = [group._replace(recipients=[each]) for each in group.recipients]
+            return
+        group, waiting = self._let_through(claim, group)
+        later += waiting
+        if group is not progress.following:
+            line.abandon()
+        if not group.recipients:
+            return
+        try:
+            following = progress.following = self._next(progress, group)
+            verdict = self._try(progress, group)
+        finally:
+            self._domains.leave(domains_of(group.recipients))
+        begin = 1 if following else 0  # what is announced must be the next
+        todo[begin:begin] = verdict.at_once
+        later += verdict.later
+        self._mark(claim, todo, later, self._bury(claim, verdict.never, progress.message))
+        claim.is_buried = claim.is_buried or bool(verdict.never)
+        left = {recipient for each in (*todo, *later) for recipient in each.recipients}
+        self._turns.leave(claim.sender, claim.name, set(group.recipients) - left)
+
+    def _next(self, progress: _Progress, group: Group) -> Group | None:
+        """Returns the group after this one, if all of it can probably be sent right then."""
+        if not progress.todo:
+            return None
+        claim, following = progress.claim, progress.todo[0]
+        domains = domains_of(following.recipients), domains_of(group.recipients)
+        if not self._domains.have_room(*domains):
+            return None
+        behind = self._turns.behind(claim.sender, claim.name, following.recipients)
+        return None if behind else following
 
     def _may_go_on(self, claim: Claim) -> bool:
         """Returns whether another transaction may begin."""
@@ -140,7 +181,7 @@ class Sending:
         """Returns who may be sent it now, having a place at their domains, and who waits."""
         behind = self._turns.behind(claim.sender, claim.name, group.recipients)
         full = self._domains.enter(
-            {domain_of(each) for each in group.recipients if each not in behind}
+            domains_of(each for each in group.recipients if each not in behind)
         )
         if not behind and not full:
             return group, []
@@ -156,12 +197,18 @@ class Sending:
             waiting.append(group._replace(recipients=slow, due=due))
         return group._replace(recipients=going), waiting
 
-    def _try(self, batch: Batch, group: Group, message: bytes | None, line: Line) -> Verdict:
+    def _try(self, progress: _Progress, group: Group) -> Verdict:
         """Sends a group its message; returns what becomes of those who do not have it then."""
-        if message is None:
+        batch, following = progress.claim.batch, progress.following
+        if progress.message is None:
             return Verdict([], [], [group._replace(answer="its message is not in the store")])
         try:
-            refused = line.send(group.sender, group.recipients, message)
+            refused = progress.line.send(
+                group.sender,
+                group.recipients,
+                progress.message,
+                following and (following.sender, following.recipients),
+            )
         except RelayDown as error:
             self.pause.begin(error)
             return self._schedule.without_relay(batch, group, error, self._store._clock())

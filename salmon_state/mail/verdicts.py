@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from salmon_state.mail.answers import Answer, ConnectionLost
 from salmon_state.mail.batches import Batch, Group
 from salmon_state.mail.domains import domain_of
-from salmon_state.mail.sessions import Answer, ConnectionLost
 
 __all__ = ["Schedule", "Verdict"]
 

@@ -77,7 +77,8 @@ class _Connection(socketserver.StreamRequestHandler):
     def _obey(self, command: str, argument: str) -> str:
         """Does what a command says; returns what to answer."""
         if command == "EHLO":
-            return "".join(f"250-{each}\r\n" for each in self.server.extensions) + "250 OK"
+            names = ("sink", *self.server.extensions)
+            return "".join(f"250-{each}\r\n" for each in names) + "250 OK"
         if command == "MAIL":
             answer = self.server.answer_from(argument)
             self.sender, self.recipients = argument.split(" ")[0], []

@@ -236,6 +236,68 @@ def test_a_relay_that_closes_after_ten(outbox: Outbox, sink: SMTPSink, dispatch:
 
 
 @memory
+def test_whatever_a_relay_does_that_knows_the_next_envelope(
+    outbox: Outbox, sink: SMTPSink, dispatch: Dispatch
+) -> None:
+    """It closes after ten, and refuses recipients and mails: each who is taken gets it once."""
+    sink.extensions, sink.most = ("PIPELINING",), 10
+    times: Counter[str] = Counter()
+
+    def answer(recipient: str) -> str:
+        number = int(recipient.strip("<>").partition("@")[0])
+        times[recipient] += 1
+        if number % 5 == 0:
+            return "550 nobody"
+        return "451 later" if number % 3 == 0 and times[recipient] == 1 else "250 OK"
+
+    def final(recipients: list[str]) -> str:
+        return "451 later" if "<7@" in recipients[0] and times[recipients[0]] < 3 else "250 OK"
+
+    sink.answer_to, sink.final_answer = answer, final
+    with outbox.storage.conversation(ANNA):
+        outbox.fan_out(
+            "Subject: hi\n\n", [(f"{n}@{n % 2}.de", f"{n % 50}@y.de") for n in range(120)]
+        )
+    dispatch()
+    done(outbox)
+    assert Counter(to for to, _ in received(sink)) == Counter(
+        f"{n}@{n % 2}.de" for n in range(120) if n % 5
+    )
+    assert outbox.backlog().dead == 24
+
+
+@memory
+def test_a_dispatcher_that_stops_leaves_the_next_envelope_without_a_mail(
+    outbox: Outbox, sink: SMTPSink, dispatch: Dispatch
+) -> None:
+    sink.extensions = ("PIPELINING",)
+    taking, asked, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(recipient: str) -> str:
+        if recipient.startswith("<1@"):
+            asked.set()
+        return "250 OK"
+
+    def final(recipients: list[str]) -> str:
+        taking.set()
+        go_on.wait(30)
+        return "250 OK"
+
+    sink.answer_to, sink.final_answer = answer, final
+    with outbox.storage.conversation(ANNA):
+        outbox.fan_out("Subject: hi\n\n", [(f"{n}@x.de", f"{n}@y.de") for n in range(3)])
+    first = dispatch(connections=1, lease=1000)
+    assert taking.wait(30)
+    assert not first.stop(timeout=0)
+    go_on.set()
+    assert asked.wait(30)
+    assert first.stop()
+    dispatch()
+    done(outbox)
+    assert Counter(received(sink)) == Counter((f"{n}@x.de", "hi") for n in range(3))
+
+
+@memory
 def test_a_relay_that_takes_no_more_than_some(
     outbox: Outbox, sink: SMTPSink, dispatch: Dispatch
 ) -> None:

@@ -29,6 +29,7 @@ def test_a_dispatcher_that_is_killed(
     open_store: OpenStore, sink: SMTPSink, outbox: Outbox, dispatch: Dispatch
 ) -> None:
     """Another one goes on when the lease has ended; only what was sent and not marked is twice."""
+    sink.extensions = ("PIPELINING",)
     for step in workers.STEPS:
         envelopes = [(f"{step}{number}@x.de", f"b{number}@y.de") for number in range(3)]
         workers.record(outbox.storage, ANNA, envelopes, step.encode())

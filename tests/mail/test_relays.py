@@ -9,15 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from salmon_state.mail.answers import Answer, ConnectionLost, RelayDown
 from salmon_state.mail.relays import MaildirRelay, SMTPRelay
-from salmon_state.mail.sessions import (
-    Answer,
-    ConnectionLost,
-    RelayDown,
-    SMTPSession,
-    open_session,
-)
-from tests.end_to_end.smtp_sink import SMTPSink
+from salmon_state.mail.sessions import open_session
+from salmon_state.mail.smtp import SMTPSession
+from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 
 DATA = b"Subject: hi\r\nContent-Type: text/plain; charset=latin-1\r\n\r\n\xe9\r\n.\r\n"
 
@@ -72,6 +68,31 @@ def test_a_sender_that_is_refused(sink: SMTPSink) -> None:
     session.close()
     assert [(sender, recipient) for sender, recipient, _ in sink.mails] == [("<you@y>", "<a@y>")]
     assert sink.connections == 1
+
+
+def test_the_next_envelope_is_said_while_the_last_one_is_marked(sink: SMTPSink) -> None:
+    """With PIPELINING; without a final dot nothing of it is sent."""
+    asked: list[str] = []
+
+    def answer(recipient: str) -> str:
+        asked.append(recipient)
+        return "550 no" if "x" in recipient else "250 OK"
+
+    sink.answer_to = answer
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    assert session.send("me@y", ["a@y"], DATA, ("you@y", ["x@y", "b@y"])) == {}
+    assert session.is_in_transaction == bool(sink.extensions)
+    if sink.extensions:
+        wait_for(lambda: len(asked) == 3, "the next envelope")
+    no = Answer(550, "550 no")
+    assert session.send("you@y", ["x@y", "b@y"], DATA, ("me@y", ["x@y"])) == {"x@y": no}
+    assert session.send("me@y", ["x@y"], DATA, ("me@y", ["c@y"])) == {"x@y": no}
+    session.close()
+    assert asked[:4] == ["<a@y>", "<x@y>", "<b@y>", "<x@y>"]
+    assert [(sender, recipient) for sender, recipient, _ in sink.mails] == [
+        ("<me@y>", "<a@y>"),
+        ("<you@y>", "<b@y>"),
+    ]
 
 
 def test_addresses_that_are_not_ascii(sink: SMTPSink) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from salmon_state import StateStorage
-from salmon_state.mail import claims, sessions
+from salmon_state.mail import claims, smtp
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import SMTPRelay
@@ -59,7 +59,7 @@ def _record_and_die(store: StateStorage, sender: str, text: bytes, *, after: boo
 
 def dispatch_until(store: StateStorage, port: int, step: str, lease: float) -> None:
     """Sends until it is killed at a step: after a claim, before or after the mail, after a mark."""
-    session = sessions.SMTPSession
+    session = smtp.SMTPSession
     if step == "claimed":
         store._claim = _claiming(store._claim)  # type: ignore[method-assign]
     elif step == "announced":

@@ -34,6 +34,7 @@ def test_everything_is_sent_through_two_hundred_kills(
     outbox: Outbox,  # noqa: F811
     sink: SMTPSink,  # noqa: F811
 ) -> None:
+    sink.extensions = ("PIPELINING",)
     heard: list[tuple[str, int]] = []
     for round_ in range(ROUNDS):
         with store_processes(open_store, 2) as (writer, sender):

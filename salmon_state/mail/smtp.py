@@ -1,0 +1,182 @@
+"""SMTP over a connection that stays open.
+
+smtplib and not another library: it is what Salmon has, it needs nothing to be installed, and none
+of the others sends commands in a group (PIPELINING), which is what makes many recipients quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import smtplib
+from collections.abc import Sequence
+
+from salmon.server import Relay
+
+from salmon_state.mail.answers import Answer, ConnectionLost, RelayDown, as_answer, text_of
+from salmon_state.mail.relays import FINAL_TIMEOUT, TIMEOUT
+
+__all__ = ["Addresses", "SMTPSession"]
+
+_TAKEN = (250, 251)
+_NO_UTF8 = Answer(553, "553 5.6.7 The address is not ASCII, and the relay offers no SMTPUTF8")
+
+Addresses = tuple[str, Sequence[str]]
+"""The sender in an envelope, and the recipients."""
+
+
+class SMTPSession:
+    """A connection that stays open.
+
+    With PIPELINING the envelope of the next transaction is said as soon as one has its answer: the
+    relay thinks about the next recipient while the last one is marked as done. Not together with
+    the final dot, which RFC 2920 (3.1) allows: a relay may keep its answer back while a recipient
+    hangs, and nobody would know meanwhile whether it has taken the mail.
+    """
+
+    def __init__(self, relay: Relay, connection: smtplib.SMTP) -> None:
+        self._smtp = connection
+        self._timeout: float = getattr(relay, "timeout", TIMEOUT)
+        self._final_timeout: float = getattr(relay, "final_timeout", FINAL_TIMEOUT)
+        self._message = self._wire = b""
+        self._said: list[str] | None = None  # the commands of an envelope, ahead of their time
+        self._wait(self._timeout)
+        connection.ehlo_or_helo_if_needed()
+        self._pipelining = connection.has_extn("pipelining")
+        self._utf8 = connection.has_extn("smtputf8")
+        self._options = ["BODY=8BITMIME"] if connection.has_extn("8bitmime") else []
+
+    def _wait(self, seconds: float) -> None:
+        if self._smtp.sock is not None:
+            self._smtp.sock.settimeout(seconds)
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether the envelope of the next transaction was said already."""
+        return self._said is not None
+
+    def send(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        message: bytes,
+        following: Addresses | None = None,
+    ) -> dict[str, Answer]:
+        """Does what `Line.send` does, on this connection only."""
+        willing = self._willing(sender, recipients)
+        refused = dict.fromkeys(set(recipients).difference(willing), _NO_UTF8)
+        if not willing:
+            return refused
+        self._dotted = False
+        try:
+            self._transact(sender, willing, message, refused)
+        except RelayDown:
+            raise
+        except OSError as error:
+            self._smtp.close()
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            hung = isinstance(cause, TimeoutError) or "timed out" in str(error)
+            words = f"the connection broke: {error}"
+            raise ConnectionLost(words, hung=hung, uncertain=self._dotted) from error
+        if following is not None:
+            self._announce(*following)
+        return refused
+
+    def _willing(self, sender: str, recipients: Sequence[str]) -> Sequence[str]:
+        """Returns those whose addresses can be said to this relay."""
+        return [each for each in recipients if self._can_say(sender + each)]
+
+    def _can_say(self, addresses: str) -> bool:
+        try:
+            addresses.encode("utf-8" if self._utf8 else "ascii")
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    def _transact(
+        self, sender: str, recipients: Sequence[str], message: bytes, refused: dict[str, Answer]
+    ) -> None:
+        said, self._said = self._said, None
+        mail, *rcpts = said or self._envelope(sender, recipients)
+        if self._pipelining and said is None:
+            self._smtp.send(_in_a_group(mail, *rcpts))
+        from_whom = self._answer(mail)
+        taking: list[str] = []
+        if from_whom[0] == 250 or self._pipelining:
+            for each, line in zip(recipients, rcpts, strict=True):
+                to_whom = self._answer(line)
+                if from_whom[0] == 250 and to_whom[0] in _TAKEN:
+                    taking.append(each)
+                else:
+                    refused[each] = as_answer(to_whom if from_whom[0] == 250 else from_whom)
+        else:
+            refused.update((each, as_answer(from_whom)) for each in recipients)
+        if taking or self._pipelining:
+            go_on = self._answer("DATA")
+            if go_on[0] == 354:
+                self._give(taking, message, refused)
+                return
+            refused.update((each, as_answer(go_on)) for each in taking)
+        self._smtp.rset()
+
+    def _envelope(self, sender: str, recipients: Sequence[str]) -> list[str]:
+        """Returns the commands that say from whom and to whom."""
+        options = list(self._options)
+        if not (sender + "".join(recipients)).isascii():
+            options.append("SMTPUTF8")
+        mail = f"MAIL FROM:<{sender}> {' '.join(options)}".rstrip()
+        return [mail, *(f"RCPT TO:<{each}>" for each in recipients)]
+
+    def _give(self, recipients: Sequence[str], message: bytes, refused: dict[str, Answer]) -> None:
+        """Sends the message itself; nothing, if nobody takes it (RFC 2920, 3.1)."""
+        if not recipients:
+            self._smtp.send(b".\r\n")
+            self._answer("", final=True)
+            return
+        self._dotted = True
+        self._wait(self._final_timeout)
+        if message is not self._message:  # it often goes to others right after
+            ending = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
+            self._message, self._wire = message, re.sub(rb"(?m)^\.", b"..", message) + ending
+        self._smtp.send(self._wire)
+        for each in recipients if isinstance(self._smtp, smtplib.LMTP) else [""]:
+            end = self._answer("", final=True)
+            if end[0] != 250:
+                refused.update((one, as_answer(end)) for one in ([each] if each else recipients))
+        self._wait(self._timeout)
+
+    def _announce(self, sender: str, recipients: Sequence[str]) -> None:
+        """Says an envelope ahead of its transaction, which finds out if the connection broke."""
+        willing = self._willing(sender, recipients)
+        if self._pipelining and willing:
+            said = self._envelope(sender, willing)
+            with contextlib.suppress(OSError):
+                self._smtp.send(_in_a_group(*said))
+                self._said = said
+
+    def _answer(self, command: str, *, final: bool = False) -> tuple[int, bytes]:
+        """Returns the answer to a command, which with PIPELINING was said before."""
+        if command and not self._pipelining:
+            self._smtp.send(_line(command))
+        code, words = self._smtp.getreply()
+        if code == 421 and not final:
+            self._smtp.close()
+            raise RelayDown(f"421 {text_of(words)}")
+        return code, words
+
+    def close(self) -> None:
+        """Says goodbye, and does not wait long for an answer."""
+        if not self.is_in_transaction:  # in which it would be part of the message
+            with contextlib.suppress(OSError):
+                self._wait(5.0)
+                self._smtp.quit()
+        self._smtp.close()
+
+
+def _line(command: str) -> bytes:
+    return command.encode("utf-8") + b"\r\n"
+
+
+def _in_a_group(*envelope: str) -> bytes:
+    """Returns the commands of an envelope with DATA behind them, which must be the last."""
+    return b"".join(map(_line, (*envelope, "DATA")))
