@@ -59,14 +59,15 @@ settings.register_profile(
 
 
 # Each process that runs tests starts its own servers, and a cluster has six, Sentinel four; and
-# each would run the kit over all the wrong stores, fill three databases with many rows, install
-# the example.
+# each would run the kit over all the wrong stores, fill three databases with many rows, start
+# the other Pythons, install the example.
 TOGETHER = {
     "several Redis servers": r"stores/redis/|redis.*(cluster|sentinel)",
     "PostgreSQL with a standby": r"test_sqlalchemy_standby",
     "wrong stores in memory": r"test_wrong_stores.*in_memory",
     "wrong stores on disk": r"test_wrong_stores.*on_disk",
     "many rows": r"test_sqlalchemy_plans",
+    "other Pythons": r"test_written_(there_and_read_here|here_and_read_there)\[",
     "an installed store": r"test_it_is_found_by_its_url|test_its_own_tests_run_where",
 }
 

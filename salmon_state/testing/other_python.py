@@ -1,10 +1,13 @@
-"""What another Python does with a store for `VersionSuite`; needs neither pytest nor Hypothesis."""
+"""What another Python does with stores for `VersionSuite`; needs neither pytest nor Hypothesis."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import traceback
+from multiprocessing.connection import Connection
+from typing import Any
 
 __all__ = ["CANNOT_IMPORT", "main"]
 
@@ -12,15 +15,29 @@ CANNOT_IMPORT = "cannot import the store:"
 
 
 def main() -> None:
-    """Does one thing with a store in another Python; see `salmon_state.testing.versions`."""
-    request = sys.stdin.buffer.read()
+    """Does one thing with a store after the other; see `salmon_state.testing.versions`."""
+    pipe = Connection(int(sys.argv[1]))
+    while True:
+        try:
+            request = pipe.recv_bytes()
+        except EOFError:
+            return
+        pipe.send_bytes(pickle.dumps(_answer(request), protocol=4))
+
+
+def _answer(request: bytes) -> tuple[str, Any]:
+    """Returns what a function returned and no error; or why it did not."""
     try:
-        open_store, function, arguments = pickle.loads(request)  # noqa: S301 - from the test itself
+        directory, open_store, function, arguments = pickle.loads(request)  # noqa: S301 - as below
+        os.chdir(directory)
         store = open_store()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the test says it
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, ImportError) or any(frame.name == "<module>" for frame in frames):
-            sys.exit(f"{CANNOT_IMPORT} {type(error).__name__}: {error}")
-        raise
-    with store:
-        sys.stdout.buffer.write(pickle.dumps(function(store, *arguments), protocol=4))
+            return f"{CANNOT_IMPORT} {type(error).__name__}: {error}", None
+        return traceback.format_exc(), None
+    try:
+        with store:
+            return "", function(store, *arguments)
+    except Exception:  # noqa: BLE001 - the test says it
+        return traceback.format_exc(), None

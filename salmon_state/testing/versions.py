@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -39,11 +42,7 @@ class VersionSuite(StoreSuite):
         python = _interpreter(request.param)
         if python is None:
             pytest.skip(f"there is no Python {request.param} on this machine")
-
-        def call(open_store: OpenStore, function: Callable[..., Any], *arguments: Any) -> Any:
-            return _call(python, open_store, function, *arguments)
-
-        return call
+        return _other_python(python).call
 
     def test_written_there_and_read_here(
         self, open_store: OpenStore, elsewhere: Callable[..., Any]
@@ -94,22 +93,59 @@ def _candidates(version: str) -> Iterator[str]:
     yield from map(str, sorted(installations.glob(f"*/bin/python{version}")))
 
 
-def _call(python: str, open_store: OpenStore, function: Callable[..., Any], *arguments: Any) -> Any:
-    program = (
-        f"import sys; sys.path += {_own_path()!r}; from {other_python.__name__} import main; main()"
-    )
-    ended = subprocess.run(  # noqa: S603 - a Python of this machine
-        [python, "-W", "ignore", "-c", program],
-        input=pickle.dumps((open_store, function, arguments), protocol=4),
-        capture_output=True,
-        timeout=processes.PATIENCE * 2,
-        check=False,
-    )
-    errors = ended.stderr.decode(errors="replace")
-    if other_python.CANNOT_IMPORT in errors or "ModuleNotFoundError" in errors:
-        pytest.skip(f"{Path(python).name} {errors.strip().splitlines()[-1]}")
-    assert ended.returncode == 0, f"{python}:\n{errors}"
-    return pickle.loads(ended.stdout)  # noqa: S301 - from the process just started
+class _OtherPython:
+    """Another Python that waits for something to do, as starting one takes longer than a test.
+
+    It ends with this process, which closes the pipe.
+    """
+
+    def __init__(self, python: str) -> None:
+        self._python = python
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is as long as the process is
+        program = (
+            f"import sys; sys.path += {_own_path()!r}; "
+            f"from {other_python.__name__} import main; main()"
+        )
+        self._process = subprocess.Popen(  # noqa: S603 - a Python of this machine
+            [python, "-W", "ignore", "-c", program, str(theirs.fileno())],
+            stdout=self._errors,
+            stderr=self._errors,
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+
+    def call(self, open_store: OpenStore, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns what a function returns that is called there with the opened store."""
+        errors, result = self._ask(pickle.dumps((os.getcwd(), open_store, function, arguments), 4))
+        if other_python.CANNOT_IMPORT in errors or "ModuleNotFoundError" in errors:
+            pytest.skip(f"{Path(self._python).name} {errors.strip().splitlines()[-1]}")
+        assert not errors, f"{self._python}:\n{errors}"
+        return result
+
+    def _ask(self, request: bytes) -> tuple[str, Any]:
+        try:
+            self._pipe.send_bytes(request)
+            if self._pipe.poll(processes.PATIENCE * 2):
+                return pickle.loads(self._pipe.recv_bytes())  # type: ignore[no-any-return] # noqa: S301
+        except (EOFError, OSError):
+            pass
+        del _STARTED[self._python]
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+        with self._errors as errors:
+            errors.seek(0)
+            return errors.read().decode(errors="replace") or "it was stuck, or died", None
+
+
+_STARTED: dict[str, _OtherPython] = {}
+
+
+def _other_python(python: str) -> _OtherPython:
+    if python not in _STARTED:
+        _STARTED[python] = _OtherPython(python)
+    return _STARTED[python]
 
 
 def _own_path() -> list[str]:

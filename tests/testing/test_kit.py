@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import salmon_state.testing
 from salmon_state import MemoryStorage
 from salmon_state.storage import StateStorage
-from salmon_state.testing import HOSTILE_KEYS, processes, tasks
+from salmon_state.testing import HOSTILE_KEYS, processes, tasks, versions
 from salmon_state.testing.abilities import ABILITIES, ability_of
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.threads import run_together
@@ -39,6 +40,13 @@ def test_public_names_exist() -> None:
         assert name in dir(salmon_state.testing)
     with pytest.raises(AttributeError, match="no attribute 'SillySuite'"):
         _ = salmon_state.testing.SillySuite
+
+
+def test_another_python_that_dies_is_started_anew() -> None:
+    dies: Any = partial(os._exit, 3)
+    with pytest.raises(AssertionError, match="it was stuck, or died"):
+        versions._other_python(sys.executable).call(dies, tasks.read)
+    assert versions._other_python(sys.executable).call(MemoryStorage, tasks.read) == []
 
 
 @pytest.mark.parametrize("missing", ["pytest", "hypothesis"])
