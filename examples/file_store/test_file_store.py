@@ -8,14 +8,14 @@ import pytest
 from salmon_state import open_storage
 from salmon_state.testing import OpenStore, SharedStoreSuites
 
-LIMITS = {"memory": "bytes for a commit of 20,000 entries, as a sender's file is made there"}
+LIMITS = {"memory": "bytes for a commit of 20 MB, as a sender's file is made there"}
 
 
 class TestFileStorage(SharedStoreSuites):
     """What a store is asked that outlives its process, and that processes share."""
 
     memory = 50_000_000
-    thousands = 300  # files that are synced, each
+    records = thousands = 300  # files that are synced, each
     limits = LIMITS
 
     @pytest.fixture

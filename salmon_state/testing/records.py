@@ -14,7 +14,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.storage import Record, StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.states import BAD_STATES
-from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, set_clock
+from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, open_files, set_clock
 
 __all__ = ["RecordTests"]
 
@@ -22,7 +22,13 @@ NOON_AS_DATETIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc)
 
 
 class RecordTests(StoreSuite):
-    """Listing the conversations."""
+    """Listing the conversations.
+
+    Attributes:
+        records: How many there are, of 5 MB.
+    """
+
+    records = 5_000
 
     def test_an_empty_store(self, store: StateStorage) -> None:
         """There is nothing in it, and it is still true."""
@@ -155,23 +161,27 @@ class RecordTests(StoreSuite):
         assert {sender: seen[sender] for sender in untouched} == dict.fromkeys(untouched, 1)
         assert max(seen.values()) == 1
 
-    def test_five_thousand_records(self, store: StateStorage) -> None:
-        """They are counted, filtered, and listed without loading the store into memory."""
-        tail = "x" * 1000
+    def test_many_records(self, store: StateStorage) -> None:
+        """They are counted, filtered, and listed without loading all; and who leaves, leaves."""
+        many = self.records
+        tail = "x" * (5_000_000 // many)
         entries = [
-            (f"module{number % 10}", f"{number}@{tail}", f"S{number % 4}")
-            for number in range(5_000)
+            (f"module{number % 10}", f"{number}@{tail}", f"S{number % 4}") for number in range(many)
         ]
         fill(store, entries)
-        assert len(store) == 5_000
+        assert len(store) == many
         found = contents(store, module="module3", state="S1")
         assert found == {(m, s): t for m, s, t in entries if (m, t) == ("module3", "S1")}
         assert contents(store, sender=f"77@{tail}") == {("module7", f"77@{tail}"): "S1"}
         tracemalloc.start()
         try:
-            count = sum(len(record.sender or "") > 1000 for record in store.records())
+            count = sum((record.sender or "").endswith(tail) for record in store.records())
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert count == 5_000
+        assert count == many
         assert peak < 4_000_000, f"listing 5 MB of senders took {peak} bytes of memory"
+        before = open_files()
+        for _ in range(9):
+            next(store.records())
+        assert len(open_files() - before) < 5, "iterations that were left keep files open"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from salmon_state.entries import Entry, Kind, Where, Write, in_order
+from salmon_state.entries import Entry, Kind, Place, Where, Write, in_order
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import LONGEST
@@ -23,9 +23,9 @@ __all__ = [
     "OpenStore",
     "StoreSuite",
     "contents",
-    "count_open_files",
     "everything",
     "fill",
+    "open_files",
     "outgoing",
     "set_clock",
     "write",
@@ -115,10 +115,13 @@ def contents(store: StateStorage, **filters: Any) -> dict[tuple[str, Sender], st
 
 def everything(store: StateStorage, kind: Kind, where: Where = Where()) -> list[Entry]:  # noqa: B008 - immutable
     """Returns what pages give, after checking that nothing comes twice."""
-    found = [entry for page in store._pages(kind, where) for entry in page.entries]
-    assert len({entry[:3] for entry in found}) == len(found), "a page gave an entry twice"
+    found: dict[Place, Entry] = {}
+    for page in store._pages(kind, where):  # which may never end if one begins too early
+        given = len(found) + len(page.entries)
+        found.update((entry[:3], entry) for entry in page.entries)
+        assert len(found) == given, "a page gave an entry twice"
     TALLY["entries"] += len(found)
-    return found
+    return list(found.values())
 
 
 def outgoing(sender: Sender, count: int, at: int = NOON) -> list[Write]:
@@ -153,11 +156,11 @@ def set_clock(store: StateStorage, microseconds: int) -> None:
     store._clock = lambda: microseconds
 
 
-def count_open_files() -> int:
-    """Returns how many files and sockets this process has open."""
-    count = 0
+def open_files() -> set[tuple[int, int, int]]:
+    """Returns what files and sockets this process has open, each other than any before it."""
+    found = set()
     for number in range(1000):  # a new one gets the lowest number that is free
         with suppress(OSError):
-            os.fstat(number)
-            count += 1
-    return count
+            status = os.fstat(number)
+            found.add((number, status.st_dev, status.st_ino))
+    return found

@@ -21,12 +21,14 @@ from examples.file_store.test_file_store import LIMITS
 from salmon_state import ConfigurationError, StateStorage, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.testing import (
+    ContractSuite,
     ConversationSuite,
     DurableSuite,
     FaultSuite,
     FileSuite,
     ModelSuite,
     OpenStore,
+    SharedConversationSuite,
     SharedStoreSuites,
     StoreSuite,
 )
@@ -57,14 +59,17 @@ class FileStores(StoreSuite):
 
 
 class TestFileStorage(FileStores, SharedStoreSuites):
-    runs = conversation_runs = 30
+    runs = reopening_runs = conversation_runs = 5
+    mails = 50
     memory = 50_000_000
     limits = LIMITS
-    thousands = 300  # files that are synced, each
+    records = thousands = 300  # files that are synced, each
 
 
 @pytest.mark.stress
-class TestFileStorageForLong(FileStores, ModelSuite, ConversationSuite, DurableSuite):
+class TestFileStorageForLong(
+    FileStores, ContractSuite, ModelSuite, ConversationSuite, SharedConversationSuite, DurableSuite
+):
     runs = conversation_runs = 300
     reopening_runs = 100
     kills = 50

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from salmon_state import MemoryStorage, ShelveStorage, SQLAlchemyStorage
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing import (
+    ConversationSuite,
     DurableSuite,
     EntrySuite,
     EveryStoreSuites,
@@ -34,12 +35,13 @@ LEASE = 2.0
 
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
 
-IN_MEMORY = {"memory": "bytes for a commit of 20,000 entries, which it keeps where others do not"}
+IN_MEMORY = {"memory": "bytes for a commit of 20 MB, which it keeps where others do not"}
 
 Emptied = Callable[[str, Any], str]
 
 
 class TestMemory(EveryStoreSuites):
+    runs = conversation_runs = 30
     memory = 100_000_000
     limits = IN_MEMORY
 
@@ -64,8 +66,7 @@ class OnAShelf(StoreSuite):
 
 
 class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
-    runs = 30
-    conversation_runs = 10
+    runs = reopening_runs = conversation_runs = 10
 
 
 class WithRows(RowSuite):
@@ -157,9 +158,8 @@ class OnOneServer(OnRedis):
 
 
 class TestRedis(OnOneServer, SharedStoreSuites):
-    runs = conversation_runs = 30
+    runs = reopening_runs = conversation_runs = 10
     kills = 5
-    sets = 200
 
 
 @pytest.mark.stress  # the same code but for the script that sets
@@ -207,13 +207,15 @@ class TestRedisCluster(InARedisCluster, SharedStoreSuites):
 # ---------------------------------------------------------------- for long
 
 
-class ForLong(ModelSuite, ThreadSuite, DurableSuite, SharedSuite, SharedEntrySuite):
+class ForLong(
+    ModelSuite, ConversationSuite, ThreadSuite, DurableSuite, SharedSuite, SharedEntrySuite
+):
     """What finds more the longer it runs."""
 
     moments = thread_moments = forks = 16
     takers_killed = commits_killed = kills_beside_others = 20
     commit_size = 125
-    runs = 200
+    runs = conversation_runs = 200
     sets = 500
     reopening_runs = 100
     kills = 50

@@ -16,12 +16,16 @@ import pytest
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing import (
+    DurableSuite,
     EveryStoreSuites,
     FaultSuite,
     FileSuite,
     OpenStore,
     SharedConversationSuite,
+    SharedEntrySuite,
     SharedStoreSuites,
+    SharedSuite,
+    StoreSuite,
 )
 from tests.testing.right_stores import ShortLeases, TablePlace, TableStorage
 from tests.testing.wrong_shared_conversations import LockedTable
@@ -42,7 +46,7 @@ def smallest_store() -> Any:
 
 
 class TestDict(EveryStoreSuites):
-    runs = conversation_runs = 30
+    runs = conversation_runs = 5
     memory = 100_000_000  # this store keeps them where others do not
 
     @pytest.fixture
@@ -50,15 +54,26 @@ class TestDict(EveryStoreSuites):
         return smallest_store()  # type: ignore[no-any-return]
 
 
-class TestTable(TablePlace, SharedStoreSuites):
-    runs = conversation_runs = 30
-    mails = 50  # the default lock is two commits
+class Table(TablePlace, StoreSuite):
     freed_within = 30.0
     left_out = UNFAIR
 
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(ShortLeases, str(place / "states.db"))
+
+
+class TestTable(Table, DurableSuite, SharedSuite, SharedEntrySuite, SharedConversationSuite):
+    """Those suites that the dict cannot pass; the file store passes that of other Pythons."""
+
+    reopening_runs = 5
+    mails = 20  # the default lock is two commits
+    histories = 1
+
+
+@pytest.mark.stress
+class TestTableWholly(Table, SharedStoreSuites):
+    """All of them, for as long as a store's author runs them."""
 
 
 class TestLockedTable(TablePlace, SharedConversationSuite):

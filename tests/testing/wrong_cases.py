@@ -74,7 +74,7 @@ IN_MEMORY: tuple[Expected, ...] = (
     (records.YieldsTwice, ContractSuite, "test_states_may_change_while_iterating"),
     (keys.IsOneConversation, ContractSuite, "test_modules_and_senders_are_apart"),
     (records.MissesOne, ContractSuite, "test_records_name_everything"),
-    (records.StopsAtAHundred, ContractSuite, "test_five_thousand_records"),
+    (records.StopsAtAHundred, ContractSuite, "test_many_records"),
     (records.BreaksWhileIterating, ContractSuite, "test_states_may_change_while_iterating"),
     (records.LocksWhileIterating, ContractSuite, "test_records_is_an_iterator"),
     (records.GivesAList, ContractSuite, "test_records_is_an_iterator"),
@@ -170,7 +170,7 @@ IN_MEMORY: tuple[Expected, ...] = (
 )
 
 ON_DISK: tuple[Expected, ...] = (
-    (records.LoadsEverything, ContractSuite, "test_five_thousand_records"),
+    (records.LoadsEverything, ContractSuite, "test_many_records"),
     (durable.ForgetsOnReopen, DurableSuite, "test_every_change_is_found_after_reopening"),
     (durable.ForgetsOnReopen, DurableSuite, "test_the_model_with_reopening"),
     (durable.WritesWhenClosed, DurableSuite, "test_sigkill_loses_no_acknowledged_set"),
@@ -192,7 +192,7 @@ ON_DISK: tuple[Expected, ...] = (
     (durable.MovesInTwoSteps, SharedSuite, "test_stores_meet[set_all and a removal]"),
     (durable.MovesInTwoSteps, SharedSuite, "test_one_order_explains_what_all_saw"),
     (durable.LocksForever, SharedSuite, "test_a_killed_process_stops_nobody"),
-    (entries.CollectsWrites, EntrySuite, "test_many_in_one_commit"),
+    (entries.CollectsWrites, EntrySuite, "test_a_commit_is_never_all_in_memory"),
     (entries.ClaimsForTwo, SharedEntrySuite, "test_each_due_entry_is_claimed_once"),
     (entries.ClaimsForEver, SharedEntrySuite, "test_what_a_killed_taker_had_is_claimed_again"),
     (
