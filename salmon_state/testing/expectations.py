@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,14 @@ from salmon_state.entries import (
     ABSENT,
     ANYTHING,
     CHECK,
+    EVER,
     EVERY,
     Condition,
     Entry,
     Kind,
     Seen,
     Want,
+    Where,
     Write,
     in_order,
 )
@@ -27,7 +30,8 @@ from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, wri
 
 __all__ = ["ExpectationTests"]
 
-VALUES = (b"", b"\0", b"\xff\xfe", b"text", bytes(range(256)), b"a" * 100_000)
+VALUES = (b"", b"\0", b"\xff\xfe", b"text \r\n", bytes(range(256)), b"a" * 100_000)
+TIMES = (0, 1, 2**31, 2**32 + 1, NOON, 2**53 + 1, EVER)
 
 # By the entry that is there: which expectations about it hold, and which do not.
 SEEN = Entry(Kind.OUTGOING, SENDER, "one", b"value", NOON)
@@ -93,6 +97,28 @@ class ExpectationTests(StoreSuite):
         store._commit([write])
         assert store._load(SENDER, [(kind, "")]) == [Entry(*write[:4], None)]  # type: ignore[arg-type]
 
+    def test_any_time_comes_back(self, store: StateStorage) -> None:
+        """Every microsecond of 63 bits, and not only what a float or a clock of seconds has."""
+        entries = [Entry(Kind.OUTGOING, SENDER, str(at), b"", at) for at in TIMES]
+        write(store, (Write(*entry) for entry in entries))
+        assert sorted(store._load(SENDER, [(Kind.OUTGOING, EVERY)]), key=_moment) == entries
+        assert everything(store, Kind.OUTGOING, Where(before=EVER)) == entries[:-1]
+        for entry in entries:
+            changed = Write(*entry[:3], b"seen", entry.at, Seen(b"", entry.at))
+            assert store._commit([changed]) == [1], entry.at
+
+    def test_an_hour_that_comes_twice(self, store: StateStorage) -> None:
+        """Where clocks are put back in October, two moments look alike on them."""
+        night = 1_698_537_600_000_000  # 2023-10-29 in UTC
+        times = [night + minutes * 60_000_000 for minutes in (30, 90, 150)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+            time.tzset()
+            for number, at in enumerate(times):
+                store._commit([Write(Kind.OUTGOING, SENDER, str(number), b"", at)])
+            found = everything(store, Kind.OUTGOING, Where(before=EVER))
+        assert [entry.at for entry in found] == times
+
     def test_no_two_entries_meet(self, store: StateStorage) -> None:
         """Whatever is in a sender and a name, kinds included."""
         kinds = (Kind.OUTGOING, Kind.CONFIRMATION)
@@ -104,6 +130,8 @@ class ExpectationTests(StoreSuite):
         write(store, (Write(*entry) for entry in entries))
         for entry in entries:
             assert store._find(*entry[:3]) == entry.value
+        for entry in entries[::2]:
+            assert store._load(entry.sender, [(entry.kind, entry.name)]) == [entry]
         for kind in kinds:
             expected = {entry[:3]: entry for entry in entries if entry.kind is kind}
             assert {entry[:3]: entry for entry in everything(store, kind)} == expected
@@ -128,7 +156,8 @@ class ExpectationTests(StoreSuite):
 
     def test_a_large_value(self, store: StateStorage) -> None:
         """A mail of 20 MB comes back, whatever bytes it has; or it is refused."""
-        body = bytes(range(256)) * (self.largest // 256)
+        mebibytes = self.largest // 2**20  # where a last chunk would be empty
+        body = bytes(range(256)) * (mebibytes * 2**12 or self.largest // 256)
         store._commit([Write(Kind.BODY, SENDER, "one", body, NOON)])
         assert store._find(Kind.BODY, SENDER, "one") == body
         expect = Seen(at=NOON)
@@ -185,6 +214,14 @@ class ExpectationTests(StoreSuite):
             wants: list[Want] = [(k, EVERY) for k in (Kind.HANDLED, Kind.OUTGOING, Kind.BODY)]
             assert store._load(SENDER, wants) == there, expect
 
+    def test_expectations_of_long_values(self, store: StateStorage) -> None:
+        """They are compared to the last byte."""
+        long = b"a" * 100_000
+        store._commit([Write(*SEEN[:3], long, NOON)])
+        with pytest.raises(Overtaken):
+            store._commit([Write(*SEEN[:3], b"new", NOON, Seen(long[:-1] + b"b"))])
+        assert store._commit([Write(*SEEN[:3], b"new", NOON, Seen(long))]) == [1]
+
     def test_what_belongs_to_a_state_that_was_overtaken(self, store: StateStorage) -> None:
         """Nothing of any kind is written: no mail leaves, and none is known, without its state."""
         store._commit([Write(Kind.STATE, SENDER, "module", "ONE", NOON)])
@@ -234,6 +271,10 @@ class ExpectationTests(StoreSuite):
         assert store._commit(in_order(checks)) == [0, 0, 0]
         assert [tuple(record[:3]) for record in store] == [("there", SENDER, "ONE")]
         assert everything(store, Kind.HANDLED) == []
+
+
+def _moment(entry: Entry) -> int:
+    return entry.at or 0
 
 
 def _count(there: Sequence[Entry], value: object) -> int:

@@ -73,7 +73,9 @@ class HostileKeySuite(StoreSuite):
         fill(store, states)
         for number, (one, two) in enumerate(SHORT_DIGESTS):
             assert store.get(MODULE, one) == f"S{number}"
-            assert store.get(MODULE, two) == ROUTE_FIRST_STATE, f"{two} was taken for {one}"
+            found = store.get(MODULE, two), contents(store, sender=two), store.set_all(two, "ALL")
+            assert found == (ROUTE_FIRST_STATE, {}, 0), f"{two} was taken for {one}"
+        assert contents(store) == {(module, sender): state for module, sender, state in states}
 
     def test_senders_of_five_million_characters(self, store: StateStorage) -> None:
         """They are kept whole, and the last character tells them apart; or they are refused."""

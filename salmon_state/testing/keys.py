@@ -42,6 +42,7 @@ _SENDERS: tuple[Sender, ...] = (
 _MODULES = (
     *("", " ", "App.Handlers", "app.handlers ", "app.handlers\0", "app.handlers.", "app_handlers"),
     *("app.handlers:list@example.com", "b'app.handlers'", "['app.handlers', 'a@x']", "['a'", "[]"),
+    *("*", "%", "EVERY", "_Mark.EVERY"),  # what may stand for every name
     *("it's", 'a "module"', "a'b\"c", "mod[0]", "mod]", "mod\\", "mod\n", "é.handlers"),
     *("e\u0301.handlers", "모듈", "\udcff.handlers", "\U0001faea.handlers", "m" * 3071, "m" * 3072),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -11,9 +12,10 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
 from salmon_state.errors import StorageUnavailable
+from salmon_state.findings import Finding
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
-from salmon_state.testing.suite import StoreSuite, contents
+from salmon_state.testing.suite import OpenStore, StoreSuite, contents
 
 __all__ = ["CALLS", "LifecycleTests"]
 
@@ -53,6 +55,13 @@ class LifecycleTests(StoreSuite):
         store.ping()
         assert contents(store) == {(MODULE, SENDER): "POSTING"}
 
+    def test_diagnose(self, store: StateStorage) -> None:
+        """It finds nothing wrong in a store that is well, and changes nothing."""
+        store.set(MODULE, SENDER, "POSTING")
+        with store.conversation(SENDER):
+            assert all(isinstance(finding, Finding) for finding in store.diagnose())
+        assert contents(store) == {(MODULE, SENDER): "POSTING"}
+
     def test_with_closes(self, store: StateStorage) -> None:
         """``with store`` gives the store itself, and closes it at the end."""
         with store as same:
@@ -84,10 +93,12 @@ class LifecycleTests(StoreSuite):
         assert caught.value.code == 451
         assert "closed" in caught.value.detail
 
-    def test_repr(self, store: StateStorage) -> None:
-        """It names the class in one line, with the store open or closed."""
+    def test_repr(self, open_store: OpenStore, store: StateStorage) -> None:
+        """It names the class in one line and no password, with the store open or closed."""
+        passwords = re.findall(r"://[^/@]*(:[^/@]+@)", repr(open_store))
         opened = repr(store)
         store.close()
         for text in (opened, repr(store)):
             assert type(store).__name__ in text
             assert "\n" not in text
+            assert not [password for password in passwords if password in text]

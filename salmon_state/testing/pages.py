@@ -85,6 +85,7 @@ class PageTests(StoreSuite):
         assert store._sweep(Kind.OUTGOING, Where(name="1"), b"changed") == 10
         changed = [e for e in everything(store, Kind.OUTGOING) if e.value == b"changed"]
         assert {(e.name, e.at) for e in changed} == {("1", NOON + n) for n in range(40, 50)}
+        assert store._sweep(Kind.OUTGOING, Where(sender="41@x", name="2"), None) == 1
         assert store._count(Kind.BODY) == 1
 
     def test_claims(self, store: StateStorage) -> None:

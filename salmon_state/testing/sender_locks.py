@@ -15,7 +15,7 @@ from salmon_state.errors import ConversationBusy
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing.endings import elsewhere
-from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER, SHORT_DIGESTS
+from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER, SHORT_DIGESTS
 from salmon_state.testing.mails import (
     RING,
     can_enter,
@@ -101,6 +101,13 @@ class LockTests(StoreSuite):
 
         _, seen = run_together([first, second])
         assert (order, seen) == (["first", "second"], "ONE")
+
+    def test_the_lock_of_another_thread_stays(self, store: StateStorage) -> None:
+        """Whoever leaves gives back what it has, and nobody else's."""
+        with held_by_another_thread(store, OTHER):
+            with store.conversation(SENDER):
+                store.set(MODULE, SENDER, "ONE")
+            assert can_enter(store, [SENDER, OTHER]) == [True, False]
 
     @pytest.mark.parametrize("end", ["normal", "rollback", "busy"])
     def test_the_lock_ends_with_the_conversation(self, store: StateStorage, end: str) -> None:

@@ -30,6 +30,7 @@ BAD_SENDERS = (b"a@x", 7, ("a@x",), False)
 STATES = (
     *("A", "a", " ", " A", "A ", "\t", "None", "0", "007", "1.0", "1e3", "START ", "start"),
     *("'", '"', "\\", "\\n"),
+    *("CHECK", "ABSENT", "ANYTHING", "_Mark.CHECK"),
     *("\0", "A\0", "A\nB", "é", "e\u0301", "\udcff", "\U0001faea", "\U0010ffff", "[]", "%s"),
 )
 
@@ -112,6 +113,8 @@ class StateTests(StoreSuite):
         assert store.get(MODULE, "a@x") == long + "a"
         assert store.get(MODULE, "b@x") == long + "b"
         assert contents(store, state=long + "a") == {(MODULE, "a@x"): long + "a"}
+        assert store.compare_and_set(MODULE, "a@x", long + "b", "SHORT") is False
+        assert store.compare_and_set(MODULE, "a@x", long + "a", "SHORT") is True
 
     @pytest.mark.parametrize(("state", "kind", "named"), BAD_STATES)
     def test_bad_state_is_refused(

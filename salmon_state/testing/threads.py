@@ -6,17 +6,18 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
+from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.moments import MEETINGS, meet_at_each_moment
 from salmon_state.testing.processes import PATIENCE
-from salmon_state.testing.suite import StoreSuite, contents, fill
+from salmon_state.testing.suite import StoreSuite, contents, fill, open_files
 from salmon_state.testing.tasks import win
 
 __all__ = ["ThreadSuite", "ending", "run_together"]
@@ -62,6 +63,11 @@ def ending(meeting: threading.Barrier) -> Iterator[None]:
     except BaseException:
         meeting.abort()
         raise
+
+
+def _try_to_set(store: StateStorage) -> None:
+    with suppress(StorageUnavailable):
+        store.set(MODULE, SENDER, "WRITTEN")
 
 
 class ThreadSuite(StoreSuite):
@@ -141,6 +147,29 @@ class ThreadSuite(StoreSuite):
         won = run_together([lambda: win(store, MODULE, SENDER, 100)] * self.threads)
         assert sum(won) == 100
         assert store.get(MODULE, SENDER) == "100"
+
+    def test_threads_leave_nothing_behind(self, store: StateStorage) -> None:
+        """No file stays open that a thread has opened, however many there were."""
+        files = []
+        before = open_files()
+        for number in range(9):
+            run_together([partial(store.set, MODULE, SENDER, f"S{number}")])
+            files.append(len(open_files() - before))
+        assert files[-1] <= files[2], f"files and sockets that are open: {files}"
+
+    def test_a_pause(self, store: StateStorage) -> None:
+        """Whoever writes meanwhile waits until it is over, or is told that it cannot."""
+        writer = threading.Thread(target=_try_to_set, args=(store,), daemon=True)
+        with ExitStack() as pause:
+            try:
+                pause.enter_context(store.paused())
+            except NotImplementedError:
+                pytest.skip("left out: it cannot keep others from writing")
+            writer.start()
+            writer.join(0.1)
+            assert store.get(MODULE, SENDER) == "START", "somebody wrote in a pause"
+        writer.join(PATIENCE)
+        assert not writer.is_alive(), "a writer still waits after a pause"
 
     def test_records_beside_writes(self, store: StateStorage) -> None:
         """Whoever iterates finds each conversation that nobody touches exactly once."""

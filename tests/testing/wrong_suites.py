@@ -13,6 +13,7 @@ from salmon_state.testing import OpenStore, StoreSuite, stopping
 from tests.testing import (
     wrong_cases,
     wrong_conversation_cases,
+    wrong_details,
     wrong_faults,
     wrong_limits,
     wrong_moments,
@@ -21,14 +22,14 @@ from tests.testing.right_stores import TablePlace
 
 Expected = tuple[type[StateStorage], type[StoreSuite], str]
 
-_OF_CONVERSATIONS = wrong_conversation_cases, wrong_moments, wrong_limits
+_THEMES = wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details
 IN_MEMORY: tuple[Expected, ...] = (
     *wrong_cases.IN_MEMORY,
-    *(case for themes in _OF_CONVERSATIONS for case in themes.IN_MEMORY),
+    *(case for theme in _THEMES for case in theme.IN_MEMORY),
 )
 ON_DISK: tuple[Expected, ...] = (
     *wrong_cases.ON_DISK,
-    *(case for themes in (*_OF_CONVERSATIONS, wrong_faults) for case in themes.ON_DISK),
+    *(case for theme in (*_THEMES, wrong_faults) for case in theme.ON_DISK),
 )
 
 # More runs and kills, because a random one must meet what is wrong, and the first that does is
@@ -67,7 +68,7 @@ class InMemory(Patient):
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
-        return self.wrong_store
+        return partial(self.wrong_store, **getattr(self.wrong_store, "options", {}))
 
 
 class OnDisk(Patient, TablePlace):
