@@ -95,8 +95,8 @@ class Backend:
         Nothing may stay locked or open between two pages, as whoever goes through them may write
         meanwhile, or stop; and a page looks at a bounded number of entries even if few match. Each
         entry that exists all the time and is not changed comes exactly once. Entries of a kind
-        that is due come in the order of their time, sender and name if `where` says ``before``,
-        all others in whatever order stays the same.
+        that is due come in the order of their time if `where` says ``before``; those of one time,
+        and all others, in whatever order stays the same.
 
         Args:
             kind: Of which kind.
