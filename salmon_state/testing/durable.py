@@ -88,13 +88,13 @@ class DurableSuite(StoreSuite):
         with open_store() as store:
             assert contents(store) == {}
 
-    @pytest.mark.parametrize("name", CALLS)
-    def test_closed_store_changes_nothing(self, open_store: OpenStore, name: str) -> None:
+    def test_closed_store_changes_nothing(self, open_store: OpenStore) -> None:
         """What a closed store refused has not happened."""
         with open_store() as store:
             fill(store, [(MODULE, SENDER, "POSTING")], updated_at=NOON)
-        with pytest.raises(StorageUnavailable):
-            CALLS[name](store)
+        for call in CALLS.values():
+            with pytest.raises(StorageUnavailable):
+                call(store)
         with open_store() as store:
             assert [tuple(record)[:3] for record in store] == [(MODULE, SENDER, "POSTING")]
             assert [to_microseconds(record.updated_at) for record in store] == [NOON]

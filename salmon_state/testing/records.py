@@ -113,21 +113,20 @@ class RecordTests(StoreSuite):
         assert contents(store, state=ROUTE_FIRST_STATE) == {}
         assert contents(store) == {(MODULE, SENDER): "POSTING"}
 
-    @pytest.mark.parametrize("name", ["module", "sender"])
-    @pytest.mark.parametrize("value", [b"a@x", 7, ("a@x",)], ids=ascii)
-    def test_bad_filters_are_refused(self, store: StateStorage, name: str, value: Any) -> None:
+    def test_bad_filters_are_refused(self, store: StateStorage) -> None:
         """A filter of the wrong type is an error at the call, not an empty answer."""
-        with pytest.raises(TypeError, match=name):
-            store.records(**{name: value})
+        values: tuple[Any, ...] = (b"a@x", 7, ("a@x",))
+        for value in values:
+            for name in ("module", "sender"):
+                with pytest.raises(TypeError, match=name):
+                    store.records(**{name: value})
 
-    @pytest.mark.parametrize(("state", "kind", "named"), BAD_STATES[1:])
-    def test_bad_state_filter_is_refused(
-        self, store: StateStorage, state: Any, kind: type[Exception], named: str
-    ) -> None:
+    def test_bad_state_filter_is_refused(self, store: StateStorage) -> None:
         """A state that nobody can be in is an error at the call."""
-        with pytest.raises(kind) as caught:
-            store.records(state=state)
-        assert named in str(caught.value)
+        for state, kind, named in BAD_STATES[1:]:
+            with pytest.raises(kind) as caught:
+                store.records(state=state)
+            assert named in str(caught.value)
 
     def test_records_is_an_iterator(self, store: StateStorage) -> None:
         """It may be left in the middle, taken twice, and two may run side by side."""

@@ -18,15 +18,16 @@ def CONFIRMING() -> None:  # noqa: N802 - Salmon's states are functions named li
     """Stands for a handler that somebody passes where its name belongs."""
 
 
-BAD_STATES = (
-    pytest.param(None, TypeError, "None", id="None"),
-    pytest.param("", ValueError, "''", id="empty"),
-    pytest.param(b"CONFIRMING", TypeError, "b'CONFIRMING'", id="bytes"),
-    pytest.param(CONFIRMING, TypeError, "CONFIRMING", id="function"),
-    pytest.param(7, TypeError, "7", id="number"),
+BAD_STATES: tuple[tuple[Any, type[Exception], str], ...] = (
+    (None, TypeError, "None"),
+    ("", ValueError, "''"),
+    (b"CONFIRMING", TypeError, "b'CONFIRMING'"),
+    (CONFIRMING, TypeError, "CONFIRMING"),
+    (7, TypeError, "7"),
 )
-BAD_MODULES = (None, b"app.handlers", 7, ("app",))
-BAD_SENDERS = (b"a@x", 7, ("a@x",), False)
+"""What is no state, how it is refused, and what the message names."""
+BAD_MODULES: tuple[Any, ...] = (None, b"app.handlers", 7, ("app",))
+BAD_SENDERS: tuple[Any, ...] = (b"a@x", 7, ("a@x",), False)
 STATES = (
     *("A", "a", " ", " A", "A ", "\t", "None", "0", "007", "1.0", "1e3", "START ", "start"),
     *("'", '"', "\\", "\\n"),
@@ -116,43 +117,41 @@ class StateTests(StoreSuite):
         assert store.compare_and_set(MODULE, "a@x", long + "b", "SHORT") is False
         assert store.compare_and_set(MODULE, "a@x", long + "a", "SHORT") is True
 
-    @pytest.mark.parametrize(("state", "kind", "named"), BAD_STATES)
-    def test_bad_state_is_refused(
-        self, store: StateStorage, state: Any, kind: type[Exception], named: str
-    ) -> None:
+    def test_bad_state_is_refused(self, store: StateStorage) -> None:
         """What is no non-empty str is an error that names it, and changes nothing."""
         store.set(MODULE, SENDER, "POSTING")
-        with pytest.raises(kind) as caught:
-            store.set(MODULE, SENDER, state)
-        assert named in str(caught.value)
-        with pytest.raises(kind):
-            store.set(MODULE, "ben@example.com", state)
-        for expected, new in (("POSTING", state), (state, "BANNED")):
+        for state, kind, named in BAD_STATES:
+            with pytest.raises(kind) as caught:
+                store.set(MODULE, SENDER, state)
+            assert named in str(caught.value)
             with pytest.raises(kind):
-                store.compare_and_set(MODULE, SENDER, expected, new)
-        assert contents(store) == {(MODULE, SENDER): "POSTING"}
+                store.set(MODULE, "ben@example.com", state)
+            for expected, new in (("POSTING", state), (state, "BANNED")):
+                with pytest.raises(kind):
+                    store.compare_and_set(MODULE, SENDER, expected, new)
+            assert contents(store) == {(MODULE, SENDER): "POSTING"}, named
 
-    @pytest.mark.parametrize("module", BAD_MODULES, ids=ascii)
-    def test_bad_module_is_refused(self, store: StateStorage, module: Any) -> None:
+    def test_bad_module_is_refused(self, store: StateStorage) -> None:
         """A module that is no str is a TypeError, and changes nothing."""
-        with pytest.raises(TypeError, match="module"):
-            store.get(module, SENDER)
-        with pytest.raises(TypeError, match="module"):
-            store.set(module, SENDER, "POSTING")
-        with pytest.raises(TypeError, match="module"):
-            store.compare_and_set(module, SENDER, ROUTE_FIRST_STATE, "POSTING")
-        assert contents(store) == {}
+        for module in BAD_MODULES:
+            with pytest.raises(TypeError, match="module"):
+                store.get(module, SENDER)
+            with pytest.raises(TypeError, match="module"):
+                store.set(module, SENDER, "POSTING")
+            with pytest.raises(TypeError, match="module"):
+                store.compare_and_set(module, SENDER, ROUTE_FIRST_STATE, "POSTING")
+            assert contents(store) == {}, module
 
-    @pytest.mark.parametrize("sender", BAD_SENDERS, ids=ascii)
-    def test_bad_sender_is_refused(self, store: StateStorage, sender: Any) -> None:
+    def test_bad_sender_is_refused(self, store: StateStorage) -> None:
         """A sender that is neither str nor None is a TypeError, and changes nothing."""
-        with pytest.raises(TypeError, match="sender"):
-            store.get(MODULE, sender)
-        with pytest.raises(TypeError, match="sender"):
-            store.set(MODULE, sender, "POSTING")
-        with pytest.raises(TypeError, match="sender"):
-            store.compare_and_set(MODULE, sender, ROUTE_FIRST_STATE, "POSTING")
-        assert contents(store) == {}
+        for sender in BAD_SENDERS:
+            with pytest.raises(TypeError, match="sender"):
+                store.get(MODULE, sender)
+            with pytest.raises(TypeError, match="sender"):
+                store.set(MODULE, sender, "POSTING")
+            with pytest.raises(TypeError, match="sender"):
+                store.compare_and_set(MODULE, sender, ROUTE_FIRST_STATE, "POSTING")
+            assert contents(store) == {}, sender
 
     def test_str_subclasses_count_as_their_text(self, store: StateStorage) -> None:
         """A str subclass is taken for the text that it holds, whatever it prints."""

@@ -56,7 +56,7 @@ class TestDocuments(Documents, EntrySuite):
     """The same."""
 
 
-@pytest.mark.stress  # some seven hundred tests
+@pytest.mark.stress  # some six hundred tests
 class TestTransactionsWholly(Transactions, SharedStoreSuites):
     """Everything."""
 
