@@ -33,6 +33,9 @@ from tests.redis_services import RedisCluster, RedisSentinel, RedisServer, fresh
 LEASE = 2.0
 """Short, because whoever is killed in a conversation keeps it for so long."""
 
+PATIENCE = 60.0
+"""Seconds, because a server that is busy with something else takes some for 20 MB."""
+
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
 
 IN_MEMORY = {"memory": "bytes for a commit of 20 MB, which it keeps where others do not"}
@@ -118,11 +121,12 @@ class InPostgreSQL(StoreSuite):
 
     @pytest.fixture
     def open_store(self, postgresql: Any, emptied: Emptied) -> OpenStore:
-        return partial(SQLAlchemyStorage, emptied("postgresql", postgresql))
+        return partial(SQLAlchemyStorage, emptied("postgresql", postgresql), timeout=PATIENCE)
 
 
 class TestPostgreSQL(InPostgreSQL, SharedStoreSuites, WithRows):
-    runs = reopening_runs = conversation_runs = 10
+    runs = conversation_runs = 10
+    reopening_runs = 3  # each step is a new connection
 
 
 class InMariaDB(StoreSuite):
@@ -133,11 +137,12 @@ class InMariaDB(StoreSuite):
 
     @pytest.fixture
     def open_store(self, mariadb: Any, emptied: Emptied) -> OpenStore:
-        return partial(SQLAlchemyStorage, emptied("mariadb", mariadb))
+        return partial(SQLAlchemyStorage, emptied("mariadb", mariadb), timeout=PATIENCE)
 
 
 class TestMariaDB(InMariaDB, SharedStoreSuites, WithRows):
-    runs = reopening_runs = conversation_runs = 10
+    runs = conversation_runs = 10
+    reopening_runs = 3  # each step is a new connection
 
 
 # ---------------------------------------------------------------- Redis
