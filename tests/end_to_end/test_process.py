@@ -88,16 +88,21 @@ def test_several_processes(serve: Serve, states: States) -> None:
     server = serve(PROCESSES="2", DISPATCHER="process")
     confirm(server, ANNA, ask(server, ANNA))
     assert states() == {ANNA: "POSTING"}
-    assert server.process is not None
-    receiving = [pid for pid in children(server.process.pid) if is_fork(pid, server.process.pid)]
-    assert len(receiving) == 2
+    wait_until(lambda: len(forks(server)) == 2, "both, of which one answered")
+    receiving = forks(server)
     assert server.stop(signal.SIGTERM) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in receiving)
 
 
-def is_fork(pid: int, parent: int) -> bool:
-    """Returns whether a process has the same program as its parent: the dispatcher has not."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes() == Path(f"/proc/{parent}/cmdline").read_bytes()
+def forks(server: MailServer) -> list[int]:
+    """Returns the children of a server that have its program: the dispatcher has not."""
+    assert server.process is not None
+    pid = server.process.pid
+    return [child for child in children(pid) if program_of(child) == program_of(pid)]
+
+
+def program_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize("end", ["kill", "dispatcher"])
