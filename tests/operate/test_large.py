@@ -17,7 +17,7 @@ pytestmark = pytest.mark.stress
 
 MILLION = 1_000_000
 MORE = 60_000
-"""Kilobytes that a command may take more than for a thousand: sixteen bytes for each entry that is
+"""Kilobytes that a command may take more than for a thousand: fifty bytes for each entry that is
 copied, and on Redis thirty for each sender that was seen: a scan may give one repeatedly."""
 
 COMMANDS = {
