@@ -220,7 +220,7 @@ class Tables:
         Raises:
             Overtaken: An expectation does not hold; the transaction must be rolled back.
         """
-        if isinstance(writes, Sequence) and len(writes) <= _FEW:  # as what a mail leaves behind
+        if isinstance(writes, (tuple, list)) and len(writes) <= _FEW:  # as those of a mail
             forms = [form_of(write) for write in writes]
             alone = self.is_alone(writes)
             if alone or all(form.what in _PLAIN for form in forms):
@@ -246,7 +246,7 @@ class Tables:
             statement = rows.writing(form, alone=alone)
             said.append((statement.sql, (statement.bind(rows.write(write, None)),)))
         # Of one sender: locks of several are won in an order.
-        apart = not begin and all(write.sender == writes[0].sender for write in writes)
+        apart = not begin and len(writes) == 2 and writes[0].sender == writes[1].sender
         results = self._results(cursor, said, apart=apart)
         if begin:
             del results[0]

@@ -120,11 +120,13 @@ class Database:
         Args:
             cursor: Of the connection.
             steps: Pairs of a statement and the rows of parameters to run it with.
-            apart: Whether each writes rows that no other one reads or writes.
+            apart: Whether there are two, each of which writes one row of its own.
 
         Returns:
             For each statement its rows if it is a SELECT, otherwise how many rows it changed.
         """
+        if len(steps) == 1 and len(steps[0][1]) == 1:
+            return [_run(cursor, *steps[0])]
         statements = sum(len(rows) for _, rows in steps)
         together = None
         if self.fewest <= statements <= _MOST and _length(steps) < _SHORT:

@@ -221,7 +221,7 @@ class PostgreSQL(Database):
     def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
         # What a state and the mark of its mail need: as one statement it is prepared, which as
         # one text it would not be, and it is a round trip less than one after the other.
-        if apart and [len(rows) for _, rows in steps] == [1, 1] and _is_psycopg(cursor):
+        if apart and _is_psycopg(cursor):
             (one, [first]), (other, [second]) = steps
             cursor.execute(
                 f"WITH one AS ({one} RETURNING 1), other AS ({other} RETURNING 1) "  # noqa: S608

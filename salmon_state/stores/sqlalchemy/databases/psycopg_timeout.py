@@ -62,27 +62,26 @@ class BoundedConnection(psycopg.Connection[Any]):
         self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None
     ) -> _Result:
         """Runs an exchange with the server to its end, or to the timeout."""
-        result = self._wait(gen, interval, timeout)
-        if self._unconfirmed:
-            raise psycopg.OperationalError(f"perhaps not on the standby: {self._unconfirmed.pop()}")
-        return result
-
-    def _wait(self, gen: PQGen[_Result], interval: float, timeout: float | None) -> _Result:
-        if timeout is not None:
-            return super().wait(gen, interval, timeout=timeout)
-        patience = self.patience
-        reserve = self.statement_timeout - patience
         try:
-            return super().wait(gen, interval, timeout=patience)
+            result = super().wait(gen, interval, self.patience if timeout is None else timeout)
         except psycopg.OperationalError:
             # Cancelling with libpq before 17 would wait for a silent server without end.
-            if self.pgconn.transaction_status != _ACTIVE or not capabilities.has_cancel_safe():
+            if (
+                timeout is not None
+                or self.pgconn.transaction_status != _ACTIVE
+                or not capabilities.has_cancel_safe()
+            ):
                 raise
+            patience = self.patience
+            reserve = self.statement_timeout - patience
             self._try_cancel(timeout=reserve / 2)
             super().wait(gen, interval, timeout=reserve / 2)
             raise psycopg.OperationalError(
                 f"cancelled after {patience:g} s, perhaps in vain"
             ) from None
+        if self._unconfirmed:
+            raise psycopg.OperationalError(f"perhaps not on the standby: {self._unconfirmed.pop()}")
+        return result
 
 
 _ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
