@@ -9,8 +9,9 @@ import resource
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from salmon.routing import Router
 
@@ -19,13 +20,24 @@ from salmon_state.mail.delivery import knows_mails
 from salmon_state.mail.receivers.handling import ReceivedMail, handle
 from salmon_state.mail.receivers.limits import IN_HAND, Limits
 from salmon_state.mail.receivers.repeated import Repeated
-from salmon_state.mail.receivers.session import ENDING, SMTPClient
 from salmon_state.mail.receivers.sockets import BACKLOG
 from salmon_state.mail.receivers.workers import Workers
 
-__all__ = ["Service"]
+__all__ = ["ENDING", "Service"]
+
+ENDING = "421 4.3.2 This server is being stopped, please come again"
 
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class _Client(Protocol):
+    """What a service knows of a client."""
+
+    has_mail: bool
+    """Whether a mail of this client is complete and has not been answered."""
+
+    def hang_up(self, reason: str) -> None:
+        """Says why, and closes the connection."""
 
 
 class Service:
@@ -37,7 +49,7 @@ class Service:
 
     def __init__(
         self,
-        client: type[SMTPClient],
+        client: Callable[[Service], _Client],
         *,
         limits: Limits,
         workers: int,
@@ -56,7 +68,7 @@ class Service:
         self.repeated = Repeated()
         self.loop: asyncio.AbstractEventLoop
         self._threads = workers
-        self._clients: dict[SMTPClient, str] = {}
+        self._clients: dict[_Client, str] = {}
         self._of_address: Counter[str] = Counter()
         # The other half is for the handlers: a store's connections, files, the relay.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -71,7 +83,8 @@ class Service:
         self._stop = stop
         start = self.loop.create_unix_server if _is_unix(listening) else self.loop.create_server
         # One at a turn of the loop, so that other processes get their share.
-        server: Any = await start(partial(self._client, self), sock=listening, backlog=1)
+        protocol: Any = partial(self._client, self)
+        server: Any = await start(protocol, sock=listening, backlog=1)
         listening.listen(BACKLOG)
         await stop.wait()
         # Clients who come now hear that they should come again: it goes on listening.
@@ -108,7 +121,7 @@ class Service:
 
     # ---------------------------------------------------------------- clients
 
-    def admit(self, client: SMTPClient, transport: Any) -> str | None:
+    def admit(self, client: _Client, transport: Any) -> str | None:
         """Takes a new client; or returns what to say to one who may not come in."""
         if self.is_ending:
             return ENDING
@@ -126,7 +139,7 @@ class Service:
         self._of_address[address] += 1
         return None
 
-    def leave(self, client: SMTPClient) -> None:
+    def leave(self, client: _Client) -> None:
         """Forgets a client."""
         address = self._clients.pop(client, None)
         if address is None:  # aiosmtpd says it twice of one who failed at TLS

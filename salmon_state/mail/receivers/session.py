@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Session, TLSSetupException
@@ -20,14 +20,10 @@ from aiosmtpd.smtp import SMTP, Session, TLSSetupException
 from salmon_state.mail.receivers.bounds import TOO_LARGE
 from salmon_state.mail.receivers.handling import ReceivedMail, one_answer, refusal, same_case
 from salmon_state.mail.receivers.limits import IN_HAND
+from salmon_state.mail.receivers.service import ENDING, Service
 from salmon_state.mail.receivers.workers import TooBusy
 
-if TYPE_CHECKING:
-    from salmon_state.mail.receivers.service import Service
-
-__all__ = ["ENDING", "LMTPClient", "SMTPClient"]
-
-ENDING = "421 4.3.2 This server is being stopped, please come again"
+__all__ = ["LMTPClient", "SMTPClient"]
 
 _END = b"\r\n.\r\n"
 """Of a mail, and nothing else is: with a bare LF or CR another mail could be smuggled into one."""
