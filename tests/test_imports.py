@@ -27,7 +27,9 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def test_there_is_no_circle() -> None:
-    files = [file for room in ("salmon_state", "config") for file in CHECKOUT.glob(f"{room}/**/*.py")]
+    files = [
+        file for room in ("salmon_state", "config") for file in CHECKOUT.glob(f"{room}/**/*.py")
+    ]
     modules = {name_of(file): file for file in files}
     arrows: dict[str, set[str]] = {}
     for name, file in modules.items():
