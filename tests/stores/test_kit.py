@@ -34,7 +34,7 @@ LEASE = 2.0
 """Short, because whoever is killed in a conversation keeps it for so long."""
 
 PATIENCE = 60.0
-"""Seconds, because a server that is busy with something else takes some for 20 MB."""
+"""Seconds, because whatever is busy with something else takes some for 20 MB, or for its turn."""
 
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
 
@@ -94,7 +94,7 @@ class InSQLite(StoreSuite):
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
-        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db")
+        return partial(SQLAlchemyStorage, f"sqlite:///{tmp_path}/states.db", timeout=PATIENCE)
 
     @pytest.fixture
     def open_at(self) -> OpenStore:
