@@ -174,7 +174,7 @@ def test_threads_never_share_a_connection(
 
 def test_nothing_leaks(served: Place) -> None:
     """Ten thousand operations and a hundred failures later, no more connections than allowed."""
-    with SQLAlchemyStorage(served.url, pool_size=4) as store:
+    with SQLAlchemyStorage(served.url, pool_size=4, timeout=HANG) as store:
         store.set("app", "bad@x", "POSTING")
         served.run("UPDATE salmon_state SET state = ''")
         failures = []
