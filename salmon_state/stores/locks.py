@@ -42,10 +42,6 @@ WRITERS, READERS = 0, _PLACES
 """The queues of those who find a whole file locked."""
 
 _PAUSE = 0.0005
-_SHORT_PAUSE = 0.0001
-"""Where one waits for a commit: two processes of eight threads each make twice as many as with the
-longer one. Who waits for a handler does so for long, and would take thrice as much of a processor.
-"""
 _LONGEST_PAUSE = 0.01
 
 
@@ -77,9 +73,9 @@ class FileQueue(Forkable):
     try, but takes the place behind the last. So nobody waits for more than those who were before
     him, however often they come again.
 
-    It is looked at in pauses, that of the first 0.1 or 0.5 ms, instead of being waited for in the
-    kernel: only a signal ends such a wait before its time, so it would need a thread for each, and
-    those that have given up would stay for as long as the one whom they wait for.
+    It is looked at in pauses, that of the first 0.5 ms, instead of being waited for in the kernel:
+    only a signal ends such a wait before its time, so it would need a thread for each, and those
+    that have given up would stay for as long as the one whom they wait for.
 
     A child that a handler forks has no place: it closes the files before it goes on.
 
@@ -129,7 +125,6 @@ class FileQueue(Forkable):
             return None
         deadline = time.monotonic() + timeout
         first = _FIRST_QUEUE + queue // _PLACES * _PLACES
-        pause = _SHORT_PAUSE if queue in (WRITERS, READERS) else _PAUSE
         file = self.open()
         with self._place(first) as (own, place):
             while True:
@@ -141,7 +136,7 @@ class FileQueue(Forkable):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
-                time.sleep(min(pause * (1 + distance), _LONGEST_PAUSE, remaining))
+                time.sleep(min(_PAUSE * (1 + distance), _LONGEST_PAUSE, remaining))
 
     def is_empty(self, queue: int) -> bool:
         """Returns whether nobody waits in a queue; a number as for `in_turn`."""
