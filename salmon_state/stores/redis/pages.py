@@ -7,7 +7,6 @@ import os
 from binascii import unhexlify
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -268,6 +267,10 @@ class Pages:
             yield pool, [key for key in keys if seen.add(key[start:][:32])]
 
 
+_HALF = 16
+"""Bytes of half a digest."""
+
+
 class _Seen:
     """Which digests were seen, half of each, in some thirty bytes; a set takes four times that."""
 
@@ -275,9 +278,16 @@ class _Seen:
         self._parts: defaultdict[bytes, bytearray] = defaultdict(bytearray)
 
     def add(self, half: bytes) -> bool:
-        """Adds half of a digest in hexadecimal; returns whether it was not there."""
-        with suppress(ValueError):  # what is none is damaged, and said to be so by whoever reads it
+        """Adds half of a digest in hexadecimal; returns whether it was not there.
+
+        What is none always was not: it is damaged, and whoever reads it says so.
+        """
+        try:
             half = unhexlify(half)
+        except ValueError:
+            return True
+        if len(half) < _HALF:
+            return True
         part, rest = self._parts[half[:2]], half[2:]
         if rest in part:
             return False

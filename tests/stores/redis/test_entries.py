@@ -11,7 +11,7 @@ import pytest
 
 from salmon_state import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.entries import Kind, Where, Write
-from salmon_state.stores.redis import RedisStorage
+from salmon_state.stores.redis import RedisStorage, pages
 from salmon_state.stores.redis.entries import Keys, decode_value
 from salmon_state.testing.suite import contents, fill, set_clock
 from tests.redis_services import RedisCluster, RedisServer
@@ -514,3 +514,11 @@ def test_servers_that_do_not_know_a_script_are_told_it_once(
 
 def test_a_pattern_of_any_prefix() -> None:
     assert Keys("a*[b]?\\^-c").pattern(Kind.STATE) == rb"a\*\[b\]\?\\\^\-c:{*}"
+
+
+def test_what_is_no_digest_is_never_taken_for_seen() -> None:
+    """A key that is cut short is damage, which whoever reads it tells."""
+    seen = pages._Seen()
+    whole = b"0123456789abcdef" * 2
+    assert [seen.add(whole), seen.add(whole)] == [True, False]
+    assert all(seen.add(damaged) for damaged in (b"", b"01", b"0123", b"0123456789", b"x" * 32))
