@@ -55,8 +55,6 @@ class Digest:
         """Whether both are of the same entries, in whatever order they were listed."""
         return isinstance(other, Digest) and self.total == other.total
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def fingerprint(entry: Entry) -> int:
     """Returns the SHA-256 of all that an entry says, as a number."""

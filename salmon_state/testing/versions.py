@@ -127,7 +127,8 @@ class _OtherPython:
         try:
             self._pipe.send_bytes(request)
             if self._pipe.poll(processes.PATIENCE * 2):
-                return pickle.loads(self._pipe.recv_bytes())  # type: ignore[no-any-return] # noqa: S301
+                answer: tuple[str, Any] = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - our own
+                return answer
         except (EOFError, OSError):
             pass
         del _STARTED[self._python]
