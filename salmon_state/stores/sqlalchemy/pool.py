@@ -33,13 +33,17 @@ _inherited: list[object] = []
 
 
 class Loan:
-    """One connection: SQLAlchemy's and the driver's below it."""
+    """One connection: SQLAlchemy's, the driver's below it, and a cursor for whoever has it.
 
-    __slots__ = ("connection", "driver")
+    A cursor of psycopg's takes longer to make than to use.
+    """
+
+    __slots__ = ("connection", "cursor", "driver")
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
-        self.driver: Any = connection.connection.dbapi_connection
+        driver: Any = connection.connection.dbapi_connection
+        self.driver, self.cursor = driver, driver.cursor()
 
 
 class Pool(Forkable):
@@ -238,27 +242,33 @@ class Pool(Forkable):
             loan = self.take()
             result = operation(loan.driver, *arguments)
         except BaseException as error:  # noqa: BLE001 - looked at, and raised again
-            loan, result = self._again(loan, error, started, operation, arguments)
+            loan, result = self._again(
+                loan, error, started, lambda loan: operation(loan.driver, *arguments)
+            )
         self.give_back(loan)
         return result
 
     def hold(self, operation: Callable[..., _Result], *arguments: object) -> tuple[Loan, _Result]:
-        """Does the same and returns the connection as well, to be given back or discarded."""
+        """Returns a connection, to be given back or discarded, and what an operation returns.
+
+        As `run` does, but it is ``operation(cursor, *arguments)``.
+        """
         started = time.monotonic()
         loan = None
         try:
             loan = self.take()
-            return loan, operation(loan.driver, *arguments)
+            return loan, operation(loan.cursor, *arguments)
         except BaseException as error:  # noqa: BLE001 - looked at, and raised again
-            return self._again(loan, error, started, operation, arguments)
+            return self._again(
+                loan, error, started, lambda loan: operation(loan.cursor, *arguments)
+            )
 
     def _again(
         self,
         loan: Loan | None,
         error: BaseException,
         started: float,
-        operation: Callable[..., _Result],
-        arguments: tuple[object, ...],
+        operation: Callable[[Loan], _Result],
     ) -> tuple[Loan, _Result]:
         """Tries what has failed again, or raises why."""
         attempt = 0
@@ -278,7 +288,7 @@ class Pool(Forkable):
                     self._renew_pool(error)
                 try:
                     loan = self.take()
-                    return loan, operation(loan.driver, *arguments)
+                    return loan, operation(loan)
                 except BaseException as another:  # noqa: BLE001 - looked at, and raised again
                     error = another
         finally:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +17,8 @@ from salmon_state.stores.sqlalchemy.pool import Loan
 from salmon_state.stores.sqlalchemy.tables import Tables
 
 __all__ = ["BEFORE_HANDLERS", "SQLWork"]
+
+_Result = TypeVar("_Result")
 
 BEFORE_HANDLERS = "salmon_state"
 """The savepoint from which handlers take part."""
@@ -49,8 +50,7 @@ class SQLWork(UnitOfWork):
     def load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         if self._loan is None:
             return super().load(sender, wants)
-        with self._on_loan():
-            return self._tables.load(self._loan.driver, sender, wants)
+        return self._on_loan(lambda cursor: self._tables.load(cursor.connection, sender, wants))
 
     def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
         self._check_connection()
@@ -61,15 +61,13 @@ class SQLWork(UnitOfWork):
             return
         if self._shared:
             self._settle(failed=failed)
-        with self._on_loan() as cursor:
-            self._write(cursor, writes)
+        self._on_loan(self._write, writes)
 
     def _settle(self, *, failed: bool) -> None:
         """Makes sure that what handlers did is committed as well, unless they failed."""
-        with self._on_loan() as cursor:
-            lost = self._was_given_up(cursor)
-            if lost and failed:
-                self._recover(cursor)
+        lost = self._on_loan(self._was_given_up)
+        if lost and failed:
+            self._on_loan(self._recover)
         if lost and not failed:  # the connection is in order
             raise given_up()
 
@@ -91,8 +89,7 @@ class SQLWork(UnitOfWork):
     def check(self) -> None:
         self._check_connection()
         if self._loan is not None:
-            with self._on_loan() as cursor:
-                self._ask(cursor)
+            self._on_loan(self._ask)
 
     def _ask(self, cursor: Any) -> None:
         """Raises unless the server answers."""
@@ -111,8 +108,7 @@ class SQLWork(UnitOfWork):
     def _close_loan(self, loan: Loan) -> None:
         try:
             if self._in_transaction:
-                with self._on_loan() as cursor:
-                    cursor.execute("ROLLBACK")
+                self._on_loan(_roll_back)
             self._unlock()
             if self._shared:
                 self._unshare(loan.connection)
@@ -120,7 +116,7 @@ class SQLWork(UnitOfWork):
             pass  # the connection is broken, which rolls back and frees the locks as well
         finally:
             if self._loan is not None:  # or it broke, and is discarded
-                if loan.connection.invalidated:  # by a handler's statement
+                if self._shared and loan.connection.invalidated:  # by a handler's statement
                     self._pool.discard(loan)
                 else:
                     self._pool.give_back(loan)
@@ -132,23 +128,19 @@ class SQLWork(UnitOfWork):
     def _unlock(self) -> None:
         """Frees the locks that neither a transaction's end nor `UnitOfWork.close` frees."""
 
-    def _begin(self, cursor: Any) -> None:
-        if not self._in_transaction:
-            cursor.execute(self._database.begin)
-            self._in_transaction = True
-
     # ---------------------------------------------------------------- the connection
 
     def _take_place(self) -> None:
         self._give_place_back = self._pool.take_place()
 
-    @contextmanager
-    def _on_loan(self) -> Iterator[Any]:
-        """Lends a cursor of the connection, which an error closes: nothing can go on on it."""
+    def _on_loan(self, act: Callable[..., _Result], *arguments: object) -> _Result:
+        """Returns ``act(cursor, *arguments)``; an error ends the connection.
+
+        Nothing can go on on it then.
+        """
         assert self._loan is not None  # noqa: S101 - for the type checker
         try:
-            cursor = self._loan.driver.cursor()
-            yield cursor
+            return act(self._loan.cursor, *arguments)
         except ConversationBusy:
             # Overtaken: the connection is in order. `close` rolls back, which frees the lock at
             # once; the server notices a closed connection some time later.
@@ -159,11 +151,11 @@ class SQLWork(UnitOfWork):
             self._lost = True
             self._pool.discard(loan)
             raise
-        cursor.close()
 
     def _check_connection(self) -> None:
         """Refuses to go on elsewhere when what was locked or written on a connection is lost."""
-        if self._lost or (self._loan is not None and self._loan.connection.invalidated):
+        loan = self._loan
+        if self._lost or (self._shared and loan is not None and loan.connection.invalidated):
             raise StorageUnavailable("the connection of this conversation broke")
 
     # ---------------------------------------------------------------- for handlers
@@ -182,9 +174,13 @@ class SQLWork(UnitOfWork):
         return self._loan.connection
 
     def _share(self, connection: sa.Connection) -> None:
-        with self._on_loan() as cursor:
-            self._begin(cursor)
-            cursor.execute(f"SAVEPOINT {BEFORE_HANDLERS}")
+        self._on_loan(self._begin_sharing)
+
+    def _begin_sharing(self, cursor: Any) -> None:
+        if not self._in_transaction:
+            cursor.execute(self._database.begin)
+            self._in_transaction = True
+        cursor.execute(f"SAVEPOINT {BEFORE_HANDLERS}")
 
     def _unshare(self, connection: sa.Connection) -> None:
         connection.rollback()  # what SQLAlchemy believes to be open
@@ -217,3 +213,7 @@ class SQLWork(UnitOfWork):
     def _recover(self, cursor: Any) -> None:
         """Makes it possible to commit states without what the handler that failed had written."""
         cursor.execute(self._database.begin)
+
+
+def _roll_back(cursor: Any) -> None:
+    cursor.execute("ROLLBACK")

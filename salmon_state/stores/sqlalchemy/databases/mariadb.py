@@ -56,8 +56,7 @@ class MariaDBWork(SQLWork):
             self._take_place()
             self._loan, entries = self._pool.hold(self._open, name, sender, timeout, wants)
         else:
-            with self._on_loan():
-                entries = self._open(self._loan.driver, name, sender, timeout, wants)
+            entries = self._on_loan(self._open, name, sender, timeout, wants)
         if entries is None:
             raise busy(timeout)
         if name is not None:
@@ -65,9 +64,8 @@ class MariaDBWork(SQLWork):
         return entries
 
     def _open(
-        self, driver: Any, name: str | None, sender: Sender, timeout: float, wants: Sequence[Want]
+        self, cursor: Any, name: str | None, sender: Sender, timeout: float, wants: Sequence[Want]
     ) -> list[Entry] | None:
-        cursor = driver.cursor()
         tables, database = self._tables, self._database
         sql, parameters = tables.wanted(sender, wants)
         read: Step = (sql, [parameters])
@@ -116,9 +114,11 @@ class MariaDBWork(SQLWork):
 
     def _unlock(self) -> None:
         if self._names and self._loan is not None:
-            with self._on_loan() as cursor:
-                for name in self._names:
-                    cursor.execute("DO RELEASE_LOCK(%s)", (name,))
+            self._on_loan(self._release)
+
+    def _release(self, cursor: Any) -> None:
+        for name in self._names:
+            cursor.execute("DO RELEASE_LOCK(%s)", (name,))
 
 
 class MariaDB(Database):

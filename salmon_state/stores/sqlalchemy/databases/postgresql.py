@@ -49,8 +49,7 @@ class PostgreSQLWork(SQLWork):
             self._loan, results = self._pool.hold(self._open, number, read, timeout)
             self._in_transaction = bool(results)
         else:
-            with self._on_loan() as cursor:
-                results = self._say(cursor, [*_lock(_TRY, number), read])
+            results = self._on_loan(self._say, [*_lock(_TRY, number), read])
         if not _won(results):
             raise busy(timeout)
         return self._tables.found(results[-1], wants)
@@ -85,26 +84,24 @@ class PostgreSQLWork(SQLWork):
         else:
             super()._recover(cursor)
 
-    def _open(self, driver: Any, number: int | None, read: str, timeout: float) -> list[list[Any]]:
+    def _open(self, cursor: Any, number: int | None, read: str, timeout: float) -> list[list[Any]]:
         """Begins the transaction; returns the results, or none if the lock was not won.
 
         Waiting needs a limit, and to set one takes half as long as all the rest together: at first
         the lock is only tried.
         """
-        cursor = driver.cursor()
         # The read is a statement of its own: one that waited saw the rows before it waited.
         results = self._say(cursor, [self._database.begin, *_lock(_TRY, number), read])
         if timeout and not _won(results):
-            results = self._wait(
-                driver, cursor, [*_lock("pg_advisory_xact_lock", number), read], timeout
-            )
+            results = self._wait(cursor, [*_lock("pg_advisory_xact_lock", number), read], timeout)
         if not _won(results):
             cursor.execute("ROLLBACK")
             return []
         return results
 
-    def _wait(self, driver: Any, cursor: Any, parts: list[str], timeout: float) -> list[list[Any]]:
+    def _wait(self, cursor: Any, parts: list[str], timeout: float) -> list[list[Any]]:
         limit = f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}"
+        driver = cursor.connection
         bounded = hasattr(driver, "statement_timeout")
         if bounded:
             driver.statement_timeout = self._pool.timeout + timeout
