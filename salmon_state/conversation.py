@@ -17,7 +17,6 @@ from salmon_state.entries import (
     EVERY,
     STATE,
     Condition,
-    Entry,
     Kind,
     Place,
     Seen,
@@ -126,13 +125,10 @@ class Conversation:
         if outer is None:
             self._depth, self._draft = 0, Draft()
             self._unit: UnitOfWork = self._store._begin()
-            self._senders: set[Sender] = set()
-            self._found: dict[Place, Condition] = {}
         else:  # trying without waiting: two that wait for each other would wait for ever
             self._depth, self._draft = outer._depth + 1, Draft(outer._draft)
             self._unit, self._timeout = outer._unit, 0
-            self._senders, self._found = outer._senders, outer._found
-        if self.sender not in self._senders:
+        if not self._draft.knows(self.sender):
             try:
                 entries = self._unit.enter(self.sender, self._timeout, (*_STATES, *self._wants))
             except BaseException as error:
@@ -141,18 +137,13 @@ class Conversation:
                 if isinstance(error, Exception):
                     self._store._raise(error)
                 raise
-            self._remember(entries)
+            for kind, name in self._wants:
+                self._draft.note((kind, self.sender, name), None)
+            self._draft.remember(self.sender, entries)
         self._entered = True
         self._before, _innermost.conversation = _innermost.conversation, self
         self._active.conversation = self
         return self
-
-    def _remember(self, entries: list[Entry]) -> None:
-        self._senders.add(self.sender)
-        for kind, name in self._wants:
-            self._found[kind, self.sender, name] = ABSENT
-        for entry in entries:
-            self._found[entry[:3]] = Seen(entry.value)
 
     def __exit__(
         self,
@@ -206,42 +197,26 @@ class Conversation:
             self._draft.merge()
             outer._afterwards.update(self._afterwards)
 
-    def _snapshot(self, place: Place) -> Condition:
-        """Returns what was read of an entry at the beginning; `ANYTHING` if nothing was."""
-        found = self._found.get(place)
-        if found is not None:
-            return found
-        return ABSENT if place[0] is STATE and place[1] in self._senders else ANYTHING
-
     # ---------------------------------------------------------------- what the store's methods do
 
     def get(self, module: str, sender: Sender) -> str | None:
         """Returns the state as this conversation sees it; ``None`` without an entry."""
-        state: str | None = self._look(STATE, sender, module)
-        return state
+        place = (STATE, sender, module)
+        state = self._draft.look(place)
+        return self._ask(place) if state is ANYTHING else state  # type: ignore[no-any-return]
 
-    def _look(self, kind: Kind, sender: Sender, name: str) -> Any:
-        place = (kind, sender, name)
-        written = self._draft.find(place)
-        if written is not None:
-            return written.value
-        found = self._snapshot(place)
-        if found is ANYTHING:
-            value = self._unit.find(*place)
-            if kind is not STATE:
-                self._found[place] = ABSENT if value is None else Seen(value)
-        else:
-            value = None if found is ABSENT else found.value
-            if sender and kind is STATE:
-                self._draft.read(place, found)
-        moved = self._draft.find_move(kind, sender)
-        return value if value is None or moved is None else moved.value
+    def _ask(self, place: Place) -> Any:
+        """Returns the value of an entry that nobody has read yet."""
+        value = self._unit.find(*place)
+        if place[0] is not STATE:
+            self._draft.note(place, value)
+        return self._draft.moved(place, value)
 
     def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
         """Sets a state, or removes the entry, at the end of the outermost conversation."""
         if self.before_set is not None:
             self.before_set(self, state)
-        expect = self._snapshot((STATE, sender, module)) if sender else ANYTHING
+        expect = self._draft.expected((STATE, sender, module)) if sender else ANYTHING
         self._draft.add(Write(STATE, sender, module, state, now, expect))
 
     def compare_and_set(
@@ -259,10 +234,8 @@ class Conversation:
         """Moves every conversation of a sender that exists; returns how many there are now."""
         self._check_hooks("set_all")
         names = self._draft.names(STATE, sender)
-        known = sender in self._senders
-        if known:
-            names |= {name for kind, whose, name in self._found if (kind, whose) == (STATE, sender)}
-        else:
+        known = self._draft.knows(sender)
+        if not known:
             names |= {entry.name for entry in self._unit.load(sender, _STATES)}
         modules = [module for module in names if self.get(module, sender) is not None]
         if known:
@@ -279,7 +252,6 @@ class Conversation:
     def forget(self) -> None:
         """Drops what was read and written so far: the store was cleared."""
         self._draft.clear()
-        self._found.update(dict.fromkeys(self._found, ABSENT))
 
     # ---------------------------------------------------------------- what is no state
 
@@ -310,7 +282,9 @@ class Conversation:
         """
         self._check_hooks(kind)
         try:
-            return self._look(kind, sender, name)
+            place = (kind, sender, name)
+            value = self._draft.look(place)
+            return self._ask(place) if value is ANYTHING else value
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
 

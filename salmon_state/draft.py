@@ -1,17 +1,21 @@
-"""Draft: what a conversation means to write, in layers; pure, without any lock or I/O."""
+"""Draft: what a conversation found and means to write, in layers; pure, without lock or I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
 
 from salmon_state.entries import (
     ABSENT,
     ANYTHING,
     CHECK,
     EVERY,
+    STATE,
     Condition,
+    Entry,
     Kind,
     Place,
+    Seen,
     Write,
     in_order,
 )
@@ -21,7 +25,7 @@ __all__ = ["Draft"]
 
 
 class Draft:
-    """Writes that wait for a commit, over those of the layers beneath.
+    """Writes that wait for a commit, over those of the layers beneath and over what was found.
 
     What was added last about an entry is what will be written. What is expected of it is what it
     was first read or added with, because that is about the store; whatever came later went by the
@@ -36,6 +40,9 @@ class Draft:
         self._writes: dict[Place, Write] = {}
         self._moves: dict[tuple[Kind, Sender], Write] = {}  # those of EVERY
         self._seen: dict[Place, Condition] = {}
+        # What the store said, to all layers alike.
+        self._known: set[Sender] = set() if beneath is None else beneath._known
+        self._found: dict[Place, Condition] = {} if beneath is None else beneath._found
 
     def _layers(self) -> Iterator[Draft]:
         """Yields this draft and those beneath, from the top down."""
@@ -44,7 +51,52 @@ class Draft:
             yield layer
             layer = layer._beneath
 
+    # ---------------------------------------------------------------- what was found
+
+    def knows(self, sender: Sender) -> bool:
+        """Returns whether all states of a sender were found."""
+        return sender in self._known
+
+    def remember(self, sender: Sender, entries: Iterable[Entry]) -> None:
+        """Takes in all states of a sender, and whatever else was found of it."""
+        self._known.add(sender)
+        for kind, whose, name, value, _ in entries:
+            self._found[kind, whose, name] = Seen(value)
+
+    def note(self, place: Place, value: Any) -> None:
+        """Takes in what was found of one entry, which may be ``None``."""
+        self._found[place] = ABSENT if value is None else Seen(value)
+
+    def expected(self, place: Place) -> Condition:
+        """Returns what was found of an entry; `ANYTHING` if nobody looked."""
+        found = self._found.get(place)
+        if found is not None:
+            return found
+        return ABSENT if place[0] is STATE and place[1] in self._known else ANYTHING
+
     # ---------------------------------------------------------------- looking
+
+    def look(self, place: Place) -> Any:
+        """Returns the value that an entry will have, or ``None``; `ANYTHING` if nobody looked.
+
+        That a state was found is noted: see `writes`. The null sender's is anybody's.
+        """
+        written = self.find(place)
+        if written is not None:
+            return written.value
+        found = self.expected(place)
+        if found is ANYTHING:
+            return found
+        if place[0] is STATE and place[1]:
+            self._seen.setdefault(place, found)
+        return self.moved(place, found.value) if isinstance(found, Seen) else None
+
+    def moved(self, place: Place, value: Any) -> Any:
+        """Returns what a value becomes that nobody wrote by its name."""
+        if value is None or not (self._moves or self._beneath):
+            return value
+        move = self.find_move(place[0], place[1])
+        return value if move is None else move.value
 
     def find(self, place: Place) -> Write | None:
         """Returns what is meant to be written about one entry, by its name."""
@@ -65,11 +117,13 @@ class Draft:
         return None
 
     def names(self, kind: Kind, sender: Sender) -> set[str]:
-        """Returns the names of a sender's entries about which something is meant to be written."""
+        """Returns the names of a sender's entries of which something was found or is written."""
+        known: list[Iterable[Place]] = [self._found]
+        known += [layer._writes for layer in self._layers()]
         return {
             name
-            for layer in self._layers()
-            for of_kind, whose, name in layer._writes
+            for places in known
+            for of_kind, whose, name in places
             if of_kind is kind and whose == sender
         }
 
@@ -87,8 +141,9 @@ class Draft:
             return
         place = (kind, sender, name)
         self._writes[place] = write
-        moved = self.find_move(kind, sender) is not None  # which is made before
-        self._seen.setdefault(place, ANYTHING if moved else expect)
+        if (self._moves or self._beneath) and self.find_move(kind, sender) is not None:
+            expect = ANYTHING  # the move is made before
+        self._seen.setdefault(place, expect)
 
     def _move(self, write: Write) -> None:
         kind, sender = write.kind, write.sender
@@ -119,11 +174,12 @@ class Draft:
             self._seen.pop(place, None)  # of what a move wrote here, it is in a layer beneath
 
     def clear(self) -> None:
-        """Forgets everything, in the layers beneath as well."""
+        """Forgets everything, in the layers beneath as well: the store has nothing any more."""
         for layer in self._layers():
             layer._writes.clear()
             layer._moves.clear()
             layer._seen.clear()
+        self._found.update(dict.fromkeys(self._found, ABSENT))
 
     def writes(self) -> list[Write]:
         """Returns the writes that make the bottom draft true, in the order to make them.
