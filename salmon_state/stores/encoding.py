@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from salmon_state.entries import Entry, Kind, Value
+from salmon_state.entries import STATE, Entry, Kind, Value
 from salmon_state.errors import StorageError
 from salmon_state.keys import Sender, ascii_key, parse_key
 
@@ -70,17 +70,10 @@ def decode_state(text: str) -> str:
     return state
 
 
+@lru_cache(maxsize=1)  # a mail asks for that of its sender to lock, to read and to write
 def sender_digest(sender: Sender) -> bytes:
     """Returns what stands for a sender where its length or its characters could matter."""
-    global _last
-    known, digest = _last
-    if known != sender:
-        digest = sha256(ascii(sender).encode()).digest()
-        _last = sender, digest  # a mail asks for that of its sender to lock, to read and to write
-    return digest
-
-
-_last: tuple[Sender, bytes] = None, sha256(b"None").digest()
+    return sha256(ascii(sender).encode()).digest()
 
 
 @lru_cache(maxsize=256)
@@ -150,7 +143,7 @@ def _decompress(text: str, prefix: str) -> str:
 
 def encode_value(kind: Kind, value: Any) -> Any:
     """Returns what is in the column for a value: text of ASCII for a STATE, otherwise bytes."""
-    return encode_state(value) if kind is Kind.STATE else value
+    return encode_state(value) if kind is STATE else value
 
 
 def decode_value(kind: Kind, stored: Any) -> Value:
@@ -159,7 +152,7 @@ def decode_value(kind: Kind, stored: Any) -> Value:
     Raises:
         StorageError: `encode_value` writes nothing like this.
     """
-    if kind is Kind.STATE:
+    if kind is STATE:
         return decode_state(stored)
     if not isinstance(stored, (bytes, memoryview)):  # psycopg2 gives a memoryview
         raise StorageError(f"damaged value: expected bytes, got {type(stored).__name__}")
@@ -172,10 +165,12 @@ def decode_row(kind: Kind, sender: Any, name: Any, key: str, stored: Any, at: in
     Raises:
         StorageError: It is damaged.
     """
-    entry_name, entry_sender = decode_key(key)
+    # A key as it is, not compressed: what nearly all are.
+    entry_name, entry_sender = (parse_key if key[:1] == "[" else decode_key)(key)
     if sender != sender_digest(entry_sender) or name != name_digest(entry_name):
         raise StorageError(
             f"damaged entry, key {key[:200]!r}: its digests are those of another key, "
             "so that who looks for it does not find it"
         )
-    return Entry(kind, entry_sender, entry_name, decode_value(kind, stored), at)
+    value = decode_state(stored) if kind is STATE else decode_value(kind, stored)
+    return Entry(kind, entry_sender, entry_name, value, at)

@@ -222,17 +222,17 @@ def test_only_what_one_sender_has_is_written_at_once(
 
     On MariaDB there is a statement for each anyway.
     """
-    said: list[bool] = []
+    said: list[Any] = []
     database = served_store._tables.database
-    say = type(database).say
+    say_pair = database.say_pair
 
-    def listened(cursor: Any, steps: Any, *, apart: bool = False) -> Any:
-        said.append(apart)
-        return say(database, cursor, steps, apart=apart)
+    def listened(cursor: Any, steps: Any) -> Any:
+        said.append(steps)
+        return say_pair(cursor, steps)
 
-    monkeypatch.setattr(database, "say", listened)
+    monkeypatch.setattr(database, "say_pair", listened)
     mark = Write(Kind.HANDLED, other, "mail", b"", 1, ABSENT)
     with served_store.conversation(ANNA) as conversation:
         served_store.set("app", ANNA, "ONE")
         conversation.add(mark)
-    assert any(said) == (apart and served.kind == "postgresql")
+    assert bool(said) == (apart and served.kind == "postgresql")

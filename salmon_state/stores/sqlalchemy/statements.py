@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, Kind, Seen, Write
+from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, STATE, Kind, Seen, Write
 from salmon_state.keys import Sender
-from salmon_state.stores.encoding import encode_key, encode_value, name_digest, sender_digest
+from salmon_state.stores.encoding import encode_key, encode_state, name_digest, sender_digest
 from salmon_state.stores.sqlalchemy.databases.base import Database, Step
 
 __all__ = [
@@ -92,22 +92,22 @@ class Form(NamedTuple):
     """Whether the time must be; ``None`` if there must be none."""
 
 
-_shared_form = lru_cache(maxsize=None)(Form)
+_form = lru_cache(maxsize=None)(Form)
 
 
 def form_of(write: Write) -> Form:
     """Returns the form of a write."""
     kind, _, name, value, _, expect = write
     if value is CHECK or (value is None and expect is ABSENT):
-        return _shared_form("check", kind)
+        return _form("check", kind)
     if name is EVERY:
-        return _shared_form("every", kind, value is None)
+        return _form("every", kind, value is None)
     if isinstance(expect, Seen):
         at = None if expect.at is None else expect.at is not ANYTHING
-        return _shared_form("change", kind, value is None, True, expect.value is not None, at)
+        return _form("change", kind, value is None, True, expect.value is not None, at)
     if value is None:
-        return _shared_form("remove", kind, True)
-    return _shared_form("put" if expect is ANYTHING else "insert", kind, False, expect is ABSENT)
+        return _form("remove", kind, True)
+    return _form("put" if expect is ANYTHING else "insert", kind, False, expect is ABSENT)
 
 
 class RowLocks:
@@ -217,8 +217,8 @@ class RowStatements(TableStatements):
             kind: The kind.
             name: The parameter with the name's digest; ``None`` for all.
         """
-        nothing = sa.cast(sa.null(), sa.LargeBinary if kind is Kind.STATE else sa.Text)
-        values = (self._value, nothing) if kind is Kind.STATE else (nothing, self._value)
+        nothing = sa.cast(sa.null(), sa.LargeBinary if kind is STATE else sa.Text)
+        values = (self._value, nothing) if kind is STATE else (nothing, self._value)
         number: sa.ColumnElement[Any] = sa.literal_column(str(int(kind)))
         where = [self._sender == parameter("sender")]
         where += [self._table.c.kind == number] if self._kind else []
@@ -238,18 +238,22 @@ class RowStatements(TableStatements):
         """
         kind, sender, name, value, at, expect = write
         digest = sender_digest(sender)
-        made = value is not None and value is not CHECK
-        seen = expect if isinstance(expect, Seen) else _UNSEEN
+        stored: Any = None if value is CHECK else value
+        seen: Any
+        seen, seen_at = expect if isinstance(expect, Seen) else _UNSEEN
+        if kind is STATE:
+            stored = None if stored is None else encode_state(stored)
+            seen = None if seen is None else encode_state(seen)
         return (
             digest,
             None if name is EVERY else name_digest(name),
             int(kind),
-            None if name is EVERY or seen is not _UNSEEN else encode_key(name, sender),
-            encode_value(kind, value) if made else None,
+            None if name is EVERY or isinstance(expect, Seen) else encode_key(name, sender),
+            stored,
             at,
             lock if lock is not None or self._lock is None else self._locks.of(digest),
-            None if seen.value is None else encode_value(kind, seen.value),
-            seen.at,
+            seen,
+            seen_at,
             deadline,
         )
 

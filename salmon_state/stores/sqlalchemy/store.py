@@ -199,7 +199,11 @@ class SQLAlchemyStorage(StateStorage):
     # ---------------------------------------------------------------- hooks: writing
 
     def _commit(self, writes: Iterable[Write]) -> list[int]:
-        if self._tables.is_alone(writes) and self._may_happen_twice(writes[-1]):
+        # If it expects something, its second try might find what the first has done, and nobody
+        # would know. In a transaction, a connection that died long ago shows before the commit.
+        if self._tables.is_alone(writes) and (
+            writes[-1].expect is ANYTHING or not self._database.remote
+        ):
             return self._pool.run(self._tables.make_alone, writes)
         if not isinstance(writes, Sequence):
             writes, moving = _Once(writes), ""
@@ -208,14 +212,6 @@ class SQLAlchemyStorage(StateStorage):
         return self._pool.transaction(
             lambda cursor: self._tables.make(cursor, writes), moving, begin=False
         )
-
-    def _may_happen_twice(self, write: Write) -> bool:
-        """Returns whether a write may be tried again when its connection breaks.
-
-        If it expects something, its second try might find what the first has done, and nobody
-        would know. In a transaction, a connection that died long ago shows before the commit.
-        """
-        return write.expect is ANYTHING or not self._database.remote
 
     def _claim(self, kind: Kind, until: int, limit: int) -> list[Entry]:
         """Takes entries that are due, all of them in one transaction."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import groupby, islice
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ from salmon_state.entries import (
     ANYTHING,
     CHECK,
     EVERY,
+    STATE,
     Condition,
     Entry,
     Kind,
@@ -39,6 +40,8 @@ from salmon_state.stores.sqlalchemy.statements import (
 
 __all__ = ["Tables"]
 
+_Result = TypeVar("_Result")
+
 _KINDS = {int(kind): kind for kind in Kind}
 
 _AT_ONCE = 500
@@ -50,7 +53,7 @@ _FEW = 10
 _PLAIN = ("put", "insert", "change")
 """The forms of writes that need no locks beforehand, as each takes its own."""
 
-_STATES: Sequence[Want] = ((Kind.STATE, EVERY),)
+_STATES: Sequence[Want] = ((STATE, EVERY),)
 """What most conversations want."""
 
 _NOTHING: Sequence[Parameters] = ((),)
@@ -96,7 +99,7 @@ class Tables:
 
     def rows(self, kind: Kind) -> RowStatements:
         """Returns what is said about the rows of a kind."""
-        return self.states if kind is Kind.STATE else self.entries
+        return self.states if kind is STATE else self.entries
 
     def find(self, driver: Any, kind: Kind, sender: Sender, name: str) -> Any:
         """Returns the row with the value of an entry, or ``None``; an operation for `Pool.run`."""
@@ -105,6 +108,9 @@ class Tables:
 
     def load(self, driver: Any, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         """Returns what is wanted of a sender, all of one moment; an operation for `Pool.run`."""
+        if wants == _STATES:
+            rows = self._fetch_all(driver, self.states.get_sender.sql, (sender_digest(sender),))
+            return [decode_row(STATE, *row) for row in rows]
         sql, parameters = self.wanted(sender, wants)
         return self.found(self._fetch_all(driver, sql, parameters), wants)
 
@@ -130,11 +136,11 @@ class Tables:
     def found(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
         """Returns what is in the rows that `wanted` selects."""
         if wants == _STATES:
-            return [decode_row(Kind.STATE, *row) for row in rows]
+            return [decode_row(STATE, *row) for row in rows]
         found = []
         for number, sender, name, key, text, data, at in rows:
             kind = _KINDS[number]
-            value = text if kind is Kind.STATE else data
+            value = text if kind is STATE else data
             found.append(decode_row(kind, sender, name, key, value, at))
         return found
 
@@ -187,8 +193,9 @@ class Tables:
             then: What to say in the same round trip, once it is committed.
         """
         *checks, write = writes
-        form, rows = form_of(write), self.rows(write.kind)
-        deadline = self.database.deadline(driver)
+        form = form_of(write)
+        rows = self.states if write.kind is STATE else self.entries
+        deadline = self.database.deadline(driver) if self.database.remote else None
         timed = deadline is not None
         statement = rows.writing(form, timed=timed, alone=True, checked=bool(checks))
         sql, parameters = statement.sql, statement.bind(rows.write(write, None, deadline))
@@ -197,16 +204,11 @@ class Tables:
             asked = rows.condition(form_of(check._replace(value="")))
             sql = f"{sql} AND {asked.sql}"
             parameters += asked.bind(rows.write(check, None))
-        try:
-            if then:
-                step = (sql, [parameters])
-                count, *_ = self.database.say(driver.cursor(), [step, *then])
-            else:
-                count = self.database.execute(driver, sql, parameters)
-        except self.pool.driver_error as error:
-            if self.database.is_duplicate(error):
-                raise Overtaken from error
-            raise
+        if then:
+            steps = [(sql, [parameters]), *then]
+            count, *_ = self._results(self.database.say, driver.cursor(), steps)
+        else:
+            count = self._results(self.database.execute, driver, sql, parameters)
         return [0] * len(checks) + _counts(form, 1, count)
 
     def make(self, cursor: Any, writes: Iterable[Write], *, begin: bool = True) -> list[int]:
@@ -245,9 +247,11 @@ class Tables:
             rows = self.rows(form.kind)
             statement = rows.writing(form, alone=alone)
             said.append((statement.sql, (statement.bind(rows.write(write, None)),)))
+        say = self.database.say
         # Of one sender: locks of several are won in an order.
-        apart = not begin and len(writes) == 2 and writes[0].sender == writes[1].sender
-        results = self._results(cursor, said, apart=apart)
+        if not begin and len(writes) == 2 and writes[0].sender == writes[1].sender:
+            say = self.database.say_pair
+        results = self._results(say, cursor, said)
         if begin:
             del results[0]
         counts: list[int] = []
@@ -256,16 +260,18 @@ class Tables:
         return counts
 
     def _say(self, cursor: Any, steps: list[_Step]) -> list[int]:
-        results = self._results(cursor, [(step.sql, step.rows) for step in steps])
+        said = [(step.sql, step.rows) for step in steps]
+        results = self._results(self.database.say, cursor, said)
         return [
             count
             for step, result in zip(steps, results, strict=True)
             for count in step.counts(result)
         ]
 
-    def _results(self, cursor: Any, said: list[Step], *, apart: bool = False) -> list[Any]:
+    def _results(self, say: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Returns ``say(*arguments)``, and raises `Overtaken` if an INSERT found a row."""
         try:
-            return self.database.say(cursor, said, apart=apart)
+            return say(*arguments)
         except self.pool.driver_error as error:
             if self.database.is_duplicate(error):
                 raise Overtaken from error
@@ -359,4 +365,4 @@ def _counts(form: Form, size: int, changed: int) -> list[int]:
 
 
 def _mark(kind: Kind) -> str | bytes:
-    return "CHECK" if kind is Kind.STATE else b""
+    return "CHECK" if kind is STATE else b""

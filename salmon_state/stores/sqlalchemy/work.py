@@ -55,7 +55,8 @@ class SQLWork(UnitOfWork):
     def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
         self._check_connection()
         if self._loan is None:
-            super().commit(writes, failed=failed)
+            if writes:
+                self._store._commit(writes)
             return
         if not (self._in_transaction or writes):
             return

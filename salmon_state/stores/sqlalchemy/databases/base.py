@@ -111,7 +111,7 @@ class Database:
         cursor.close()
         return rows
 
-    def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         """Runs statements one after the other, in one round trip if the driver can.
 
         Only what is short is said in one text, and no COMMIT after what may wait: it would happen
@@ -120,7 +120,6 @@ class Database:
         Args:
             cursor: Of the connection.
             steps: Pairs of a statement and the rows of parameters to run it with.
-            apart: Whether there are two, each of which writes one row of its own.
 
         Returns:
             For each statement its rows if it is a SELECT, otherwise how many rows it changed.
@@ -148,6 +147,10 @@ class Database:
                 results[-1] += together.rowcount
                 together.nextset()
         return results
+
+    def say_pair(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
+        """Does the same with two statements, each of which writes one row of its own."""
+        return self.say(cursor, steps)
 
     def speaker(self, cursor: Any) -> Any:
         """Returns a cursor of the same connection that takes several statements in one text.

@@ -216,10 +216,10 @@ class MariaDB(Database):
         since = (10, 6) if dialect.is_mariadb else (8, 0, 1)
         return super().skip_locked(dialect) if dialect.server_version_info >= since else None
 
-    def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         for sql, rows in steps:
             _check_size(cursor.connection, sql, rows)
-        return super().say(cursor, steps, apart=apart)
+        return super().say(cursor, steps)
 
     @staticmethod
     def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:

@@ -102,9 +102,9 @@ class PostgreSQLWork(SQLWork):
     def _wait(self, cursor: Any, parts: list[str], timeout: float) -> list[list[Any]]:
         limit = f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}"
         driver = cursor.connection
-        bounded = hasattr(driver, "statement_timeout")
+        bounded = hasattr(driver, "bound")
         if bounded:
-            driver.statement_timeout = self._pool.timeout + timeout
+            driver.bound(self._pool.timeout + timeout)
         try:
             return self._say(cursor, [limit, *parts])
         except self._pool.driver_error as error:
@@ -113,23 +113,21 @@ class PostgreSQLWork(SQLWork):
             return []
         finally:
             if bounded:
-                driver.statement_timeout = self._pool.timeout
+                driver.bound(self._pool.timeout)
 
     def _say(self, cursor: Any, parts: list[str]) -> list[list[Any]]:
         """Returns the rows of every part that has some; in one round trip if the driver can."""
-        results: list[list[Any]] = []
-        if self._pool.driver == "psycopg":
+        together = self._pool.driver == "psycopg"
+        if together:
             cursor.execute("; ".join(parts), prepare=False)
-            more = True
-            while more:
-                if cursor.rownumber is not None:  # quicker than to describe the columns
-                    results.append(cursor.fetchall())
-                more = cursor.nextset()
-        else:
-            for part in parts:
+        results: list[list[Any]] = []
+        for number, part in enumerate(parts):
+            if not together:
                 cursor.execute(part)
-                if cursor.description:
-                    results.append(cursor.fetchall())
+            elif number:
+                cursor.nextset()
+            if part.startswith("SELECT"):
+                results.append(cursor.fetchall())
         return results
 
 
@@ -193,7 +191,7 @@ class PostgreSQL(Database):
         if threshold is not None:  # text, which psycopg does not take
             options = {**options, "prepare_threshold": _threshold(threshold)}
         connection = BoundedConnection.connect(*arguments, **options)
-        connection.statement_timeout = timeout
+        connection.bound(timeout)
         connection.clock = ServerClock(self.ask_time, connection.patience)
         # Whatever the default is: with a stricter one, writers of the same row fail each other.
         connection.autocommit = True
@@ -215,18 +213,18 @@ class PostgreSQL(Database):
     def owning(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         return sa.func.pg_advisory_xact_lock(lock).is_not(None)
 
-    def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
+    def say_pair(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         # What a state and the mark of its mail need: as one statement it is prepared, which as
         # one text it would not be, and it is a round trip less than one after the other.
-        if apart and _is_psycopg(cursor):
-            (one, [first]), (other, [second]) = steps
-            cursor.execute(
-                f"WITH one AS ({one} RETURNING 1), other AS ({other} RETURNING 1) "  # noqa: S608
-                "SELECT (SELECT count(*) FROM one), (SELECT count(*) FROM other)",
-                (*first, *second),
-            )
-            return list(cursor.fetchone())
-        return super().say(cursor, steps)
+        if not _is_psycopg(cursor):
+            return super().say_pair(cursor, steps)
+        (one, [first]), (other, [second]) = steps
+        cursor.execute(
+            f"WITH one AS ({one} RETURNING 1), other AS ({other} RETURNING 1) "  # noqa: S608
+            "SELECT (SELECT count(*) FROM one), (SELECT count(*) FROM other)",
+            (*first, *second),
+        )
+        return list(cursor.fetchone())
 
     def speaker(self, cursor: Any) -> Any:
         if not _is_psycopg(cursor):

@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Raises `psycopg.OperationalError` when an exchange takes longer than `statement_timeout`.
+    """Raises `psycopg.OperationalError` when an exchange takes longer than it may: see `bound`.
 
     Shortly before, it asks the server to cancel the statement. One that waits for somebody else's
     lock would otherwise go on waiting when its client is gone, and change the row in the end,
@@ -34,15 +34,17 @@ class BoundedConnection(psycopg.Connection[Any]):
     And it raises `psycopg.OperationalError` when somebody else ended such a wait.
 
     Attributes:
-        statement_timeout: In seconds.
+        patience: After how many seconds an exchange is cancelled.
         clock: The server's.
     """
 
-    statement_timeout: float = 5.0
+    patience: float
+    _reserve: float
     clock: ServerClock
 
     def __init__(self, pgconn: psycopg.pq.abc.PGconn, *arguments: Any) -> None:
         super().__init__(pgconn, *arguments)
+        self.bound(5.0)
         # The handler knows the list and not the connection: no cycle keeps that open.
         unconfirmed = self._unconfirmed = list[str]()
 
@@ -53,10 +55,10 @@ class BoundedConnection(psycopg.Connection[Any]):
 
         self.add_notice_handler(notice)
 
-    @property
-    def patience(self) -> float:
-        """After how many seconds an exchange is cancelled."""
-        return self.statement_timeout - min(1.0, self.statement_timeout / 5)
+    def bound(self, timeout: float) -> None:
+        """Says how many seconds an exchange may take, to cancel it included."""
+        self._reserve = min(1.0, timeout / 5)
+        self.patience = timeout - self._reserve
 
     def wait(
         self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None
@@ -72,12 +74,10 @@ class BoundedConnection(psycopg.Connection[Any]):
                 or not capabilities.has_cancel_safe()
             ):
                 raise
-            patience = self.patience
-            reserve = self.statement_timeout - patience
-            self._try_cancel(timeout=reserve / 2)
-            super().wait(gen, interval, timeout=reserve / 2)
+            self._try_cancel(timeout=self._reserve / 2)
+            super().wait(gen, interval, timeout=self._reserve / 2)
             raise psycopg.OperationalError(
-                f"cancelled after {patience:g} s, perhaps in vain"
+                f"cancelled after {self.patience:g} s, perhaps in vain"
             ) from None
         if self._unconfirmed:
             raise psycopg.OperationalError(f"perhaps not on the standby: {self._unconfirmed.pop()}")

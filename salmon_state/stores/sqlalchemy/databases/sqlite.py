@@ -147,7 +147,7 @@ class SQLite(Database):
     fetch_all = staticmethod(fetch_all)
     execute = staticmethod(execute)
 
-    def say(self, cursor: Any, steps: Sequence[Step], *, apart: bool = False) -> list[Any]:
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         driver = cursor.connection
         results: list[Any] = []
         for sql, rows in steps:
