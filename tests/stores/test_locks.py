@@ -26,7 +26,7 @@ from salmon_state import (
     open_storage,
 )
 from salmon_state.stores import locks as locks_module
-from salmon_state.stores.locks import FileLocks
+from salmon_state.stores.locks import FileLocks, FileQueue
 from salmon_state.stores.sqlalchemy.databases import sqlite_patience
 from salmon_state.testing.endings import elsewhere
 from salmon_state.testing.keys import HOSTILE_KEYS
@@ -293,6 +293,35 @@ def test_processes_that_come_again_and_again_take_turns(tmp_path: Path, path: Pa
     turns = log.read_text().split()
     assert len(set(turns)) == 5
     assert turns == turns[:5] * rounds
+
+
+@pytest.mark.parametrize(
+    ("queue", "slice_", "goes_on"),
+    [
+        (locks_module.WRITERS, HANG, True),
+        (locks_module.WRITERS, 0.0, False),
+        (locks_module.READERS, HANG, False),
+    ],
+)
+def test_a_process_that_waited_writes_on_for_a_moment(
+    path: Path, monkeypatch: pytest.MonkeyPatch, queue: int, slice_: float, goes_on: bool
+) -> None:
+    monkeypatch.setattr(locks_module, "_SLICE", slice_)
+    monkeypatch.setattr(locks_module, "_slices", {})  # the path is another test's as well
+    free = threading.Event()
+    with (
+        closing(FileQueue(path)) as writer,
+        closing(FileQueue(path)) as another,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert another.may_try(queue)
+        turn = threads.submit(writer.in_turn, queue, lambda: free.is_set() or None, HANG)
+        await_waiting(path, queue, 1)
+        with another._place(first_place(queue)):
+            assert not another.may_try(queue)
+            free.set()
+            assert turn.result(HANG)
+            assert another.may_try(queue) is goes_on
 
 
 @contextmanager

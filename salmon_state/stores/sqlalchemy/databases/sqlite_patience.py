@@ -207,7 +207,7 @@ def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
         return count
     driver.take_turn()
     try:
-        if driver._queue.is_empty(WRITERS):
+        if driver._queue.may_try(WRITERS):
             driver.check_file()
             try:
                 return driver.execute(sql, parameters).rowcount
