@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def _has_room(directory: Path) -> bool:
 
 if "TMPDIR" not in os.environ and _has_room(MEMORY):
     os.environ["TMPDIR"] = str(MEMORY)
+    tempfile.tempdir = None  # pytest has already looked
 
 # How long an example takes depends on what else the machine does. Examples that failed once are
 # not kept in the checkout: a failure prints how to repeat it.
