@@ -231,6 +231,8 @@ class PostgreSQLServer(Server):
             "max_connections": 150,
             "shared_buffers": "64MB",
             "fsync": "on" if self.durable else "off",
+            # In its own directory, that goes with it: those of killed servers would stay for ever.
+            "dynamic_shared_memory_type": "mmap",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         return [self.binary, "-D", str(self.data), *options]
