@@ -92,14 +92,21 @@ def test_nobody_writes_meanwhile(url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    "count", [1_000, pytest.param(1_000_000, marks=pytest.mark.stress)], ids=["few", "a_million"]
+)
+@pytest.mark.parametrize(
     ("kind", "to"),
     [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("redis_server", "sqlite")],
 )
-def test_under_load(kind: str, to: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_under_load(
+    kind: str, to: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Two hundred mails a second: equal at one moment, and with a last run nothing is lost."""
     source, target = fresh_url(request, kind, tmp_path), fresh_url(request, to, tmp_path)
     with open_storage(source) as old:
-        old._commit([Write(Kind.STATE, f"{n}@x", APP, "POSTING", n) for n in range(1_000)])
+        for start in range(0, count, 10_000):
+            end = min(start + 10_000, count)
+            old._commit([Write(Kind.STATE, f"{n}@x", APP, "POSTING", n) for n in range(start, end)])
         with writing(source) as written:
             wait_until(lambda: written() > 20, "the first mails")
             done = typed(source, "--json", "copy", source, target, "--pause", "30")
