@@ -140,6 +140,8 @@ def parts(password: str) -> set[str]:
 @example("12?zxq=jz7")
 @example("zx#qjz")
 @example("zx&qjz=1")
+@example("&zxqj=1")
+@example("&zxqj")
 @example("zx%qj%40")
 @example("q:zx@jz7")
 @example("qzx'jé\\")

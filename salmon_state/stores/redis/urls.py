@@ -134,7 +134,7 @@ def _options(scheme: str, query: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"a {scheme}:// URL has '@' behind '?': special characters are percent-encoded"
         )
-    given = parse_qsl(query)
+    given = parse_qsl(query, keep_blank_values=True)
     known = list(_OPTIONS)
     if scheme.endswith("sentinel"):
         known += _SENTINEL_OPTIONS

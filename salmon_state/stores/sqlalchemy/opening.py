@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -84,7 +85,10 @@ def make_engine(
     given = url.query
     known = kind.options(driver)
     if known is not None:
-        check_query(url.get_backend_name(), given.items(), known, arguments)
+        asked: Iterable[tuple[str, Any]] = given.items()
+        if isinstance(database, str):  # SQLAlchemy leaves out what has no value
+            asked = parse_qsl(database.partition("?")[2], keep_blank_values=True)
+        check_query(url.get_backend_name(), asked, known, arguments)
     url = kind.prepare_url(url)
     arguments = {
         name: value
