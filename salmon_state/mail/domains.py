@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -19,11 +20,14 @@ class Domains:
 
     patience = 1.0
     """Seconds to wait for one of them; if none is free by then, the domain is slow."""
+    politeness = 0.1
+    """Seconds for which others wait while somebody keeps his place from mail to mail."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._busy: Counter[str] = Counter()
         self._slow: set[str] = set()
+        self._waiting: list[float] = []  # since when
         self._changed = threading.Condition()
 
     def enter(self, domains: set[str]) -> set[str]:
@@ -31,16 +35,23 @@ class Domains:
 
         Whoever calls it gives the places back by `leave`.
         """
-        deadline = time.monotonic() + self.patience
+        began = time.monotonic()
         with self._changed:
             while True:
                 full = {each for each in domains if self._busy[each] >= self._most}
                 if full <= self._slow:
                     break
-                if not self._changed.wait(deadline - time.monotonic()):
+                self._waiting.append(began)
+                if not self._changed.wait(began + self.patience - time.monotonic()):
                     self._slow |= full
+                self._waiting.remove(began)
             self._busy.update(domains - full)
             return full
+
+    def may_stay(self, domains: set[str]) -> bool:
+        """Returns whether somebody may keep his places for his next mail: nobody waits for long."""
+        waits = time.monotonic() - min(self._waiting, default=math.inf)
+        return waits < self.politeness and self._slow.isdisjoint(domains)
 
     def have_room(self, domains: set[str], leaving: set[str]) -> bool:
         """Returns whether each has a place, were those left."""

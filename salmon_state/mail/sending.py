@@ -65,6 +65,8 @@ class _Progress:
         todo: What is to be sent now.
         later: What has to wait.
         following: The first of `todo`, if the relay may have been told its envelope.
+        places: The domains at which this connection has a place.
+        stays: Whether it keeps them for the first of `todo`.
     """
 
     def __init__(self, claim: Claim, line: Line, message: bytes | None, now: int) -> None:
@@ -74,6 +76,8 @@ class _Progress:
         self.todo = [group for group in claim.batch.groups if group.due <= now]
         self.later = [group for group in claim.batch.groups if group.due > now]
         self.following: Group | None = None
+        self.places: set[str] = set()
+        self.stays = False
 
 
 class Sending:
@@ -127,6 +131,7 @@ class Sending:
                 self._send_next(progress)
         finally:
             line.abandon()
+            self._give_back(progress)
         if claim.is_held:
             self._mark(claim, [], [*progress.todo, *progress.later], [])
 
@@ -136,36 +141,49 @@ class Sending:
         group = todo.pop(0)
         if line.one_by_one and len(group.recipients) > 1:
             todo[:0] = [group._replace(recipients=[each]) for each in group.recipients]
+            progress.stays = False
             return
-        group, waiting = self._let_through(claim, group)
-        later += waiting
-        if group is not progress.following:
-            line.abandon()
-        if not group.recipients:
-            return
-        try:
-            following = progress.following = self._next(progress, group)
-            verdict = self._try(progress, group)
-        finally:
-            self._domains.leave(domains_of(group.recipients))
+        if not progress.stays:
+            self._give_back(progress)
+            group, waiting = self._let_through(progress, group)
+            later += waiting
+            if group is not progress.following:
+                line.abandon()
+            if not group.recipients:
+                return
+        following = progress.following = self._next(progress)
+        verdict = self._try(progress, group)
+        progress.stays = progress.stays and self._domains.may_stay(progress.places)
+        if not progress.stays:
+            self._give_back(progress)
         begin = 1 if following else 0  # what is announced must be the next
         todo[begin:begin] = verdict.at_once
         later += verdict.later
-        self._mark(claim, todo, later, self._bury(claim, verdict.never, progress.message))
+        beside = self._bury(claim, verdict.never, progress.message) if verdict.never else []
+        self._mark(claim, todo, later, beside)
         claim.is_buried = claim.is_buried or bool(verdict.never)
         left = {recipient for each in (*todo, *later) for recipient in each.recipients}
         self._turns.leave(claim.sender, claim.name, set(group.recipients) - left)
 
-    def _next(self, progress: _Progress, group: Group) -> Group | None:
+    def _next(self, progress: _Progress) -> Group | None:
         """Returns the group after this one, if all of it can probably be sent right then."""
+        progress.stays = False
         if not progress.todo:
             return None
         claim, following = progress.claim, progress.todo[0]
-        domains = domains_of(following.recipients), domains_of(group.recipients)
-        if not self._domains.have_room(*domains):
+        domains = domains_of(following.recipients)
+        if domains != progress.places and not self._domains.have_room(domains, progress.places):
             return None
-        behind = self._turns.behind(claim.sender, claim.name, following.recipients)
-        return None if behind else following
+        if self._turns.behind(claim.sender, claim.name, following.recipients):
+            return None
+        progress.stays = domains == progress.places  # and nobody can get ahead of it any more
+        return following
+
+    def _give_back(self, progress: _Progress) -> None:
+        """Gives the places at domains back that a connection has."""
+        if progress.places:
+            self._domains.leave(progress.places)
+            progress.places = set()
 
     def _may_go_on(self, claim: Claim) -> bool:
         """Returns whether another transaction may begin."""
@@ -177,12 +195,13 @@ class Sending:
                 raise ClaimLost
         return not claim.lost
 
-    def _let_through(self, claim: Claim, group: Group) -> tuple[Group, list[Group]]:
+    def _let_through(self, progress: _Progress, group: Group) -> tuple[Group, list[Group]]:
         """Returns who may be sent it now, having a place at their domains, and who waits."""
+        claim = progress.claim
         behind = self._turns.behind(claim.sender, claim.name, group.recipients)
-        full = self._domains.enter(
-            domains_of(each for each in group.recipients if each not in behind)
-        )
+        domains = domains_of(each for each in group.recipients if each not in behind)
+        full = self._domains.enter(domains)
+        progress.places = domains - full
         if not behind and not full:
             return group, []
         slow = [e for e in group.recipients if e not in behind and domain_of(e) in full]
@@ -217,6 +236,8 @@ class Sending:
                 self._store._log_traceback(f"{self._outbox!r}: a mail was not sent")
             return self._schedule.after_error(batch, group, error, self._store._clock())
         self.pause.end()
+        if not refused:
+            return Verdict([], [], [])
         return self._schedule.judge(batch, group, refused, self._store._clock())
 
     # ---------------------------------------------------------------- what is written down

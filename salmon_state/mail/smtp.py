@@ -19,6 +19,7 @@ from salmon_state.mail.relays import FINAL_TIMEOUT, TIMEOUT
 __all__ = ["Addresses", "SMTPSession"]
 
 _TAKEN = (250, 251)
+_LONGEST_LINE = 8192
 _NO_UTF8 = Answer(553, "553 5.6.7 The address is not ASCII, and the relay offers no SMTPUTF8")
 
 Addresses = tuple[str, Sequence[str]]
@@ -39,7 +40,8 @@ class SMTPSession:
         self._timeout: float = getattr(relay, "timeout", TIMEOUT)
         self._final_timeout: float = getattr(relay, "final_timeout", FINAL_TIMEOUT)
         self._message = self._wire = b""
-        self._said: list[str] | None = None  # the commands of an envelope, ahead of their time
+        self._heard = b""  # what came together with an answer: the next ones
+        self._is_said = False  # the envelope of the next transaction, ahead of its time
         self._wait(self._timeout)
         connection.ehlo_or_helo_if_needed()
         self._pipelining = connection.has_extn("pipelining")
@@ -53,7 +55,7 @@ class SMTPSession:
     @property
     def is_in_transaction(self) -> bool:
         """Whether the envelope of the next transaction was said already."""
-        return self._said is not None
+        return self._is_said
 
     def send(
         self,
@@ -63,13 +65,15 @@ class SMTPSession:
         following: Addresses | None = None,
     ) -> dict[str, Answer]:
         """Does what `Line.send` does, on this connection only."""
-        willing = self._willing(sender, recipients)
-        refused = dict.fromkeys(set(recipients).difference(willing), _NO_UTF8)
-        if not willing:
-            return refused
+        refused: dict[str, Answer] = {}
+        if not self._is_said:
+            recipients, others = self._willing(sender, recipients)
+            refused = dict.fromkeys(others, _NO_UTF8)
+            if not recipients:
+                return refused
         self._dotted = False
         try:
-            self._transact(sender, willing, message, refused)
+            self._transact(sender, recipients, message, refused)
         except RelayDown:
             raise
         except OSError as error:
@@ -82,24 +86,29 @@ class SMTPSession:
             self._announce(*following)
         return refused
 
-    def _willing(self, sender: str, recipients: Sequence[str]) -> Sequence[str]:
-        """Returns those whose addresses can be said to this relay."""
-        return [each for each in recipients if self._can_say(sender + each)]
+    def _willing(self, sender: str, recipients: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Returns those whose addresses can be said to this relay, and the others."""
+        found: tuple[list[str], list[str]] = [], []
+        for each in recipients:
+            found[not self._can_say(sender + each)].append(each)
+        return found
 
     def _can_say(self, addresses: str) -> bool:
+        if addresses.isascii():
+            return True
         try:
-            addresses.encode("utf-8" if self._utf8 else "ascii")
-        except UnicodeEncodeError:
+            addresses.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
             return False
-        return True
+        return self._utf8
 
     def _transact(
         self, sender: str, recipients: Sequence[str], message: bytes, refused: dict[str, Answer]
     ) -> None:
-        said, self._said = self._said, None
-        mail, *rcpts = said or self._envelope(sender, recipients)
-        if self._pipelining and said is None:
+        mail, *rcpts = self._envelope(sender, recipients)
+        if self._pipelining and not self._is_said:
             self._smtp.send(_in_a_group(mail, *rcpts))
+        self._is_said = False
         from_whom = self._answer(mail)
         taking: list[str] = []
         if from_whom[0] == 250 or self._pipelining:
@@ -117,7 +126,8 @@ class SMTPSession:
                 self._give(taking, message, refused)
                 return
             refused.update((each, as_answer(go_on)) for each in taking)
-        self._smtp.rset()
+        self._smtp.send(_line("RSET"))
+        self._hear()
 
     def _envelope(self, sender: str, recipients: Sequence[str]) -> list[str]:
         """Returns the commands that say from whom and to whom."""
@@ -147,22 +157,42 @@ class SMTPSession:
 
     def _announce(self, sender: str, recipients: Sequence[str]) -> None:
         """Says an envelope ahead of its transaction, which finds out if the connection broke."""
-        willing = self._willing(sender, recipients)
-        if self._pipelining and willing:
-            said = self._envelope(sender, willing)
+        if self._pipelining and not self._willing(sender, recipients)[1]:
             with contextlib.suppress(OSError):
-                self._smtp.send(_in_a_group(*said))
-                self._said = said
+                self._smtp.send(_in_a_group(*self._envelope(sender, recipients)))
+                self._is_said = True
 
     def _answer(self, command: str, *, final: bool = False) -> tuple[int, bytes]:
         """Returns the answer to a command, which with PIPELINING was said before."""
         if command and not self._pipelining:
             self._smtp.send(_line(command))
-        code, words = self._smtp.getreply()
+        code, words = self._hear()
         if code == 421 and not final:
             self._smtp.close()
             raise RelayDown(f"421 {text_of(words)}")
         return code, words
+
+    def _hear(self) -> tuple[int, bytes]:
+        """Returns the next answer, as smtplib does; that reads each line in five calls."""
+        words = []
+        while True:
+            line, found, rest = self._heard.partition(b"\n")
+            if not found:
+                self._heard += self._receive()
+                continue
+            self._heard = rest
+            words.append(line[4:].strip())
+            code = line[:3]
+            if line[3:4] != b"-" or not code.isdigit():
+                return int(code) if code.isdigit() else -1, b"\n".join(words)
+
+    def _receive(self) -> bytes:
+        if self._smtp.sock is None or len(self._heard) > _LONGEST_LINE:
+            raise smtplib.SMTPServerDisconnected("closed, or the line of an answer is too long")
+        data: bytes = self._smtp.sock.recv(_LONGEST_LINE)
+        if not data:
+            raise smtplib.SMTPServerDisconnected("the relay closed the connection")
+        return data
 
     def close(self) -> None:
         """Says goodbye, and does not wait long for an answer."""
@@ -179,4 +209,4 @@ def _line(command: str) -> bytes:
 
 def _in_a_group(*envelope: str) -> bytes:
     """Returns the commands of an envelope with DATA behind them, which must be the last."""
-    return b"".join(map(_line, (*envelope, "DATA")))
+    return _line("\r\n".join((*envelope, "DATA")))

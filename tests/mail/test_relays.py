@@ -106,6 +106,28 @@ def test_addresses_that_are_not_ascii(sink: SMTPSink) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("550-no, and\r\n550 not later", Answer(550, "550 no, and not later")),
+        ("550", Answer(550, "550 ")),
+        ("what?", Answer(-1, "-1 ?")),
+    ],
+)
+def test_answers_of_every_form(sink: SMTPSink, said: str, heard: Answer) -> None:
+    sink.answer_to = lambda recipient: said if "a@" in recipient else "250-yes\r\n250-\r\n250 OK"
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    assert session.send("me@y", ["a@y", "b@y"], DATA) == {"a@y": heard}
+    session.close()
+
+
+def test_an_answer_without_an_end(sink: SMTPSink) -> None:
+    sink.answer_to = lambda recipient: "2" * 100_000
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    with pytest.raises(ConnectionLost, match="too long"):
+        session.send("me@y", ["a@y"], DATA)
+
+
 @pytest.mark.parametrize("answer", ["421 busy", "", "silence"])
 def test_a_connection_that_breaks(sink: SMTPSink, answer: str) -> None:
     def reply(recipient: str) -> str:
