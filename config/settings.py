@@ -18,7 +18,7 @@
 | ``SALMON_QUEUE`` | the Maildir that ``queue`` watches | run/queue |
 | ``SALMON_RELAY`` | ``host:port`` of the server that sends our mail | none: see below |
 | ``SALMON_RELAY_TLS`` | ``none``, ``starttls`` or ``tls`` | ``none`` |
-| ``SALMON_RELAY_CONNECTIONS`` | how many are open to it | 8 |
+| ``SALMON_RELAY_CONNECTIONS`` | how many are open to it, at most | 32 |
 | ``SALMON_DISPATCHER`` | what sends: a ``process`` beside it, or a ``thread`` | ``process`` |
 | ``SALMON_RELAY_USER``, ``SALMON_RELAY_PASSWORD`` | how to log in there | no login |
 | ``SALMON_LISTS`` | names of the mailing lists, separated by commas | ``news`` |
@@ -63,7 +63,7 @@ queue_directory = text("SALMON_QUEUE", "run/queue")
 undeliverable_directory = "run/undeliverable"
 
 relay_address = host_and_port("SALMON_RELAY")
-relay_connections = number("SALMON_RELAY_CONNECTIONS", 8)
+relay_connections = number("SALMON_RELAY_CONNECTIONS", 32)
 dispatcher_kind = choice("SALMON_DISPATCHER", ("process", "thread"))
 relay_tls = choice("SALMON_RELAY_TLS", ("none", "starttls", "tls"))
 relay_user = text("SALMON_RELAY_USER")

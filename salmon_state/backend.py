@@ -14,6 +14,7 @@ from any thread and raises what it likes: `Backend._explain` says what becomes o
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -310,9 +311,11 @@ class Backend:
         log().log(level, "%r: %s", self, getattr(explained, "detail", explained))
         raise explained
 
-    def _log_traceback(self, what: str) -> None:
-        """Logs what failed and is not raised."""
-        log().error("%r: %s\n%s", self, what, self._mask.hide(traceback.format_exc().rstrip()))
+    def _log_traceback(self, what: str, error: BaseException | None = None) -> None:
+        """Logs what failed and is not raised: the exception being handled, or the one given."""
+        error = error or sys.exc_info()[1]
+        lines = traceback.format_exception(error)
+        log().error("%r: %s\n%s", self, what, self._mask.hide("".join(lines).rstrip()))
 
     def _pages(self, kind: Kind, where: Where) -> Iterator[Page]:
         """Yields all pages of what matches."""

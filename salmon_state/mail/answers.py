@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["Answer", "ConnectionLost", "RelayDown", "as_answer", "text_of"]
+__all__ = ["Answer", "ConnectionLost", "NoRoom", "RelayDown", "as_answer", "text_of"]
 
 _LONGEST_ANSWER = 500
 
@@ -19,6 +19,10 @@ class Answer(NamedTuple):
 
 class RelayDown(OSError):
     """The relay takes nothing from us now: no connection, no login, or it says so (421)."""
+
+
+class NoRoom(OSError):
+    """The relay takes no further connection beside those that it has."""
 
 
 class ConnectionLost(OSError):

@@ -166,7 +166,7 @@ def _parser(program: str, url: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--user", default="", help="how to log in; the password is in SALMON_RELAY_PASSWORD"
     )
-    parser.add_argument("--connections", type=_count, default=8, metavar="N")
+    parser.add_argument("--connections", type=_count, default=32, metavar="N")
     parser.add_argument("--poll", type=_seconds, default=1.0, metavar="SECONDS")
     parser.add_argument(
         "--given-up",

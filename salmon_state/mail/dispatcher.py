@@ -29,6 +29,11 @@ _SECOND = 1_000_000
 _IDLE = 60.0
 """Seconds after which a connection is closed that nobody needs."""
 _LONGEST_REST = 5.0
+_THREADS = 8
+"""How many send at least, if there are as many connections: each of its own accord."""
+_SIDE_BY_SIDE = 4
+"""Over how many connections, at most, one of them sends: mails that wait for each other, but share
+a mark, its commit and a turn of the interpreter."""
 
 
 class Dispatcher:
@@ -41,8 +46,9 @@ class Dispatcher:
 
     Args:
         outbox: What to send, through its relay.
-        connections: How many at the same time; one of them is kept from each domain that has the
-            others waiting.
+        connections: How many at the same time, at most. Up to eight threads send, one of which is
+            kept from each domain that has the others waiting; with more connections than threads
+            each sends up to four mails of a batch side by side, if the relay offers PIPELINING.
         poll: Seconds between two looks for what other processes recorded; what this process
             records is seen at once.
         lease: Seconds for which a claim lasts unless it is extended, as it is while this lives.
@@ -60,7 +66,7 @@ class Dispatcher:
         self,
         outbox: Outbox,
         *,
-        connections: int = 8,
+        connections: int = 32,
         poll: float = 1.0,
         lease: float = 60.0,
         first_retry: float = 300.0,
@@ -79,7 +85,8 @@ class Dispatcher:
         check_lifetime("keep", keep)
         self._outbox = outbox
         self._store = outbox.storage
-        self._connections = connections
+        self._senders = min(connections, max(_THREADS, connections // _SIDE_BY_SIDE))
+        self._side_by_side = connections // self._senders
         self._rest = min(poll, lease / 4)
         self._lease = round(lease * _SECOND)
         turns = Turns(self._store)
@@ -92,7 +99,7 @@ class Dispatcher:
             self._bodies,
             Schedule(first_retry, longest_retry, give_up // MICROSECOND),
             keep // MICROSECOND,
-            connections,
+            self._senders,
         )
         self._jobs = Jobs()
         self._woken = threading.Event()
@@ -103,8 +110,8 @@ class Dispatcher:
     def start(self) -> None:
         """Starts its threads and returns."""
         self._outbox.listeners.append(self.wake)
-        for number in range(self._connections):
-            self._run(self._work, f"connection {number}")
+        for number in range(self._senders):
+            self._run(self._work, f"sender {number}")
         self._run(self._feed, "claims")
 
     def _run(self, target: Any, name: str) -> None:
@@ -129,7 +136,7 @@ class Dispatcher:
         self._woken.set()
         if self.wake in self._outbox.listeners:
             self._outbox.listeners.remove(self.wake)
-        self._jobs.end(self._connections)
+        self._jobs.end(self._senders)
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -170,7 +177,7 @@ class Dispatcher:
     def _claim_some(self) -> bool:
         """Claims and hands out; returns whether there may be more, and room for it."""
         pause = self._sending.pause
-        room = (1 if pause.failures else 2 * self._connections) - len(self._jobs)
+        room = (1 if pause.failures else 2 * self._senders) - len(self._jobs)
         if room <= 0 or pause.is_on():
             return False
         until = self._store._clock() + self._lease
@@ -187,8 +194,8 @@ class Dispatcher:
     # ---------------------------------------------------------------- the threads that send
 
     def _work(self) -> None:
-        """Sends over one connection what there is to send, until there is nothing more."""
-        line = Line(self._outbox.relay)
+        """Sends what there is to send, until there is nothing more."""
+        line = Line(self._outbox.relay, self._side_by_side)
         while True:
             try:
                 job = self._jobs.take(_IDLE)

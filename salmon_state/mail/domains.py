@@ -48,6 +48,15 @@ class Domains:
             self._busy.update(domains - full)
             return full
 
+    def enter_now(self, domains: set[str]) -> bool:
+        """Takes a place at each domain, if all have one; returns whether they have."""
+        if domains:
+            with self._changed:
+                if any(self._busy[each] >= self._most for each in domains):
+                    return False
+                self._busy.update(domains)
+        return True
+
     def may_stay(self, domains: set[str]) -> bool:
         """Returns whether somebody may keep his places for his next mail: nobody waits for long."""
         waits = time.monotonic() - min(self._waiting, default=math.inf)

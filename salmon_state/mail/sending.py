@@ -4,58 +4,28 @@ from __future__ import annotations
 
 import random
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from salmon_state.entries import Entry, Kind, Write
 from salmon_state.log import log
-from salmon_state.mail.answers import RelayDown
+from salmon_state.mail.answers import NoRoom, RelayDown
 from salmon_state.mail.batches import Batch, Group, Mail
 from salmon_state.mail.bodies import Bodies
 from salmon_state.mail.claims import Claim, ClaimLost
 from salmon_state.mail.domains import Domains, domain_of, domains_of
 from salmon_state.mail.outbox import Outbox
-from salmon_state.mail.sessions import Line
+from salmon_state.mail.pause import Pause
+from salmon_state.mail.sessions import Line, Outcome
 from salmon_state.mail.turns import Turns
 from salmon_state.mail.verdicts import Schedule, Verdict
 
-__all__ = ["Pause", "Sending"]
+__all__ = ["Sending"]
 
 _SECOND = 1_000_000
-_LONGEST_PAUSE = 60.0
 _KEPT = "+"
 """Ends the name of a message that is kept for what was given up."""
-
-
-class Pause:
-    """Lets the relay be while it is down, all connections of this process.
-
-    Attributes:
-        failures: How often it has been down since it last took something.
-    """
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self._until = 0.0
-        self._changing = threading.Lock()
-
-    def is_on(self) -> bool:
-        """Returns whether nobody shall try now."""
-        return time.monotonic() < self._until
-
-    def begin(self, error: RelayDown) -> None:
-        """Lets it be for a while, each time for longer, unless somebody else has found out."""
-        with self._changing:
-            if self.is_on():
-                return
-            wait = min(2.0 ** min(self.failures, 10), _LONGEST_PAUSE)
-            self.failures += 1
-            self._until = time.monotonic() + wait * random.uniform(0.75, 1.25)  # noqa: S311
-        log().warning("the relay is down, tried again in %.0f s: %s", wait, error)
-
-    def end(self) -> None:
-        """Notes that it takes something again."""
-        self.failures = 0
+_NONE = Verdict([], [], [])
+_GONE = LookupError("its message is not in the store")
 
 
 class _Progress:
@@ -63,10 +33,11 @@ class _Progress:
 
     Attributes:
         todo: What is to be sent now.
+        in_hand: What is being sent.
         later: What has to wait.
-        following: The first of `todo`, if the relay may have been told its envelope.
+        following: The first of `todo`, if the relay may have been told their envelopes.
         places: The domains at which this connection has a place.
-        stays: Whether it keeps them for the first of `todo`.
+        stays: Whether it keeps them for `following`.
     """
 
     def __init__(self, claim: Claim, line: Line, message: bytes | None, now: int) -> None:
@@ -74,8 +45,9 @@ class _Progress:
         self.line = line
         self.message = message
         self.todo = [group for group in claim.batch.groups if group.due <= now]
+        self.in_hand: dict[int, Group] = {}
         self.later = [group for group in claim.batch.groups if group.due > now]
-        self.following: Group | None = None
+        self.following: list[Group] = []
         self.places: set[str] = set()
         self.stays = False
 
@@ -136,48 +108,65 @@ class Sending:
             self._mark(claim, [], [*progress.todo, *progress.later], [])
 
     def _send_next(self, progress: _Progress) -> None:
-        """Sends the next group as far as it can be sent now, and marks whom it was sent."""
-        claim, line, todo, later = progress.claim, progress.line, progress.todo, progress.later
+        """Sends the next groups as far as they can be sent now, and marks whom they were sent."""
+        groups = self._take(progress)
+        if not groups:
+            return
+        progress.following = self._next(progress)
+        progress.in_hand = dict(enumerate(groups))
+        for outcomes in self._transact(progress):
+            self._settle(progress, outcomes)
+        progress.stays = progress.stays and self._domains.may_stay(progress.places)
+
+    def _take(self, progress: _Progress) -> list[Group]:
+        """Returns what is to be sent now, side by side."""
+        line, todo = progress.line, progress.todo
+        if progress.stays:
+            del todo[: len(progress.following)]
+            return progress.following
+        self._give_back(progress)
         group = todo.pop(0)
         if line.one_by_one and len(group.recipients) > 1:
             todo[:0] = [group._replace(recipients=[each]) for each in group.recipients]
-            progress.stays = False
-            return
-        if not progress.stays:
-            self._give_back(progress)
-            group, waiting = self._let_through(progress, group)
-            later += waiting
-            if group is not progress.following:
-                line.abandon()
-            if not group.recipients:
-                return
-        following = progress.following = self._next(progress)
-        verdict = self._try(progress, group)
-        progress.stays = progress.stays and self._domains.may_stay(progress.places)
-        if not progress.stays:
-            self._give_back(progress)
-        begin = 1 if following else 0  # what is announced must be the next
-        todo[begin:begin] = verdict.at_once
-        later += verdict.later
-        beside = self._bury(claim, verdict.never, progress.message) if verdict.never else []
-        self._mark(claim, todo, later, beside)
-        claim.is_buried = claim.is_buried or bool(verdict.never)
-        left = {recipient for each in (*todo, *later) for recipient in each.recipients}
-        self._turns.leave(claim.sender, claim.name, set(group.recipients) - left)
+            return []
+        group, waiting = self._let_through(progress, group)
+        progress.later += waiting
+        groups = [group, *self._beside(progress)] if group.recipients else []
+        if groups[: len(progress.following)] != progress.following:
+            line.abandon()
+        return groups
 
-    def _next(self, progress: _Progress) -> Group | None:
-        """Returns the group after this one, if all of it can probably be sent right then."""
-        progress.stays = False
-        if not progress.todo:
-            return None
-        claim, following = progress.claim, progress.todo[0]
-        domains = domains_of(following.recipients)
-        if domains != progress.places and not self._domains.have_room(domains, progress.places):
-            return None
-        if self._turns.behind(claim.sender, claim.name, following.recipients):
-            return None
-        progress.stays = domains == progress.places  # and nobody can get ahead of it any more
-        return following
+    def _beside(self, progress: _Progress) -> list[Group]:
+        """Takes the next groups that can be sent beside one, having places at their domains."""
+        groups: list[Group] = []
+        for group in progress.todo[: progress.line.width - 1]:
+            domains = domains_of(group.recipients) - progress.places
+            if self._is_behind(progress, group) or not self._domains.enter_now(domains):
+                break
+            progress.places |= domains
+            groups.append(group)
+        del progress.todo[: len(groups)]
+        return groups
+
+    def _next(self, progress: _Progress) -> list[Group]:
+        """Returns the groups after those, if all of them can probably be sent right then."""
+        groups: list[Group] = []
+        domains: set[str] = set()
+        for group in progress.todo[: progress.line.width]:
+            domains |= domains_of(group.recipients)
+            is_free = domains <= progress.places or self._domains.have_room(
+                domains, progress.places
+            )
+            if not is_free or self._is_behind(progress, group):
+                break
+            groups.append(group)
+        # Nobody can get ahead of them any more.
+        progress.stays = bool(groups) and domains == progress.places
+        return groups
+
+    def _is_behind(self, progress: _Progress, group: Group) -> bool:
+        claim = progress.claim
+        return bool(self._turns.behind(claim.sender, claim.name, group.recipients))
 
     def _give_back(self, progress: _Progress) -> None:
         """Gives the places at domains back that a connection has."""
@@ -216,29 +205,53 @@ class Sending:
             waiting.append(group._replace(recipients=slow, due=due))
         return group._replace(recipients=going), waiting
 
-    def _try(self, progress: _Progress, group: Group) -> Verdict:
-        """Sends a group its message; returns what becomes of those who do not have it then."""
-        batch, following = progress.claim.batch, progress.following
+    def _transact(self, progress: _Progress) -> Iterator[dict[int, Outcome]]:
+        """Sends what is in hand its message; yields what became of each, as soon as it is known."""
         if progress.message is None:
+            return iter([dict.fromkeys(progress.in_hand, _GONE)])
+        now = [(group.sender, group.recipients) for group in progress.in_hand.values()]
+        following = [(group.sender, group.recipients) for group in progress.following]
+        return progress.line.send(now, progress.message, following)
+
+    def _settle(self, progress: _Progress, outcomes: Mapping[int, Outcome]) -> None:
+        """Writes down what became of some groups in hand."""
+        claim, todo, later = progress.claim, progress.todo, progress.later
+        done: set[str] = set()
+        never: list[Group] = []
+        for number, outcome in outcomes.items():
+            group = progress.in_hand.pop(number)
+            done.update(group.recipients)
+            verdict = self._judge(claim.batch, group, outcome)
+            begin = len(progress.following)  # what is announced must be the next
+            todo[begin:begin] = verdict.at_once
+            later += verdict.later
+            never += verdict.never
+        beside = self._bury(claim, never, progress.message) if never else []
+        waiting = [*progress.in_hand.values(), *todo]
+        self._mark(claim, waiting, later, beside)
+        claim.is_buried = claim.is_buried or bool(never)
+        left = {recipient for each in (*waiting, *later) for recipient in each.recipients}
+        self._turns.leave(claim.sender, claim.name, done - left)
+
+    def _judge(self, batch: Batch, group: Group, outcome: Outcome) -> Verdict:
+        """Returns what becomes of those of a group who do not have it."""
+        if not outcome:
+            self.pause.end()
+            return _NONE
+        now = self._store._clock()
+        if outcome is _GONE:
             return Verdict([], [], [group._replace(answer="its message is not in the store")])
-        try:
-            refused = progress.line.send(
-                group.sender,
-                group.recipients,
-                progress.message,
-                following and (following.sender, following.recipients),
-            )
-        except RelayDown as error:
-            self.pause.begin(error)
-            return self._schedule.without_relay(batch, group, error, self._store._clock())
-        except Exception as error:  # noqa: BLE001 - the relay is the application's
-            if not isinstance(error, OSError):
-                self._store._log_traceback(f"{self._outbox!r}: a mail was not sent")
-            return self._schedule.after_error(batch, group, error, self._store._clock())
+        if isinstance(outcome, NoRoom):
+            return Verdict([group], [], [])
+        if isinstance(outcome, RelayDown):
+            self.pause.begin(outcome)
+            return self._schedule.without_relay(batch, group, outcome, now)
+        if isinstance(outcome, Exception):
+            if not isinstance(outcome, OSError):
+                self._store._log_traceback(f"{self._outbox!r}: a mail was not sent", outcome)
+            return self._schedule.after_error(batch, group, outcome, now)
         self.pause.end()
-        if not refused:
-            return Verdict([], [], [])
-        return self._schedule.judge(batch, group, refused, self._store._clock())
+        return self._schedule.judge(batch, group, outcome, now)
 
     # ---------------------------------------------------------------- what is written down
 

@@ -3,88 +3,158 @@
 from __future__ import annotations
 
 import smtplib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from email import message_from_bytes
 from typing import Any
 
-from salmon_state.mail.answers import Answer, ConnectionLost, RelayDown, as_answer
+from salmon_state.mail.answers import Answer, ConnectionLost, NoRoom, RelayDown, as_answer
 from salmon_state.mail.relays import is_mail_server
 from salmon_state.mail.smtp import Addresses, SMTPSession
 
 __all__ = ["Line", "Session", "open_session"]
 
+_PATIENCE = 0.1
+"""Seconds after which mails that were taken do not wait for the others beside them."""
+_NARROW = 60.0
+"""Seconds for which one is enough after the relay did not want another."""
+
+Outcome = dict[str, Answer] | Exception
+"""What became of a mail: who was refused and how, or why nobody knows."""
+
 
 class Line:
-    """One connection to a relay, opened when it is needed.
+    """A few connections to a relay, opened when they are needed, over which mails go side by side.
 
     Args:
         relay: Where to.
+        most: How many connections; with PIPELINING, without which one is enough to wait for.
 
     Attributes:
         one_by_one: Whether it takes one recipient at a time.
     """
 
-    def __init__(self, relay: Any) -> None:
+    def __init__(self, relay: Any, most: int = 1) -> None:
         self._relay = relay
-        self._session: Session | None = None
+        self._sessions: list[Session | None] = [None] * most
+        self._pipelining = False
+        self._narrow_until = 0.0
         self.one_by_one = not is_mail_server(relay)
+
+    @property
+    def width(self) -> int:
+        """How many mails can be sent side by side."""
+        is_wide = self._pipelining and time.monotonic() > self._narrow_until
+        return len(self._sessions) if is_wide else 1
 
     def send(
         self,
-        sender: str,
-        recipients: Sequence[str],
+        mails: Sequence[Addresses],
         message: bytes,
-        following: Addresses | None = None,
-    ) -> dict[str, Answer]:
-        """Sends a message in one transaction; returns who was refused, and how.
+        following: Sequence[Addresses] = (),
+    ) -> Iterator[dict[int, Outcome]]:
+        """Sends a message in a transaction for each of some envelopes.
 
         Args:
-            sender: The envelope sender; ``''`` is the null sender.
-            recipients: To whom; one, if it is `one_by_one`.
+            mails: The envelopes, `width` at most; to one recipient each, if it is `one_by_one`.
             message: With CRLF at the end of each line.
-            following: The envelope of the next transaction, which may be said ahead of it. Then
-                come either that transaction or `abandon`.
+            following: The envelopes of the next call, which may be said ahead of it. Then come
+                either that call or `abandon`.
 
-        Raises:
-            RelayDown: Nobody was sent anything, and nobody can be now.
-            ConnectionLost: It broke; unless it says uncertain, nobody was sent anything.
+        Yields:
+            What became of some of them, by their numbers: who was refused and how, or an error. Of
+            all that are quick together, and then of each of the others: `RelayDown` if nobody was
+            sent anything, and nobody can be now; `NoRoom` if not beside the others; and
+            `ConnectionLost` if it broke: unless that says uncertain, nobody was sent anything.
         """
-        used = self._session is not None
-        try:
-            return self._send(sender, recipients, message, following)
-        except RelayDown:
-            if not used:
-                raise
-        except ConnectionLost as error:
-            if not used or error.hung or error.uncertain:
-                raise
-        # The relay had closed a connection that it knew.
-        return self._send(sender, recipients, message, following)
+        for session, mail in zip(self._sessions, mails):  # noqa: B905 - there may be fewer mails
+            if session is not None:
+                session.announce(*mail)
+        outcomes = self._begin_all(mails, message)
+        begun = [number for number in range(len(mails)) if number not in outcomes]
+        late = []
+        for number in begun:
+            outcome = self._finish(number, following, _PATIENCE if len(mails) > 1 else None)
+            if outcome is None:
+                late.append(number)
+            else:
+                outcomes[number] = outcome
+        if outcomes:
+            yield outcomes
+        for number in late:
+            outcome = self._finish(number, following)
+            assert outcome is not None  # noqa: S101 - for the type checker
+            yield {number: outcome}
 
-    def _send(
-        self,
-        sender: str,
-        recipients: Sequence[str],
-        message: bytes,
-        following: Addresses | None,
-    ) -> dict[str, Answer]:
-        if self._session is None:
-            self._session = open_session(self._relay)
+    def _begin_all(self, mails: Sequence[Addresses], message: bytes) -> dict[int, Outcome]:
+        """Sends some up to their final dots; returns why others could not be."""
+        failed: dict[int, Outcome] = {}
+        for number, mail in enumerate(mails):
+            try:
+                self._begin(number, mail, message)
+            except (RelayDown, NoRoom) as error:  # nor can those be that come after it
+                for each in range(number, len(mails)):
+                    self._close(each)
+                    failed[each] = error
+                break
+            except Exception as error:  # noqa: BLE001 - the relay is the application's
+                self._close(number)
+                failed[number] = error
+        return failed
+
+    def _begin(self, number: int, mail: Addresses, message: bytes) -> None:
+        used = self._sessions[number] is not None
         try:
-            return self._session.send(sender, recipients, message, following)
-        except BaseException:
-            self.close()
-            raise
+            try:
+                self._session(number).begin(*mail, message)
+            except (RelayDown, ConnectionLost) as error:
+                self._close(number)
+                uncertain = isinstance(error, ConnectionLost) and (error.hung or error.uncertain)
+                if not used or uncertain:
+                    raise
+                # The relay had closed a connection that it knew.
+                self._session(number).begin(*mail, message)
+        except RelayDown as error:
+            if number == 0:
+                raise
+            self._narrow_until = time.monotonic() + _NARROW
+            raise NoRoom(str(error)) from error
+
+    def _session(self, number: int) -> Session:
+        session = self._sessions[number]
+        if session is None:
+            session = self._sessions[number] = open_session(self._relay)
+            self._pipelining = session.pipelining
+        return session
+
+    def _finish(
+        self, number: int, following: Sequence[Addresses], patience: float | None = None
+    ) -> Outcome | None:
+        """Returns what became of a mail that was begun; ``None`` if that takes long."""
+        session = self._session(number)
+        try:
+            outcome = session.finish(patience)
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._close(number)
+            return error
+        if outcome is not None and number < len(following):
+            session.announce(*following[number])
+        return outcome
 
     def abandon(self) -> None:
-        """Ends a transaction of which no more than the envelope was said, if there is one."""
-        if self._session is not None and self._session.is_in_transaction:
-            self.close()
+        """Ends transactions of which no more than the envelope was said, or no answer awaited."""
+        for number, session in enumerate(self._sessions):
+            if session is not None and session.is_in_transaction:
+                self._close(number)
 
     def close(self) -> None:
         """Says goodbye, if there is anybody."""
-        if self._session is not None:
-            session, self._session = self._session, None
+        for number in range(len(self._sessions)):
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        session, self._sessions[number] = self._sessions[number], None
+        if session is not None:
             session.close()
 
 
@@ -110,19 +180,24 @@ def open_session(relay: Any) -> Session:
 class DeliverSession:
     """Somebody's own ``deliver``, which takes one recipient and connects as it likes."""
 
-    is_in_transaction = False
+    is_in_transaction = pipelining = False
+    _refused: dict[str, Answer]
 
     def __init__(self, relay: Any) -> None:
         self._relay = relay
 
-    def send(
-        self,
-        sender: str,
-        recipients: Sequence[str],
-        message: bytes,
-        following: Addresses | None = None,
-    ) -> dict[str, Answer]:
-        """Does what `Line.send` does."""
+    def begin(self, sender: str, recipients: Sequence[str], message: bytes) -> None:
+        """Sends a message; errors as for `SMTPSession.begin`."""
+        self._refused = self._deliver(sender, recipients, message)
+
+    def finish(self, patience: float | None = None) -> dict[str, Answer]:
+        """Returns who was refused, and how."""
+        return self._refused
+
+    def announce(self, sender: str, recipients: Sequence[str]) -> None:
+        """Does nothing: it says all of it at once."""
+
+    def _deliver(self, sender: str, recipients: Sequence[str], message: bytes) -> dict[str, Answer]:
         [recipient] = recipients
         try:
             self._relay.deliver(message_from_bytes(message), To=recipient, From=sender)

@@ -29,6 +29,9 @@ Addresses = tuple[str, Sequence[str]]
 class SMTPSession:
     """A connection that stays open.
 
+    Attributes:
+        pipelining: Whether the relay offers it.
+
     With PIPELINING the envelope of the next transaction is said as soon as one has its answer: the
     relay thinks about the next recipient while the last one is marked as done. Not together with
     the final dot, which RFC 2920 (3.1) allows: a relay may keep its answer back while a recipient
@@ -41,10 +44,12 @@ class SMTPSession:
         self._final_timeout: float = getattr(relay, "final_timeout", FINAL_TIMEOUT)
         self._message = self._wire = b""
         self._heard = b""  # what came together with an answer: the next ones
-        self._is_said = False  # the envelope of the next transaction, ahead of its time
+        self._said: Addresses | None = None  # the envelope of the next mail, ahead of its time
+        self._refused: dict[str, Answer] = {}
+        self._awaited: list[Sequence[str]] = []  # who share an answer to the final dot
         self._wait(self._timeout)
         connection.ehlo_or_helo_if_needed()
-        self._pipelining = connection.has_extn("pipelining")
+        self.pipelining = connection.has_extn("pipelining")
         self._utf8 = connection.has_extn("smtputf8")
         self._options = ["BODY=8BITMIME"] if connection.has_extn("8bitmime") else []
 
@@ -54,37 +59,64 @@ class SMTPSession:
 
     @property
     def is_in_transaction(self) -> bool:
-        """Whether the envelope of the next transaction was said already."""
-        return self._is_said
+        """Whether the envelope of the next one was said already, or an answer is awaited."""
+        return self._said is not None or bool(self._awaited)
 
-    def send(
-        self,
-        sender: str,
-        recipients: Sequence[str],
-        message: bytes,
-        following: Addresses | None = None,
-    ) -> dict[str, Answer]:
-        """Does what `Line.send` does, on this connection only."""
-        refused: dict[str, Answer] = {}
-        if not self._is_said:
+    def begin(self, sender: str, recipients: Sequence[str], message: bytes) -> None:
+        """Sends a message in one transaction, up to its final dot.
+
+        Args:
+            sender: The envelope sender; ``''`` is the null sender.
+            recipients: To whom.
+            message: With CRLF at the end of each line.
+
+        Raises:
+            RelayDown: Nobody was sent anything, and nobody can be now.
+            ConnectionLost: It broke; unless it says uncertain, nobody was sent anything.
+        """
+        self._refused, self._awaited = {}, []
+        if self._said is None:
             recipients, others = self._willing(sender, recipients)
-            refused = dict.fromkeys(others, _NO_UTF8)
-            if not recipients:
-                return refused
-        self._dotted = False
+            self._refused = dict.fromkeys(others, _NO_UTF8)
         try:
-            self._transact(sender, recipients, message, refused)
+            if self._said not in (None, (sender, recipients)):
+                raise OSError("the relay was told another envelope")
+            if recipients:
+                self._transact(sender, recipients, message)
         except RelayDown:
             raise
         except OSError as error:
-            self._smtp.close()
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            hung = isinstance(cause, TimeoutError) or "timed out" in str(error)
-            words = f"the connection broke: {error}"
-            raise ConnectionLost(words, hung=hung, uncertain=self._dotted) from error
-        if following is not None:
-            self._announce(*following)
-        return refused
+            raise self._broken(error) from error
+
+    def finish(self, patience: float | None = None) -> dict[str, Answer] | None:
+        """Hears what becomes of the message that was begun; returns who was refused, and how.
+
+        Args:
+            patience: Seconds after which it returns ``None`` if there is no answer yet.
+
+        Raises:
+            ConnectionLost: As for `begin`.
+        """
+        if not self._awaited:
+            return self._refused
+        try:
+            self._wait(self._final_timeout if patience is None else patience)
+            while self._awaited:
+                end = self._answer("", final=True)
+                done = self._awaited.pop(0)
+                if end[0] != 250:
+                    self._refused.update((each, as_answer(end)) for each in done)
+            self._wait(self._timeout)
+        except OSError as error:
+            if patience is not None and _is_timeout(error):
+                return None
+            raise self._broken(error) from error
+        return self._refused
+
+    def _broken(self, error: OSError) -> ConnectionLost:
+        self._smtp.close()
+        words = f"the connection broke: {error}"
+        return ConnectionLost(words, hung=_is_timeout(error), uncertain=bool(self._awaited))
 
     def _willing(self, sender: str, recipients: Sequence[str]) -> tuple[list[str], list[str]]:
         """Returns those whose addresses can be said to this relay, and the others."""
@@ -102,16 +134,15 @@ class SMTPSession:
             return False
         return self._utf8
 
-    def _transact(
-        self, sender: str, recipients: Sequence[str], message: bytes, refused: dict[str, Answer]
-    ) -> None:
+    def _transact(self, sender: str, recipients: Sequence[str], message: bytes) -> None:
+        refused = self._refused
         mail, *rcpts = self._envelope(sender, recipients)
-        if self._pipelining and not self._is_said:
+        if self.pipelining and self._said is None:
             self._smtp.send(_in_a_group(mail, *rcpts))
-        self._is_said = False
+        self._said = None
         from_whom = self._answer(mail)
         taking: list[str] = []
-        if from_whom[0] == 250 or self._pipelining:
+        if from_whom[0] == 250 or self.pipelining:
             for each, line in zip(recipients, rcpts, strict=True):
                 to_whom = self._answer(line)
                 if from_whom[0] == 250 and to_whom[0] in _TAKEN:
@@ -120,10 +151,10 @@ class SMTPSession:
                     refused[each] = as_answer(to_whom if from_whom[0] == 250 else from_whom)
         else:
             refused.update((each, as_answer(from_whom)) for each in recipients)
-        if taking or self._pipelining:
+        if taking or self.pipelining:
             go_on = self._answer("DATA")
             if go_on[0] == 354:
-                self._give(taking, message, refused)
+                self._give(taking, message)
                 return
             refused.update((each, as_answer(go_on)) for each in taking)
         self._smtp.send(_line("RSET"))
@@ -137,34 +168,33 @@ class SMTPSession:
         mail = f"MAIL FROM:<{sender}> {' '.join(options)}".rstrip()
         return [mail, *(f"RCPT TO:<{each}>" for each in recipients)]
 
-    def _give(self, recipients: Sequence[str], message: bytes, refused: dict[str, Answer]) -> None:
+    def _give(self, recipients: Sequence[str], message: bytes) -> None:
         """Sends the message itself; nothing, if nobody takes it (RFC 2920, 3.1)."""
         if not recipients:
             self._smtp.send(b".\r\n")
             self._answer("", final=True)
             return
-        self._dotted = True
+        is_lmtp = isinstance(self._smtp, smtplib.LMTP)
+        self._awaited = [[each] for each in recipients] if is_lmtp else [recipients]
         self._wait(self._final_timeout)
         if message is not self._message:  # it often goes to others right after
             ending = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
             self._message, self._wire = message, re.sub(rb"(?m)^\.", b"..", message) + ending
         self._smtp.send(self._wire)
-        for each in recipients if isinstance(self._smtp, smtplib.LMTP) else [""]:
-            end = self._answer("", final=True)
-            if end[0] != 250:
-                refused.update((one, as_answer(end)) for one in ([each] if each else recipients))
-        self._wait(self._timeout)
 
-    def _announce(self, sender: str, recipients: Sequence[str]) -> None:
-        """Says an envelope ahead of its transaction, which finds out if the connection broke."""
-        if self._pipelining and not self._willing(sender, recipients)[1]:
+    def announce(self, sender: str, recipients: Sequence[str]) -> None:
+        """Says an envelope ahead of its transaction, which finds out if the connection broke.
+
+        Then come either that transaction or `close`.
+        """
+        if self.pipelining and self._said is None and not self._willing(sender, recipients)[1]:
             with contextlib.suppress(OSError):
                 self._smtp.send(_in_a_group(*self._envelope(sender, recipients)))
-                self._is_said = True
+                self._said = sender, recipients
 
     def _answer(self, command: str, *, final: bool = False) -> tuple[int, bytes]:
         """Returns the answer to a command, which with PIPELINING was said before."""
-        if command and not self._pipelining:
+        if command and not self.pipelining:
             self._smtp.send(_line(command))
         code, words = self._hear()
         if code == 421 and not final:
@@ -198,7 +228,7 @@ class SMTPSession:
         """Says goodbye, and does not wait long for an answer."""
         if not self.is_in_transaction:  # in which it would be part of the message
             with contextlib.suppress(OSError):
-                self._wait(5.0)
+                self._wait(2.0)
                 self._smtp.quit()
         self._smtp.close()
 
@@ -210,3 +240,9 @@ def _line(command: str) -> bytes:
 def _in_a_group(*envelope: str) -> bytes:
     """Returns the commands of an envelope with DATA behind them, which must be the last."""
     return _line("\r\n".join((*envelope, "DATA")))
+
+
+def _is_timeout(error: OSError) -> bool:
+    """Returns whether it is one of waiting for too long, which smtplib may have made another of."""
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    return isinstance(cause, TimeoutError) or "timed out" in str(error)

@@ -266,6 +266,54 @@ def test_whatever_a_relay_does_that_knows_the_next_envelope(
     assert outbox.backlog().dead == 24
 
 
+@quick
+def test_those_who_are_sent_it_side_by_side_are_marked_while_one_hangs(
+    outbox: Outbox, sink: SMTPSink, dispatch: Dispatch
+) -> None:
+    sink.extensions = ("PIPELINING",)
+    go_on = threading.Event()
+
+    def final(recipients: list[str]) -> str:
+        if recipients == ["<2@2.de>"]:
+            go_on.wait(60)
+        return "250 OK"
+
+    def waiting() -> set[str]:
+        return {r for mail in outbox.pending() for each in mail.groups for r in each.recipients}
+
+    sink.final_answer = final
+    everybody = [f"{n}@{n}.de" for n in range(10)]
+    with outbox.storage.conversation(ANNA):
+        outbox.fan_out("Subject: hi\n\n", [(to, f"bounce-{to}") for to in everybody])
+    dispatch()
+    wait_for(lambda: waiting() == {"2@2.de", *everybody[5:]}, "the first, and those beside it")
+    go_on.set()
+    done(outbox)
+    assert Counter(received(sink)) == Counter((to, "hi") for to in everybody)
+    assert sink.connections == 4
+
+
+@memory
+def test_a_relay_that_takes_few_connections(
+    outbox: Outbox, sink: SMTPSink, dispatch: Dispatch
+) -> None:
+    """What it does not take over another one, it is given over those that it has."""
+    sink.extensions = ("PIPELINING",)
+    welcome: set[int] = set()
+
+    def answer(sender: str) -> str:
+        if len(welcome) < 3:
+            welcome.add(threading.get_ident())  # each connection has its thread
+        return "250 OK" if threading.get_ident() in welcome else "421 too many connections"
+
+    sink.answer_from = answer
+    with outbox.storage.conversation(ANNA):
+        outbox.fan_out("Subject: hi\n\n", [(f"{n}@x.de", f"{n}@y.de") for n in range(25)])
+    dispatch()
+    done(outbox)
+    assert Counter(received(sink)) == Counter((f"{n}@x.de", "hi") for n in range(25))
+
+
 @memory
 def test_a_dispatcher_that_stops_leaves_the_next_envelope_without_a_mail(
     outbox: Outbox, sink: SMTPSink, dispatch: Dispatch

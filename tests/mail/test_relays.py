@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import mailbox
+import threading
 from email import message_from_bytes
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 
-from salmon_state.mail.answers import Answer, ConnectionLost, RelayDown
+from salmon_state.mail.answers import Answer, ConnectionLost, NoRoom, RelayDown
 from salmon_state.mail.relays import MaildirRelay, SMTPRelay
-from salmon_state.mail.sessions import open_session
-from salmon_state.mail.smtp import SMTPSession
+from salmon_state.mail.sessions import Line, Session, open_session
+from salmon_state.mail.smtp import Addresses, SMTPSession
 from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 
 DATA = b"Subject: hi\r\nContent-Type: text/plain; charset=latin-1\r\n\r\n\xe9\r\n.\r\n"
@@ -24,10 +25,21 @@ def sink(request: pytest.FixtureRequest, sink: SMTPSink) -> SMTPSink:
     return sink
 
 
+def send(
+    session: Session, sender: str, recipients: list[str], following: Addresses | None = None
+) -> dict[str, Answer] | None:
+    """Sends DATA, and says the envelope of the next mail."""
+    session.begin(sender, recipients, DATA)
+    refused = session.finish()
+    if following is not None:
+        session.announce(*following)
+    return refused
+
+
 def test_a_relay_sends_a_mail_as_it_is(sink: SMTPSink) -> None:
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
     for _ in range(2):
-        assert session.send("", ["anna@example.com", "ben@example.com"], DATA) == {}
+        assert send(session, "", ["anna@example.com", "ben@example.com"]) == {}
     session.close()
     sent = DATA.replace(b"\r\n.", b"\r\n..")
     assert sink.mails == [("<>", f"<{n}@example.com>", sent) for n in ("anna", "ben")] * 2
@@ -37,12 +49,12 @@ def test_a_connection_goes_on_after_refusals(sink: SMTPSink) -> None:
     sink.answer_to = lambda recipient: "550 no" if "x" in recipient else "250 OK"
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
     no = Answer(550, "550 no")
-    assert session.send("me@y", ["x@y"], DATA) == {"x@y": no}
-    assert session.send("me@y", ["x@y", "a@y"], DATA) == {"x@y": no}
+    assert send(session, "me@y", ["x@y"]) == {"x@y": no}
+    assert send(session, "me@y", ["x@y", "a@y"]) == {"x@y": no}
     sink.final_answer = lambda recipients: "552 too large"
-    assert session.send("me@y", ["a@y"], DATA) == {"a@y": Answer(552, "552 too large")}
+    assert send(session, "me@y", ["a@y"]) == {"a@y": Answer(552, "552 too large")}
     sink.final_answer = lambda recipients: "250 OK"
-    assert session.send("me@y", ["a@y"], DATA) == {}
+    assert send(session, "me@y", ["a@y"]) == {}
     session.close()
     assert sink.connections == 1
 
@@ -52,8 +64,8 @@ def test_a_relay_that_asks_for_a_message_to_nobody(sink: SMTPSink) -> None:
     sink.may_be_nobody = True
     sink.answer_to = lambda recipient: "550 no" if "x" in recipient else "250 OK"
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
-    assert session.send("me@y", ["x@y"], DATA) == {"x@y": Answer(550, "550 no")}
-    assert session.send("me@y", ["a@y"], DATA) == {}
+    assert send(session, "me@y", ["x@y"]) == {"x@y": Answer(550, "550 no")}
+    assert send(session, "me@y", ["a@y"]) == {}
     session.close()
     assert [recipient for _, recipient, _ in sink.mails] == ["<a@y>"]
     assert sink.connections == 1
@@ -63,8 +75,8 @@ def test_a_sender_that_is_refused(sink: SMTPSink) -> None:
     sink.answer_from = lambda sender: "550 not you" if "me" in sender else "250 OK"
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
     no = Answer(550, "550 not you")
-    assert session.send("me@y", ["a@y", "b@y"], DATA) == {"a@y": no, "b@y": no}
-    assert session.send("you@y", ["a@y"], DATA) == {}
+    assert send(session, "me@y", ["a@y", "b@y"]) == {"a@y": no, "b@y": no}
+    assert send(session, "you@y", ["a@y"]) == {}
     session.close()
     assert [(sender, recipient) for sender, recipient, _ in sink.mails] == [("<you@y>", "<a@y>")]
     assert sink.connections == 1
@@ -80,13 +92,13 @@ def test_the_next_envelope_is_said_while_the_last_one_is_marked(sink: SMTPSink) 
 
     sink.answer_to = answer
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
-    assert session.send("me@y", ["a@y"], DATA, ("you@y", ["x@y", "b@y"])) == {}
+    assert send(session, "me@y", ["a@y"], ("you@y", ["x@y", "b@y"])) == {}
     assert session.is_in_transaction == bool(sink.extensions)
     if sink.extensions:
         wait_for(lambda: len(asked) == 3, "the next envelope")
     no = Answer(550, "550 no")
-    assert session.send("you@y", ["x@y", "b@y"], DATA, ("me@y", ["x@y"])) == {"x@y": no}
-    assert session.send("me@y", ["x@y"], DATA, ("me@y", ["c@y"])) == {"x@y": no}
+    assert send(session, "you@y", ["x@y", "b@y"], ("me@y", ["x@y"])) == {"x@y": no}
+    assert send(session, "me@y", ["x@y"], ("me@y", ["c@y"])) == {"x@y": no}
     session.close()
     assert asked[:4] == ["<a@y>", "<x@y>", "<b@y>", "<x@y>"]
     assert [(sender, recipient) for sender, recipient, _ in sink.mails] == [
@@ -95,10 +107,65 @@ def test_the_next_envelope_is_said_while_the_last_one_is_marked(sink: SMTPSink) 
     ]
 
 
+def test_side_by_side_nobody_waits_for_one_who_hangs(sink: SMTPSink) -> None:
+    """With PIPELINING; what became of the others is known before, and each has a connection."""
+    go_on = threading.Event()
+
+    def answer(recipients: list[str]) -> str:
+        if recipients == ["<slow@y>"]:
+            go_on.wait(60)
+        return "250 OK"
+
+    sink.final_answer = answer
+    line = Line(SMTPRelay("127.0.0.1", sink.port), 3)
+    assert list(line.send([("me@y", ["a@y"])], DATA)) == [{0: {}}]
+    assert line.width == (3 if sink.extensions else 1)
+    if sink.extensions:
+        mails = [("me@y", [f"{name}@y"]) for name in ("slow", "b", "x")]
+        sink.answer_to = lambda recipient: "550 no" if "x" in recipient else "250 OK"
+        outcomes = line.send(mails, DATA, [("me@y", ["c@y"])])
+        assert next(outcomes) == {1: {}, 2: {"x@y": Answer(550, "550 no")}}
+        go_on.set()
+        assert list(outcomes) == [{0: {}}]
+        assert list(line.send([("me@y", ["c@y"])], DATA)) == [{0: {}}]
+        assert sink.connections == 3
+    line.close()
+
+
+def test_another_envelope_than_was_said_goes_over_another_connection(sink: SMTPSink) -> None:
+    line = Line(SMTPRelay("127.0.0.1", sink.port))
+    assert list(line.send([("me@y", ["a@y"])], DATA, [("me@y", ["b@y"])])) == [{0: {}}]
+    assert list(line.send([("me@y", ["c@y"])], DATA)) == [{0: {}}]
+    line.close()
+    assert [recipient for _, recipient, _ in sink.mails] == ["<a@y>", "<c@y>"]
+    assert sink.connections == (2 if sink.extensions else 1)
+
+
+def test_a_relay_that_takes_one_connection(sink: SMTPSink) -> None:
+    """It is left alone with others for a while; and an answer that nobody awaits any more goes."""
+    go_on = threading.Event()
+    sink.extensions = ("PIPELINING",)
+    line = Line(SMTPRelay("127.0.0.1", sink.port), 3)
+    assert list(line.send([("me@y", ["a@y"])], DATA)) == [{0: {}}]
+    assert line.width == 3
+    sink.final_answer = lambda recipients: "250 OK" if go_on.wait(60) else ""
+    sink.answer_from = lambda sender: "421 busy" if "you" in sender else "250 OK"
+    outcomes = line.send([("me@y", ["a@y"]), ("you@y", ["b@y"]), ("me@y", ["c@y"])], DATA)
+    failed = next(outcomes)
+    assert {number: type(error) for number, error in failed.items()} == {1: NoRoom, 2: NoRoom}
+    assert line.width == 1
+    line.abandon()
+    go_on.set()
+    sink.final_answer = lambda recipients: "452 full"
+    assert list(line.send([("me@y", ["c@y"])], DATA)) == [{0: {"c@y": Answer(452, "452 full")}}]
+    line.close()
+
+
 def test_addresses_that_are_not_ascii(sink: SMTPSink) -> None:
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
-    refused = session.send("me@y", ["ü@y", "a@y", "\udcff@y"], DATA)
+    refused = send(session, "me@y", ["ü@y", "a@y", "\udcff@y"])
     session.close()
+    assert refused is not None
     assert {answer.code for answer in refused.values()} == {553}
     assert set(refused) == {"\udcff@y"} | (set() if sink.extensions else {"ü@y"})
     assert {recipient for _, recipient, _ in sink.mails} == (
@@ -117,7 +184,7 @@ def test_addresses_that_are_not_ascii(sink: SMTPSink) -> None:
 def test_answers_of_every_form(sink: SMTPSink, said: str, heard: Answer) -> None:
     sink.answer_to = lambda recipient: said if "a@" in recipient else "250-yes\r\n250-\r\n250 OK"
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
-    assert session.send("me@y", ["a@y", "b@y"], DATA) == {"a@y": heard}
+    assert send(session, "me@y", ["a@y", "b@y"]) == {"a@y": heard}
     session.close()
 
 
@@ -125,7 +192,7 @@ def test_an_answer_without_an_end(sink: SMTPSink) -> None:
     sink.answer_to = lambda recipient: "2" * 100_000
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
     with pytest.raises(ConnectionLost, match="too long"):
-        session.send("me@y", ["a@y"], DATA)
+        send(session, "me@y", ["a@y"])
 
 
 @pytest.mark.parametrize("answer", ["421 busy", "", "silence"])
@@ -145,7 +212,7 @@ def test_a_connection_that_breaks(sink: SMTPSink, answer: str) -> None:
     sink.may_answer.clear()
     expected = RelayDown if answer == "421 busy" else ConnectionLost
     with pytest.raises(expected) as lost:
-        session.send("me@y", ["a@y"], DATA)
+        send(session, "me@y", ["a@y"])
     if isinstance(lost.value, ConnectionLost):
         assert (lost.value.hung, lost.value.uncertain) == (answer == "silence", False)
     session.close()
@@ -154,7 +221,7 @@ def test_a_connection_that_breaks(sink: SMTPSink, answer: str) -> None:
 def test_what_was_taken_is_sent_however_the_farewell_goes(sink: SMTPSink) -> None:
     sink.farewell = "500 never heard of it"
     session = open_session(SMTPRelay("127.0.0.1", sink.port))
-    session.send("", ["a@x"], DATA)
+    send(session, "", ["a@x"])
     session.close()
     assert len(sink.mails) == 1
 

@@ -65,7 +65,7 @@ def dispatch_until(store: StateStorage, port: int, step: str, lease: float) -> N
     elif step == "announced":
         session._give = _dying(session._give, after=False)  # type: ignore[method-assign]
     elif step == "taken":
-        session._give = _dying(session._give, after=True)  # type: ignore[method-assign]
+        session.finish = _dying(session.finish, after=True)  # type: ignore[method-assign]
     elif step == "marked":
         claims.Claim.write = _dying(claims.Claim.write, after=True)  # type: ignore[method-assign]
     dispatch(store, port, lease)

@@ -25,7 +25,7 @@ pytestmark = [
 
 ROUNDS = 100
 """Each kills one process that records and one that sends."""
-CONNECTIONS = 8
+CONNECTIONS = 32
 """Of a dispatcher; each may be in the middle of a transaction when it is killed."""
 
 
