@@ -35,6 +35,18 @@ def test_a_row_and_a_state_together(store: SQLAlchemyStorage, subscribers: Subsc
     assert contents(store) == {("app", ANNA): "POSTING"}
 
 
+def test_a_row_and_two_states_of_which_one_is_read(
+    store: SQLAlchemyStorage, subscribers: Subscribers
+) -> None:
+    store.set("lists", ANNA, "MEMBER")
+    with store.conversation(ANNA):
+        subscribers.add("anna")
+        assert store.get("lists", ANNA) == "MEMBER"
+        store.set("app", ANNA, "POSTING")
+    assert subscribers.committed() == {"anna"}
+    assert contents(store) == {("lists", ANNA): "MEMBER", ("app", ANNA): "POSTING"}
+
+
 def test_a_row_without_a_state(store: SQLAlchemyStorage, subscribers: Subscribers) -> None:
     for sender in (ANNA, None):
         with store.conversation(sender):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IdentifierError, SQLAlchemyError
 
 from salmon_state.backend import Lock, UnitOfWork
-from salmon_state.entries import ANYTHING, Entry, Kind, Page, Value, Want, Where, Write
+from salmon_state.entries import Entry, Kind, Page, Value, Want, Where, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.findings import Finding
 from salmon_state.keys import Sender
@@ -199,12 +199,11 @@ class SQLAlchemyStorage(StateStorage):
     # ---------------------------------------------------------------- hooks: writing
 
     def _commit(self, writes: Iterable[Write]) -> list[int]:
+        form = self._tables.alone(writes)
         # If it expects something, its second try might find what the first has done, and nobody
         # would know. In a transaction, a connection that died long ago shows before the commit.
-        if self._tables.is_alone(writes) and (
-            writes[-1].expect is ANYTHING or not self._database.remote
-        ):
-            return self._pool.run(self._tables.make_alone, writes)
+        if form is not None and not (form.condition and self._database.remote):
+            return self._pool.run(self._tables.make_alone, writes, form)
         if not isinstance(writes, Sequence):
             writes, moving = _Once(writes), ""
         else:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import groupby, islice
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -39,8 +39,6 @@ from salmon_state.stores.sqlalchemy.statements import (
 )
 
 __all__ = ["Tables"]
-
-_Result = TypeVar("_Result")
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -92,6 +90,8 @@ class Tables:
         self.states, self.entries = (
             RowStatements(table, database, pool.dialect, self.locks) for table in tables
         )
+        # The forms of what one statement makes, without a transaction.
+        self._alone = (*_PLAIN, "remove", "every") if database.one_writer else (*_PLAIN, "remove")
         self._fetch_one = database.fetch_one
         self._fetch_all = database.fetch_all
 
@@ -158,23 +158,20 @@ class Tables:
         """Returns the name of a lock: MariaDB's may have 64 characters, on the whole server."""
         return sha256(self.space + what).hexdigest()[:60]
 
-    def is_alone(self, writes: Iterable[Write]) -> TypeGuard[Sequence[Write]]:
-        """Returns whether one statement makes them, which needs no transaction.
+    def alone(self, writes: Iterable[Write]) -> Form | None:
+        """Returns the form of the last of them if one statement, without a transaction, makes all.
 
         Where nobody else writes meanwhile, that may ask for what others must still be.
         """
         if not isinstance(writes, (tuple, list)) or not writes:
-            return False
-        *checks, write = writes
-        if checks and not self._are_conditions(checks, write):
-            return False
-        return (
-            write.value is not CHECK
-            and (write.name is not EVERY or self.database.one_writer)
-            and (write.value is not None or write.expect is not ABSENT)
-        )
+            return None
+        form = form_of(writes[-1])
+        if form.what in self._alone and (len(writes) == 1 or self._are_conditions(writes)):
+            return form
+        return None
 
-    def _are_conditions(self, checks: list[Write], write: Write) -> bool:
+    def _are_conditions(self, writes: Sequence[Write]) -> bool:
+        *checks, write = writes
         return (
             self.database.one_writer
             and len(checks) <= _CONDITIONS
@@ -183,21 +180,20 @@ class Tables:
         )
 
     def make_alone(
-        self, driver: Any, writes: Sequence[Write], then: Sequence[Step] = ()
+        self, driver: Any, writes: Sequence[Write], form: Form, then: Sequence[Step] = ()
     ) -> list[int]:
-        """Makes what `is_alone`, as `make` does; an operation for `Pool.run`.
+        """Makes what one statement makes, as `make` does; an operation for `Pool.run`.
 
         Args:
             driver: The connection.
             writes: What to write.
+            form: What `alone` says of them.
             then: What to say in the same round trip, once it is committed.
         """
         *checks, write = writes
-        form = form_of(write)
-        rows = self.states if write.kind is STATE else self.entries
+        rows = self.states if form.kind is STATE else self.entries
         deadline = self.database.deadline(driver) if self.database.remote else None
-        timed = deadline is not None
-        statement = rows.writing(form, timed=timed, alone=True, checked=bool(checks))
+        statement = rows.writing(form, deadline is not None, True, bool(checks))
         sql, parameters = statement.sql, statement.bind(rows.write(write, None, deadline))
         for check in checks:
             rows = self.rows(check.kind)
@@ -205,10 +201,9 @@ class Tables:
             sql = f"{sql} AND {asked.sql}"
             parameters += asked.bind(rows.write(check, None))
         if then:
-            steps = [(sql, [parameters]), *then]
-            count, *_ = self._results(self.database.say, driver.cursor(), steps)
+            count, *_ = self.database.say(driver.cursor(), [(sql, [parameters]), *then])
         else:
-            count = self._results(self.database.execute, driver, sql, parameters)
+            count = self.database.execute(driver, sql, parameters)
         return [0] * len(checks) + _counts(form, 1, count)
 
     def make(self, cursor: Any, writes: Iterable[Write], *, begin: bool = True) -> list[int]:
@@ -224,7 +219,7 @@ class Tables:
         """
         if isinstance(writes, (tuple, list)) and len(writes) <= _FEW:  # as those of a mail
             forms = [form_of(write) for write in writes]
-            alone = self.is_alone(writes)
+            alone = len(forms) == 1 and forms[0].what in self._alone
             if alone or all(form.what in _PLAIN for form in forms):
                 return self._make_few(cursor, writes, forms, begin=begin, alone=alone)
         counts: list[int] = []
@@ -244,14 +239,14 @@ class Tables:
         """Makes writes that need no locks beforehand, each by a statement of its own."""
         said: list[Step] = [(self.database.begin, _NOTHING)] if begin else []
         for write, form in zip(writes, forms, strict=True):
-            rows = self.rows(form.kind)
-            statement = rows.writing(form, alone=alone)
+            rows = self.states if form.kind is STATE else self.entries
+            statement = rows.writing(form, False, alone)
             said.append((statement.sql, (statement.bind(rows.write(write, None)),)))
-        say = self.database.say
         # Of one sender: locks of several are won in an order.
         if not begin and len(writes) == 2 and writes[0].sender == writes[1].sender:
-            say = self.database.say_pair
-        results = self._results(say, cursor, said)
+            results = self.database.say_pair(cursor, said)
+        else:
+            results = self.database.say(cursor, said)
         if begin:
             del results[0]
         counts: list[int] = []
@@ -260,22 +255,12 @@ class Tables:
         return counts
 
     def _say(self, cursor: Any, steps: list[_Step]) -> list[int]:
-        said = [(step.sql, step.rows) for step in steps]
-        results = self._results(self.database.say, cursor, said)
+        results = self.database.say(cursor, [(step.sql, step.rows) for step in steps])
         return [
             count
             for step, result in zip(steps, results, strict=True)
             for count in step.counts(result)
         ]
-
-    def _results(self, say: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Returns ``say(*arguments)``, and raises `Overtaken` if an INSERT found a row."""
-        try:
-            return say(*arguments)
-        except self.pool.driver_error as error:
-            if self.database.is_duplicate(error):
-                raise Overtaken from error
-            raise
 
     def _steps(self, writes: Iterable[Write]) -> Iterator[_Step]:
         """Yields the statements that make writes, and before them those that win locks."""

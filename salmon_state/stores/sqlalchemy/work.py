@@ -75,8 +75,9 @@ class SQLWork(UnitOfWork):
     def _write(self, cursor: Any, writes: Sequence[Write]) -> None:
         assert self._loan is not None  # noqa: S101 - for the type checker
         tables, then, begin = self._tables, self._freeing(cursor), not self._in_transaction
-        if begin and tables.is_alone(writes):
-            self._pool.alone(self._loan.driver, tables.make_alone, writes, then)
+        form = tables.alone(writes) if begin else None
+        if form is not None:
+            self._pool.alone(self._loan.driver, tables.make_alone, writes, form, then)
             return
         self._in_transaction = False
         self._pool.transact(

@@ -228,7 +228,7 @@ class Database:
         return upsert
 
     def insert_missing(self, insert: Any) -> Insert:
-        """Returns what inserts a row unless there is one, or fails: see `is_duplicate`."""
+        """Returns what inserts a row unless there is one; `say` may raise `Overtaken` then."""
         statement: Insert = insert.on_conflict_do_nothing(index_elements=insert.table.primary_key)
         return statement
 
@@ -257,10 +257,6 @@ class Database:
     def file_locks(self, connection: sa.Connection, schema: str | None) -> FileLocks | None:
         """Returns the locks of conversations where the database has none of its own."""
         return None
-
-    def is_duplicate(self, error: BaseException) -> bool:
-        """Returns whether `insert_missing` found a row."""
-        return False
 
     def is_conflict(self, error: BaseException) -> bool:
         """Returns whether the database chose this transaction to fail so that another may go on."""

@@ -17,7 +17,13 @@ from sqlalchemy.sql.dml import Insert
 
 from salmon_state.backend import Backend
 from salmon_state.entries import Entry, Want, Write
-from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable, busy
+from salmon_state.errors import (
+    ConfigurationError,
+    Overtaken,
+    StorageError,
+    StorageUnavailable,
+    busy,
+)
 from salmon_state.keys import Sender
 from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.encoding import sender_digest
@@ -29,6 +35,7 @@ __all__ = ["MariaDB"]
 
 
 _NO_SUCH_SAVEPOINT = 1305
+_DUPLICATE = 1062
 _MULTI_STATEMENTS = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _TAKEN_BY_ALL = 500_000
 """A statement with so many characters and bytes is no longer than any server allows."""
@@ -136,7 +143,6 @@ class MariaDB(Database):
     for_share = " FOR UPDATE"  # to share them and then to change one would deadlock with a third
 
     # Error numbers: https://mariadb.com/kb/en/mariadb-error-code-reference/
-    _DUPLICATE = 1062
     _CONFLICTS = (1205, 1213, 1020)
     _FORBIDDEN = (1142, 1143, 1227, 1044)
     _READ_ONLY = (1290, 1792)
@@ -209,9 +215,6 @@ class MariaDB(Database):
         plain: Insert = insert  # IGNORE would ignore other errors as well
         return plain
 
-    def is_duplicate(self, error: BaseException) -> bool:
-        return _error_number(error) == self._DUPLICATE
-
     def skip_locked(self, dialect: Any) -> str | None:
         since = (10, 6) if dialect.is_mariadb else (8, 0, 1)
         return super().skip_locked(dialect) if dialect.server_version_info >= since else None
@@ -219,12 +222,14 @@ class MariaDB(Database):
     def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         for sql, rows in steps:
             _check_size(cursor.connection, sql, rows)
-        return super().say(cursor, steps)
+        with _overtaken_by_duplicates():
+            return super().say(cursor, steps)
 
     @staticmethod
     def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
         _check_size(driver, sql, (parameters,))
-        return Database.execute(driver, sql, parameters)
+        with _overtaken_by_duplicates():
+            return Database.execute(driver, sql, parameters)
 
     def check_writers(self, connection: sa.Connection) -> None:
         # The locks of conversations are those of one server: on two, one sender's mails overlap.
@@ -312,6 +317,16 @@ def _check_size(driver: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
                 f"an entry that takes a statement of {size:,} bytes was not written: set "
                 f"max_allowed_packet of the database server, which is {limit:,}, above that"
             )
+
+
+@contextmanager
+def _overtaken_by_duplicates() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if _error_number(error) == _DUPLICATE:
+            raise Overtaken from error
+        raise
 
 
 def _error_number(error: object) -> object:
