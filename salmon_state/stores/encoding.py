@@ -70,10 +70,17 @@ def decode_state(text: str) -> str:
     return state
 
 
-@lru_cache(maxsize=1)  # a mail asks for that of its sender to lock, to read and to write
 def sender_digest(sender: Sender) -> bytes:
     """Returns what stands for a sender where its length or its characters could matter."""
-    return sha256(ascii(sender).encode()).digest()
+    global _last
+    known, digest = _last
+    if known != sender:
+        digest = sha256(ascii(sender).encode()).digest()
+        _last = sender, digest  # a mail asks for that of its sender to lock, to read and to write
+    return digest
+
+
+_last: tuple[Sender, bytes] = None, sha256(b"None").digest()
 
 
 @lru_cache(maxsize=256)

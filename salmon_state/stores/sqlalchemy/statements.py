@@ -126,19 +126,20 @@ class RowLocks:
     everybody shares who moves all rows of anybody. They end with the transaction that has them.
 
     Args:
-        database: The kind of database; where it needs no such locks, only `of` is asked.
+        database: The kind of database; where it needs no such locks, nobody asks for one.
         space: What two stores agree on if they have the same table.
     """
 
     def __init__(self, database: Database, space: bytes) -> None:
         self._alone = database.lock_alone
         self._shared = database.lock_shared
-        self.of_all = _number(sha256(b"rows of " + space).digest())
+        name = sha256(b"rows of " + space).digest()
+        self.of_all = int.from_bytes(name[:8], "big", signed=True)
         """The number of the lock of whoever writes the rows of many senders."""
 
     def of(self, digest: bytes) -> int:
-        """Returns the number of the lock of a sender's rows; any, where none is needed."""
-        return self.of_all ^ _number(digest) if self._alone else 0
+        """Returns the number of the lock of a sender's rows."""
+        return self.of_all ^ int.from_bytes(digest[:8], "big", signed=True)
 
     def lock_many(self) -> Step:
         """Returns what waits until nobody moves all rows of a sender; then all may be written."""
@@ -151,10 +152,6 @@ class RowLocks:
         """
         locks = [self._shared, *[self._alone] * len(digests)]  # from left to right
         return f"SELECT {', '.join(locks)}", [(self.of_all, *map(self.of, digests))]
-
-
-def _number(digest: bytes) -> int:
-    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 class TableStatements:
@@ -210,19 +207,17 @@ class RowStatements(TableStatements):
         """Returns what finds one row, by the names of the parameters."""
         return {"sender": sender_digest(sender), "name": name_digest(name), "kind": int(kind)}
 
-    def wanted(self, kind: Kind, name: str | None) -> sa.Select[Any]:
+    def wanted(self, kind: Kind, *, every: bool) -> sa.Select[Any]:
         """Selects what somebody wants to read of a sender, with text and bytes in two columns.
 
-        Args:
-            kind: The kind.
-            name: The parameter with the name's digest; ``None`` for all.
+        Its parameters are the sender and, unless every entry is wanted, the name.
         """
         nothing = sa.cast(sa.null(), sa.LargeBinary if kind is STATE else sa.Text)
         values = (self._value, nothing) if kind is STATE else (nothing, self._value)
         number: sa.ColumnElement[Any] = sa.literal_column(str(int(kind)))
         where = [self._sender == parameter("sender")]
         where += [self._table.c.kind == number] if self._kind else []
-        where += [] if name is None else [self._name == parameter(name)]
+        where += [] if every else [self._name == parameter("name")]
         columns = (number, self._sender, self._name, self._key, *values, self._at)
         return sa.select(*columns).where(*where)
 

@@ -204,10 +204,11 @@ class SQLAlchemyStorage(StateStorage):
         # would know. In a transaction, a connection that died long ago shows before the commit.
         if form is not None and not (form.condition and self._database.remote):
             return self._pool.run(self._tables.make_alone, writes, form)
-        if not isinstance(writes, Sequence):
-            writes, moving = _Once(writes), ""
-        else:
+        moving = ""
+        if isinstance(writes, (tuple, list)):
             moving = self._tables.moving(writes)
+        else:
+            writes = _Once(writes)
         return self._pool.transaction(
             lambda cursor: self._tables.make(cursor, writes), moving, begin=False
         )

@@ -34,7 +34,6 @@ from salmon_state.stores.sqlalchemy.statements import (
     Parameters,
     RowLocks,
     RowStatements,
-    Statement,
     form_of,
 )
 
@@ -108,9 +107,6 @@ class Tables:
 
     def load(self, driver: Any, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         """Returns what is wanted of a sender, all of one moment; an operation for `Pool.run`."""
-        if wants == _STATES:
-            rows = self._fetch_all(driver, self.states.get_sender.sql, (sender_digest(sender),))
-            return [decode_row(STATE, *row) for row in rows]
         sql, parameters = self.wanted(sender, wants)
         return self.found(self._fetch_all(driver, sql, parameters), wants)
 
@@ -118,20 +114,16 @@ class Tables:
         """Returns the one statement that reads what is wanted; `found` understands its rows."""
         if wants == _STATES:
             return self.states.get_sender.sql, (sender_digest(sender),)
-        values: dict[str, Any] = {"sender": sender_digest(sender)}
-        for number, (_, name) in enumerate(wants):
-            if name is not EVERY:
-                values[f"name{number}"] = name_digest(name)
-        statement = self._union(tuple((kind, name is not EVERY) for kind, name in wants))
-        return statement.sql, statement.bind(values)
+        digest = sender_digest(sender)
+        parameters: Parameters = ()
+        for _, name in wants:
+            parameters += (digest,) if name is EVERY else (digest, name_digest(name))
+        return self._union(tuple([(kind, name is EVERY) for kind, name in wants])), parameters
 
     @lru_cache(maxsize=64)  # noqa: B019 - a store has one of these
-    def _union(self, shape: tuple[tuple[Kind, bool], ...]) -> Statement:
-        parts = [
-            self.rows(kind).wanted(kind, f"name{number}" if named else None)
-            for number, (kind, named) in enumerate(shape)
-        ]
-        return self.states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts))
+    def _union(self, shape: tuple[tuple[Kind, bool], ...]) -> str:
+        parts = [self.rows(kind).wanted(kind, every=every) for kind, every in shape]
+        return self.states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts)).sql
 
     def found(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
         """Returns what is in the rows that `wanted` selects."""
@@ -152,7 +144,8 @@ class Tables:
         So it is if all of a sender are moved; and if one is removed that may not be there, together
         with other writes: where there is no row, there is nothing to lock.
         """
-        return self.lock_name(b"moves") if _moves_all(writes) else ""
+        moves = self.database.holds_rows_only and _moves_all(writes)
+        return self.lock_name(b"moves") if moves else ""
 
     def lock_name(self, what: bytes) -> str:
         """Returns the name of a lock: MariaDB's may have 64 characters, on the whole server."""

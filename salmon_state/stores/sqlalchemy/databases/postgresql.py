@@ -61,7 +61,7 @@ class PostgreSQLWork(SQLWork):
 
     def _inlined(self, sql: str, parameters: Parameters) -> str:
         """Returns a statement with its parameters, which are nothing from outside but digests."""
-        return sql % tuple(f"decode('{digest.hex()}', 'hex')" for digest in parameters)
+        return sql % tuple([f"decode('{digest.hex()}', 'hex')" for digest in parameters])
 
     @property
     def given_up(self) -> bool:
