@@ -110,7 +110,7 @@ class SQLWork(UnitOfWork):
     def _close_loan(self, loan: Loan) -> None:
         try:
             if self._in_transaction:
-                self._on_loan(_roll_back)
+                self._on_loan(lambda cursor: cursor.execute("ROLLBACK"))
             self._unlock()
             if self._shared:
                 self._unshare(loan.connection)
@@ -215,7 +215,3 @@ class SQLWork(UnitOfWork):
     def _recover(self, cursor: Any) -> None:
         """Makes it possible to commit states without what the handler that failed had written."""
         cursor.execute(self._database.begin)
-
-
-def _roll_back(cursor: Any) -> None:
-    cursor.execute("ROLLBACK")
