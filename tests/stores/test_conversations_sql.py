@@ -159,17 +159,18 @@ def _kill_who_waits(place: Place) -> None:
 def test_a_row_that_is_locked_while_the_commit_is_awaited(served: Place) -> None:
     """The database refuses in time; nothing has happened, and nothing happens later."""
     with (
-        SQLAlchemyStorage(served.url, timeout=2.0) as store,
+        SQLAlchemyStorage(served.url, timeout=5.0) as store,
+        SQLAlchemyStorage(served.url, timeout=HANG) as patient,
         served.administrator() as cursor,
     ):
-        store.set("app", ANNA, "BEFORE")
+        patient.set("app", ANNA, "BEFORE")
         with refused(store, ANNA, StorageUnavailable):
             store.set("app", ANNA, "AFTER")
             cursor.execute("BEGIN")
             cursor.execute("UPDATE salmon_state SET updated_at = 1")
         cursor.execute("COMMIT")
-        with store.conversation(ANNA, timeout=HANG):
-            assert store.get("app", ANNA) == "BEFORE"
+        with patient.conversation(ANNA, timeout=HANG):
+            assert patient.get("app", ANNA) == "BEFORE"
 
 
 def _enter(store: SQLAlchemyStorage, sender: str) -> None:
