@@ -62,8 +62,8 @@ class Line:
                 either that call or `abandon`.
 
         Yields:
-            What became of some of them, by their numbers: who was refused and how, or an error. Of
-            all that are quick together, and then of each of the others: `RelayDown` if nobody was
+            What became of some of them, by their numbers: who was refused and how, or an error; of
+            those together that are as quick as each other. `RelayDown` if nobody was
             sent anything, and nobody can be now; `NoRoom` if not beside the others; and
             `ConnectionLost` if it broke: unless that says uncertain, nobody was sent anything.
         """
@@ -72,19 +72,16 @@ class Line:
                 session.announce(*mail)
         outcomes = self._begin_all(mails, message)
         begun = [number for number in range(len(mails)) if number not in outcomes]
-        late = []
-        for number in begun:
-            outcome = self._finish(number, following, _PATIENCE if len(mails) > 1 else None)
-            if outcome is None:
-                late.append(number)
-            else:
-                outcomes[number] = outcome
-        if outcomes:
-            yield outcomes
-        for number in late:
-            outcome = self._finish(number, following)
-            assert outcome is not None  # noqa: S101 - for the type checker
-            yield {number: outcome}
+        while begun or outcomes:
+            patience = _PATIENCE if outcomes or len(begun) > 1 else None
+            for number in list(begun):
+                outcome = self._finish(number, following, patience)
+                if outcome is not None:
+                    begun.remove(number)
+                    outcomes[number] = outcome
+            if outcomes:
+                yield outcomes
+                outcomes = {}
 
     def _begin_all(self, mails: Sequence[Addresses], message: bytes) -> dict[int, Outcome]:
         """Sends some up to their final dots; returns why others could not be."""
@@ -128,7 +125,7 @@ class Line:
         return session
 
     def _finish(
-        self, number: int, following: Sequence[Addresses], patience: float | None = None
+        self, number: int, following: Sequence[Addresses], patience: float | None
     ) -> Outcome | None:
         """Returns what became of a mail that was begun; ``None`` if that takes long."""
         session = self._session(number)

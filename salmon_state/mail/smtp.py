@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
+import time
 from collections.abc import Sequence
 
 from salmon.server import Relay
@@ -47,6 +48,7 @@ class SMTPSession:
         self._said: Addresses | None = None  # the envelope of the next mail, ahead of its time
         self._refused: dict[str, Answer] = {}
         self._awaited: list[Sequence[str]] = []  # who share an answer to the final dot
+        self._deadline = 0.0  # of that answer
         self._wait(self._timeout)
         connection.ehlo_or_helo_if_needed()
         self.pipelining = connection.has_extn("pipelining")
@@ -100,7 +102,8 @@ class SMTPSession:
         if not self._awaited:
             return self._refused
         try:
-            self._wait(self._final_timeout if patience is None else patience)
+            left = max(self._deadline - time.monotonic(), 0.001)
+            self._wait(left if patience is None else min(left, patience))
             while self._awaited:
                 end = self._answer("", final=True)
                 done = self._awaited.pop(0)
@@ -108,7 +111,7 @@ class SMTPSession:
                     self._refused.update((each, as_answer(end)) for each in done)
             self._wait(self._timeout)
         except OSError as error:
-            if patience is not None and _is_timeout(error):
+            if _is_timeout(error) and time.monotonic() < self._deadline:
                 return None
             raise self._broken(error) from error
         return self._refused
@@ -176,6 +179,7 @@ class SMTPSession:
             return
         is_lmtp = isinstance(self._smtp, smtplib.LMTP)
         self._awaited = [[each] for each in recipients] if is_lmtp else [recipients]
+        self._deadline = time.monotonic() + self._final_timeout
         self._wait(self._final_timeout)
         if message is not self._message:  # it often goes to others right after
             ending = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
