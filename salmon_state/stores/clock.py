@@ -36,13 +36,14 @@ class ServerClock:
 
         In seconds since 1970; too early rather than too late: by how long the server's answer took
         when it was asked for the time, and by how far two clocks may come apart until it is asked
-        again, after some minutes.
+        again, after some minutes; or the next time, if that answer was long in coming.
         """
         now = time.monotonic()
         if now > self._asked_until:
+            asked, drift = now, self._patience / 10
             theirs = self._ask(connection)
             now = time.monotonic()
-            drift = self._patience / 10
-            self._asked_until = now + drift / _DRIFT
             self._ahead = theirs - now + self._patience - drift
+            if now - asked < drift:
+                self._asked_until = now + drift / _DRIFT
         return now + self._ahead

@@ -11,7 +11,7 @@ import pytest
 
 from salmon_state import SQLAlchemyStorage
 from tests.services import lent_database
-from tests.stores.sqlalchemy_places import Place
+from tests.stores.sqlalchemy_places import HANG, Place
 
 
 @pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
@@ -62,12 +62,12 @@ def emptied() -> Iterator[Callable[[str, Any], str]]:
 @pytest.fixture
 def store(place: Place) -> Iterator[SQLAlchemyStorage]:
     """A store in each kind of database."""
-    with SQLAlchemyStorage(place.url) as store:
+    with SQLAlchemyStorage(place.url, timeout=HANG) as store:
         yield store
 
 
 @pytest.fixture
 def served_store(served: Place) -> Iterator[SQLAlchemyStorage]:
     """A store on each kind of server."""
-    with SQLAlchemyStorage(served.url) as store:
+    with SQLAlchemyStorage(served.url, timeout=HANG) as store:
         yield store
