@@ -38,7 +38,8 @@ class Pause:
                 return
             wait = min(2.0 ** min(self.failures, 10), _LONGEST)
             self.failures += 1
-            self._until = time.monotonic() + wait * random.uniform(0.75, 1.25)  # noqa: S311
+            about = wait * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+            self._until = time.monotonic() + about
         log().warning("the relay is down, tried again in %.0f s: %s", wait, error)
 
     def end(self) -> None:

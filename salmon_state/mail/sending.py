@@ -24,7 +24,6 @@ __all__ = ["Sending"]
 _SECOND = 1_000_000
 _KEPT = "+"
 """Ends the name of a message that is kept for what was given up."""
-_NONE = Verdict([], [], [])
 _GONE = LookupError("its message is not in the store")
 
 
@@ -154,9 +153,7 @@ class Sending:
         domains: set[str] = set()
         for group in progress.todo[: progress.line.width]:
             domains |= domains_of(group.recipients)
-            is_free = domains <= progress.places or self._domains.have_room(
-                domains, progress.places
-            )
+            is_free = self._domains.have_room(domains, progress.places)
             if not is_free or self._is_behind(progress, group):
                 break
             groups.append(group)
@@ -226,7 +223,7 @@ class Sending:
             todo[begin:begin] = verdict.at_once
             later += verdict.later
             never += verdict.never
-        beside = self._bury(claim, never, progress.message) if never else []
+        beside = self._bury(claim, never, progress.message)
         waiting = [*progress.in_hand.values(), *todo]
         self._mark(claim, waiting, later, beside)
         claim.is_buried = claim.is_buried or bool(never)
@@ -235,12 +232,9 @@ class Sending:
 
     def _judge(self, batch: Batch, group: Group, outcome: Outcome) -> Verdict:
         """Returns what becomes of those of a group who do not have it."""
-        if not outcome:
-            self.pause.end()
-            return _NONE
         now = self._store._clock()
         if outcome is _GONE:
-            return Verdict([], [], [group._replace(answer="its message is not in the store")])
+            return Verdict([], [], [group._replace(answer=str(outcome))])
         if isinstance(outcome, NoRoom):
             return Verdict([group], [], [])
         if isinstance(outcome, RelayDown):

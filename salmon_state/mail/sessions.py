@@ -67,7 +67,7 @@ class Line:
             sent anything, and nobody can be now; `NoRoom` if not beside the others; and
             `ConnectionLost` if it broke: unless that says uncertain, nobody was sent anything.
         """
-        for session, mail in zip(self._sessions, mails):  # noqa: B905 - there may be fewer mails
+        for session, mail in zip(self._sessions, mails, strict=False):  # there may be fewer mails
             if session is not None:
                 session.announce(*mail)
         outcomes = self._begin_all(mails, message)
@@ -89,10 +89,14 @@ class Line:
         for number, mail in enumerate(mails):
             try:
                 self._begin(number, mail, message)
-            except (RelayDown, NoRoom) as error:  # nor can those be that come after it
+            except RelayDown as error:  # nor can those be sent that come after it
+                down: Exception = error
+                if number:
+                    self._narrow_until = time.monotonic() + _NARROW
+                    down = NoRoom(str(error))
                 for each in range(number, len(mails)):
                     self._close(each)
-                    failed[each] = error
+                    failed[each] = down
                 break
             except Exception as error:  # noqa: BLE001 - the relay is the application's
                 self._close(number)
@@ -102,20 +106,14 @@ class Line:
     def _begin(self, number: int, mail: Addresses, message: bytes) -> None:
         used = self._sessions[number] is not None
         try:
-            try:
-                self._session(number).begin(*mail, message)
-            except (RelayDown, ConnectionLost) as error:
-                self._close(number)
-                uncertain = isinstance(error, ConnectionLost) and (error.hung or error.uncertain)
-                if not used or uncertain:
-                    raise
-                # The relay had closed a connection that it knew.
-                self._session(number).begin(*mail, message)
-        except RelayDown as error:
-            if number == 0:
+            self._session(number).begin(*mail, message)
+        except (RelayDown, ConnectionLost) as error:
+            self._close(number)
+            uncertain = isinstance(error, ConnectionLost) and (error.hung or error.uncertain)
+            if not used or uncertain:
                 raise
-            self._narrow_until = time.monotonic() + _NARROW
-            raise NoRoom(str(error)) from error
+            # The relay had closed a connection that it knew.
+            self._session(number).begin(*mail, message)
 
     def _session(self, number: int) -> Session:
         session = self._sessions[number]
