@@ -201,16 +201,17 @@ class Conversation:
 
     def get(self, module: str, sender: Sender) -> str | None:
         """Returns the state as this conversation sees it; ``None`` without an entry."""
-        place = (STATE, sender, module)
-        state = self._draft.look(place)
-        return self._ask(place) if state is ANYTHING else state  # type: ignore[no-any-return]
+        state: str | None = self._look((STATE, sender, module))
+        return state
 
-    def _ask(self, place: Place) -> Any:
-        """Returns the value of an entry that nobody has read yet."""
-        value = self._unit.find(*place)
-        if place[0] is not STATE:
-            self._draft.note(place, value)
-        return self._draft.moved(place, value)
+    def _look(self, place: Place) -> Any:
+        value = self._draft.look(place)
+        if value is ANYTHING:  # nobody has read it yet
+            value = self._unit.find(*place)
+            if place[0] is not STATE:
+                self._draft.note(place, value)
+            value = self._draft.moved(place, value)
+        return value
 
     def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
         """Sets a state, or removes the entry, at the end of the outermost conversation."""
@@ -282,9 +283,7 @@ class Conversation:
         """
         self._check_hooks(kind)
         try:
-            place = (kind, sender, name)
-            value = self._draft.look(place)
-            return self._ask(place) if value is ANYTHING else value
+            return self._look((kind, sender, name))
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
 

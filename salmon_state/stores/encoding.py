@@ -172,12 +172,10 @@ def decode_row(kind: Kind, sender: Any, name: Any, key: str, stored: Any, at: in
     Raises:
         StorageError: It is damaged.
     """
-    # A key as it is, not compressed: what nearly all are.
-    entry_name, entry_sender = (parse_key if key[:1] == "[" else decode_key)(key)
+    entry_name, entry_sender = decode_key(key)
     if sender != sender_digest(entry_sender) or name != name_digest(entry_name):
         raise StorageError(
             f"damaged entry, key {key[:200]!r}: its digests are those of another key, "
             "so that who looks for it does not find it"
         )
-    value = decode_state(stored) if kind is STATE else decode_value(kind, stored)
-    return Entry(kind, entry_sender, entry_name, value, at)
+    return Entry(kind, entry_sender, entry_name, decode_value(kind, stored), at)

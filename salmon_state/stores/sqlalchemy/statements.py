@@ -254,7 +254,7 @@ class RowStatements(TableStatements):
 
     @cache  # noqa: B019 - a store has two of these
     def writing(
-        self, form: Form, timed: bool = False, alone: bool = False, checked: bool = False
+        self, form: Form, *, timed: bool = False, alone: bool = False, checked: bool = False
     ) -> WriteStatement:
         """Returns the statement that makes writes of a form.
 

@@ -184,9 +184,9 @@ class Tables:
             then: What to say in the same round trip, once it is committed.
         """
         *checks, write = writes
-        rows = self.states if form.kind is STATE else self.entries
-        deadline = self.database.deadline(driver) if self.database.remote else None
-        statement = rows.writing(form, deadline is not None, True, bool(checks))
+        rows, deadline = self.rows(form.kind), self.database.deadline(driver)
+        timed = deadline is not None
+        statement = rows.writing(form, timed=timed, alone=True, checked=bool(checks))
         sql, parameters = statement.sql, statement.bind(rows.write(write, None, deadline))
         for check in checks:
             rows = self.rows(check.kind)
@@ -232,8 +232,8 @@ class Tables:
         """Makes writes that need no locks beforehand, each by a statement of its own."""
         said: list[Step] = [(self.database.begin, _NOTHING)] if begin else []
         for write, form in zip(writes, forms, strict=True):
-            rows = self.states if form.kind is STATE else self.entries
-            statement = rows.writing(form, False, alone)
+            rows = self.rows(form.kind)
+            statement = rows.writing(form, alone=alone)
             said.append((statement.sql, (statement.bind(rows.write(write, None)),)))
         # Of one sender: locks of several are won in an order.
         if not begin and len(writes) == 2 and writes[0].sender == writes[1].sender:

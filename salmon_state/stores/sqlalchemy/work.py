@@ -55,8 +55,7 @@ class SQLWork(UnitOfWork):
     def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
         self._check_connection()
         if self._loan is None:
-            if writes:
-                self._store._commit(writes)
+            super().commit(writes, failed=failed)
             return
         if not (self._in_transaction or writes):
             return

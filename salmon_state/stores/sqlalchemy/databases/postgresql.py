@@ -220,7 +220,7 @@ class PostgreSQL(Database):
             return super().say_pair(cursor, steps)
         (one, [first]), (other, [second]) = steps
         cursor.execute(
-            f"WITH one AS ({one} RETURNING 1), other AS ({other} RETURNING 1) "  # noqa: S608
+            f"WITH one AS ({one} RETURNING 1), other AS ({other} RETURNING 1) "  # noqa: S608 - ours
             "SELECT (SELECT count(*) FROM one), (SELECT count(*) FROM other)",
             (*first, *second),
         )
