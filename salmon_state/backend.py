@@ -63,12 +63,15 @@ class Backend:
         locks_processes: Whether `_lock` keeps processes apart, and not only the threads of one.
         has_connection: Whether handlers can write rows of their own in the transaction of a
             conversation, through its `connection`.
+        is_remote: Whether a call waits for a server most of the time, so that threads gain by
+            waiting side by side.
         lease_seconds: How long the default of `_lock` outlives its process.
     """
 
     spans_senders = True
     locks_processes = True
     has_connection = False
+    is_remote = False
     lease_seconds = LEASE_SECONDS
 
     _mask = Mask()

@@ -53,6 +53,7 @@ class DocumentStorage(StateStorage):
     """
 
     spans_senders = False
+    is_remote = True
 
     def __init__(self, url: str, *, prefix: str = "salmon", protect: bool = False) -> None:
         super().__init__(protect=protect)

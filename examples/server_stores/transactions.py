@@ -43,6 +43,8 @@ _watch = ForkWatch()
 class TableStorage(StateStorage, Forkable):
     """Keeps entries in the PostgreSQL database that libpq finds by `conninfo`."""
 
+    is_remote = True
+
     def __init__(self, conninfo: str, *, protect: bool = False) -> None:
         super().__init__(protect=protect)
         self._conninfo = conninfo

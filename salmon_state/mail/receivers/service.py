@@ -79,7 +79,10 @@ class Service:
         """Serves until `stop` is set and the mails in hand have had their answers."""
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._note)
-        self._workers: Workers[list[str]] = Workers(self.loop, self._threads, self.limits.waiting)
+        side_by_side = 2 if getattr(Router.STATE_STORE, "is_remote", False) else 1
+        self._workers: Workers[list[str]] = Workers(
+            self.loop, self._threads, self.limits.waiting, side_by_side
+        )
         self._stop = stop
         start = self.loop.create_unix_server if _is_unix(listening) else self.loop.create_server
         # One at a turn of the loop, so that other processes get their share.

@@ -91,6 +91,8 @@ class RedisStorage(StateStorage):
         StorageUnavailable: Redis cannot be reached now.
     """
 
+    is_remote = True
+
     def __init__(
         self,
         url: str | None = None,

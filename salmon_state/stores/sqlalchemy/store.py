@@ -133,6 +133,7 @@ class SQLAlchemyStorage(StateStorage):
         self._url = engine.url.set(query={})  # which may hold passwords as well
         self._mask = Mask(secrets_of(engine.url))
         self._database = database_named(engine.dialect.name)
+        self.is_remote = self._database.remote
         keep = not isinstance(database, sa.Engine)
         self._pool = Pool(engine, self._database, size=pool_size, timeout=timeout, keep=keep)
         # Two stores share their locks if they share the table.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
+import pytest
+
+from salmon_state import open_storage
 from salmon_state.mail.receivers.workers import Workers
 from tests.mail.receivers.serving import HANG
+from tests.services import fresh_url
 
 
 def test_a_worker_takes_the_next_mail_itself() -> None:
@@ -51,3 +56,33 @@ def test_what_waits_at_the_end_is_not_begun() -> None:
 
     asyncio.run(main())
     assert handled == ["first"]
+
+
+def test_two_are_begun_where_one_waits_for_a_server_anyway() -> None:
+    """While the loop stands still, and so does not know that one of them waits."""
+
+    async def main() -> None:
+        workers = Workers[int](asyncio.get_running_loop(), 3, HANG, side_by_side=2)
+        both = threading.Barrier(3)
+        futures = [workers.submit(sender, lambda: both.wait(HANG)) for sender in ("a@x", "b@x")]
+        both.wait(HANG)
+        await asyncio.gather(*futures)
+        assert await workers.submit("c@x", lambda: 3) == 3
+        await workers.idle.wait()
+        workers.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "shelve", "sqlite"])
+def test_a_store_without_a_server(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    with open_storage(fresh_url(request, kind, tmp_path)) as store:
+        assert not store.is_remote
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb", "redis_server"])
+def test_a_store_with_a_server(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    with open_storage(fresh_url(request, kind, tmp_path)) as store:
+        assert store.is_remote
