@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from salmon.mail import MailRequest
 from salmon.routing import MemoryStorage as SalmonMemoryStorage
 from salmon.routing import Router
 
+from benchmarks import transactions
+from benchmarks.floors import Dict
 from benchmarks.handlers import eight, first, second, third
 from benchmarks.operations import IN_MEMORY
 from benchmarks.orm_store import ORMStorage
@@ -27,6 +30,7 @@ OUR_WAYS = {
     "attached": "salmon-state, attach",
     "once": "salmon-state, attach, once_within",
 }
+DRIVERS = ("the driver's transaction", "the driver's transaction, and a mark")
 DURABILITY = {"memory": "memory", "redis": "fsync each second"}
 WARM = 10
 FULL = 10_000
@@ -102,6 +106,10 @@ def ways(places: Places, name: str) -> Iterator[Way]:
         yield Way(name, "Salmon's MemoryStorage", FLOOR, "plain", salmon, _one_by_one(salmon))
     else:
         yield from _naive(places, name)
+    if name in ("sqlite", "postgresql"):
+        for marks, who in enumerate(DRIVERS):
+            driver = _Driver(transactions.at(places.url(name)), marks=bool(marks))
+            yield Way(name, who, FLOOR, "plain", driver, driver.fill)
     for how, who in OUR_WAYS.items():
         store = open_storage(places.url(name))
         yield Way(name, who, OURS, how, store, _written(store))
@@ -111,6 +119,30 @@ def _naive(places: Places, name: str) -> Iterator[Way]:
     if name in ("sqlite", "postgresql", "mariadb"):
         orm = ORMStorage(places.url(name))
         yield Way(name, "SQLAlchemy ORM, naive", PEER, "plain", orm, orm.fill)
+
+
+class _Driver:
+    """A transaction of the driver for each mail that changes a state; other questions cost nothing.
+
+    Args:
+        transaction: What does it.
+        marks: Whether each mail leaves a row by which it is known when it comes again.
+    """
+
+    def __init__(self, transaction: Any, *, marks: bool) -> None:
+        self._transaction, self._marks = transaction, marks
+        self._known = Dict()
+        self.get = self._known.get
+        self.close = transaction.close
+
+    def set(self, module: str, sender: str, state: str) -> None:
+        self._transaction.step(module, sender, state, os.urandom(32) if self._marks else b"")
+        self._known.set(module, sender, state)
+
+    def fill(self, pairs: Pairs) -> None:
+        self._transaction.fill(pairs)
+        for pair in pairs:
+            self._known.set(*pair)
 
 
 def _one_by_one(store: Any) -> Callable[[Pairs], None]:
