@@ -91,7 +91,8 @@ class Terminal:
     def end(self) -> None:
         """Kills the server that was left running."""
         for file in self.directory.glob("run/*.pid"):
-            with contextlib.suppress(ValueError, ProcessLookupError):
+            # It may be about to end by itself, and has just removed its file.
+            with contextlib.suppress(ValueError, FileNotFoundError, ProcessLookupError):
                 os.kill(int(file.read_text()), signal.SIGKILL)
 
     def _wait_for_server(self) -> None:
