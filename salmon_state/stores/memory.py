@@ -159,6 +159,7 @@ class MemoryStorage(StateStorage, Forkable):
     def __init__(self, *, protect: bool = False) -> None:
         super().__init__(protect=protect)
         self._writing = threading.RLock()
+        self._making = False  # the writes of a commit that has several
         self._tables = {kind: _Table(kind) for kind in Kind}
         _watch.add(self)
 
@@ -179,6 +180,9 @@ class MemoryStorage(StateStorage, Forkable):
     # ---------------------------------------------------------------- hooks
 
     def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        if self._making:  # who sees one of the writes sees the others from now on
+            with self._writing:
+                pass
         cells = self._tables[kind].senders.get(sender)
         cell = None if cells is None else cells.get(name)
         return None if cell is None else cell.value
@@ -224,7 +228,11 @@ class MemoryStorage(StateStorage, Forkable):
             for kind, sender, name, _, _, expect in writes:
                 if name is not EVERY and not holds(expect, self._tables[kind].find(sender, name)):
                     raise Overtaken
-            return [self._write(write) for write in writes]
+            self._making = True
+            try:
+                return [self._write(write) for write in writes]
+            finally:
+                self._making = False
 
     def _write(self, write: Write) -> int:
         kind, sender, name, value, at, _ = write
@@ -240,7 +248,8 @@ class MemoryStorage(StateStorage, Forkable):
             self._tables = {kind: _Table(kind) for kind in Kind}
 
     def _count(self, kind: Kind) -> int:
-        return self._tables[kind].live
+        with self._writing:
+            return self._tables[kind].live
 
     def _lock(self, sender: Sender, timeout: float) -> Lock:
         return Lock(self._threads.acquire(sender, timeout))
