@@ -86,7 +86,7 @@ class Backend:
 
         Args:
             sender: Whose.
-            wants: Pairs of a kind and a name, or of a kind and `EVERY`.
+            wants: A few pairs of a kind and a name, or of a kind and `EVERY`.
 
         Raises:
             StorageError: One of them is damaged.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from salmon_state.testing.faults import Fault, moved_away, no_space
+from salmon_state.testing.faults import Fault, moved_away, no_space, unmounted
 
 
 class InADirectory:
@@ -19,9 +19,9 @@ class InADirectory:
         place.mkdir()
         return place
 
-    @pytest.fixture
-    def take_away(self, place: Path) -> Fault:
-        return partial(moved_away, place)
+    @pytest.fixture(params=[moved_away, unmounted])
+    def take_away(self, place: Path, request: pytest.FixtureRequest) -> Fault:
+        return partial(request.param, place)
 
     @pytest.fixture
     def fail_writes(self) -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.entries import Kind
+from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
-from salmon_state.testing import inbox, mails, processes, tasks
+from salmon_state.testing import inbox, mails, processes, stopping, tasks
 from salmon_state.testing.conversation_model import ConversationModelTests
 from salmon_state.testing.endings import refused
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
@@ -101,6 +103,19 @@ class SharedConversationSuite(StoreSuite):
         assert peers[1].result() == [True]
         assert peers[0].call(mails.can_enter, [SENDER]) == [True]
 
+    def test_the_next_process_has_it_alone(
+        self, store: StateStorage, peers: Sequence[StoreProcess]
+    ) -> None:
+        """Whoever waited keeps out those who come when the first one has left."""
+        with store.conversation(SENDER):
+            peers[0].start(mails.enter, SENDER)
+            time.sleep(stopping.BLINK)  # it waits by now; or it does not, which is as right
+        peers[0].result()
+        alone = [peers[1].call(mails.can_enter, [SENDER]), mails.can_enter(store, [SENDER])]
+        assert alone == [[False]] * 2, "two are inside at the same time"
+        peers[0].call(mails.leave)
+        assert peers[1].call(mails.can_enter, [SENDER]) == [True]
+
     def test_stores_in_one_process_lock_each_other_out(
         self, open_store: OpenStore, peers: Sequence[StoreProcess]
     ) -> None:
@@ -109,6 +124,15 @@ class SharedConversationSuite(StoreSuite):
             assert mails.can_enter(two, [SENDER, OTHER]) == [False, True]
             two.close()
             assert peers[0].call(mails.can_enter, [SENDER, OTHER]) == [False, True]
+
+    def test_a_store_that_is_closed_inside(self, open_store: OpenStore) -> None:
+        """The lock is free when the conversation is left, though nothing could be committed."""
+        with open_store() as one, open_store() as two:
+            with refused(one, SENDER, StorageUnavailable):
+                one.set(MODULE, SENDER, "ONE")
+                one.close()
+            assert mails.can_enter(two, [SENDER], self.freed_within) == [True]
+            assert contents(two) == {}
 
     def test_a_process_waits_as_long_as_was_said(
         self, store: StateStorage, peers: Sequence[StoreProcess]
@@ -248,3 +272,10 @@ class SharedConversationSuite(StoreSuite):
         assert contents(store) == {(MODULE, SENDER): "PARENT", ("child", SENDER): "CHILD"}
         assert peers[1].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
         assert peers[0].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
+
+    def test_a_child_that_stays(self, peers: Sequence[StoreProcess]) -> None:
+        """A child that is forked inside keeps nobody out when its parent has left."""
+        peers[0].call(mails.leave_a_child, SENDER)
+        found = peers[1].call(mails.can_enter, [SENDER])
+        peers[0].call(mails.end_children)
+        assert found == [True], "the child has the lock"

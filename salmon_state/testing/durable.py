@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -104,16 +106,20 @@ class DurableSuite(StoreSuite):
         run_model(ReopeningMachine, open_store, self.reopening_runs, self.reopening_steps)
 
     def test_close_releases_files(self, open_store: OpenStore) -> None:
-        """Closing a store closes every file and socket, whoever may still have the object."""
-        counts, stores = [], []
+        """Closing a store closes its files and ends its threads, whoever still has the object."""
+        counts, threads, stores = [], [], []
         before = open_files()
-        for number in range(6):
-            with open_store() as store:
-                store.set(MODULE, f"{number}@x", "POSTING")
-                assert len(contents(store)) == number + 1
-            stores.append(store)
-            counts.append(len(open_files() - before))
-        assert counts[-1] <= counts[1]
+        with ThreadPoolExecutor(1) as another:  # a thread that goes on
+            for number in range(6):
+                with open_store() as store:
+                    store.set(MODULE, f"{number}@x", "POSTING")
+                    assert another.submit(store.get, MODULE, f"{number}@x").result() == "POSTING"
+                    assert len(contents(store)) == number + 1
+                stores.append(store)
+                counts.append(len(open_files() - before))
+                threads.append(threading.active_count())
+        assert counts[-1] <= counts[1], f"files and sockets that are open: {counts}"
+        assert threads[-1] <= threads[1], f"threads that run: {threads}"
 
     def test_sigkill_loses_no_acknowledged_set(self, open_store: OpenStore) -> None:
         """Processes die in mid-write: every set that returned is there, and the store goes on."""

@@ -137,6 +137,20 @@ class ExpectationTests(StoreSuite):
             assert {entry[:3]: entry for entry in everything(store, kind)} == expected
         assert [store.get(*key) for key in HOSTILE_KEYS] == ["START"] * len(HOSTILE_KEYS)
 
+    def test_no_kind_and_name_meet_others(self, store: StateStorage) -> None:
+        """Kind 1 with a name of "0x" is not kind 10 with a name of "x"."""
+        places = [(kind, SENDER, name) for kind in Kind for name in ("", "0", "00", "1", ":", "0:")]
+        values = [str(n) if p[0] is Kind.STATE else b"%d" % n for n, p in enumerate(places)]
+        entries = [Entry(*place, v, NOON) for place, v in zip(places, values, strict=True)]
+        write(store, (Write(*entry) for entry in entries))
+        assert [store._find(*place) for place in places] == values
+        gone = Entry(Kind.OUTGOING, SENDER, "0", b"", NOON)
+        assert store._commit([Write(*gone[:3], None)]) == [1]
+        for kind in Kind:
+            own = [entry for entry in entries if entry.kind is kind and entry[:3] != gone[:3]]
+            assert sorted(store._load(SENDER, [(kind, EVERY)])) == sorted(own), kind.name
+            assert sorted(everything(store, kind)) == sorted(own), kind.name
+
     def test_long_names_and_senders(self, store: StateStorage) -> None:
         """Five million characters, told apart by the last one, in a name as in a sender."""
         entries = [
@@ -159,11 +173,13 @@ class ExpectationTests(StoreSuite):
         mebibytes = self.largest // 2**20  # where a last chunk would be empty
         body = bytes(range(256)) * (mebibytes * 2**12 or self.largest // 256)
         store._commit([Write(Kind.BODY, SENDER, "one", body, NOON)])
-        assert store._find(Kind.BODY, SENDER, "one") == body
+        found = store._find(Kind.BODY, SENDER, "one")
+        assert (type(found), found == body) == (bytes, True)
         expect = Seen(at=NOON)
         store._commit([Write(Kind.BODY, SENDER, "one", body[::-1], NOON + 1, expect)])
         [entry] = store._load(SENDER, [(Kind.BODY, EVERY)])
-        assert (entry.value == body[::-1], entry.at) == (True, NOON + 1)
+        seen = type(entry.value), entry.value == body[::-1], entry.at
+        assert seen == (bytes, True, NOON + 1)
         if "largest" in self.limits:
             with pytest.raises(StorageError):
                 store._call(store._commit, [Write(Kind.BODY, SENDER, "two", bytes(LARGEST), NOON)])

@@ -22,7 +22,7 @@ from salmon_state.testing.keys import MODULE, OTHER, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
 
-__all__ = ["Fault", "FaultSuite", "moved_away", "no_space"]
+__all__ = ["Fault", "FaultSuite", "moved_away", "no_space", "unmounted"]
 
 Fault = Callable[[], AbstractContextManager[None]]
 """Makes a context in which something is wrong with the place of the store."""
@@ -58,13 +58,24 @@ def moved_away(place: Path) -> Iterator[None]:
     moved.rename(place)
 
 
+@contextmanager
+def unmounted(place: Path) -> Iterator[None]:
+    """Gives a block in which a directory is empty, as one is that a disk was mounted on.
+
+    It is another `take_away` of stores in a directory.
+    """
+    with moved_away(place):
+        place.mkdir()
+        yield
+
+
 class FaultSuite(StoreSuite):
     """A store whose place can be away, full or damaged; whoever writes the store says how.
 
     `open_store` opens it with short time limits, if it has some, because a test waits for them.
 
     Attributes:
-        late_for_writers: After how many seconds a writer is taken to wait for ever.
+        late_for_writers: After how many seconds whoever writes or reads is taken to wait for ever.
     """
 
     late_for_writers = 60.0
@@ -94,7 +105,7 @@ class FaultSuite(StoreSuite):
         """Every method says that the store is unavailable, and afterwards all is there again."""
         with take_away():
             for name, call in CALLS.items():
-                assert _raised_by(partial(call, filled)) == "StorageUnavailable", name
+                assert self._raised_by(partial(call, filled)) == "StorageUnavailable", name
             with pytest.raises(StorageUnavailable) as caught, filled.conversation(SENDER):
                 raise AssertionError("it was entered")
             assert caught.value.code == 451
@@ -114,7 +125,7 @@ class FaultSuite(StoreSuite):
     def test_a_write_that_fails(self, filled: StateStorage, fail_writes: Fault, name: str) -> None:
         """It says so, it has changed nothing, and when the fault is over it works."""
         with fail_writes():
-            error = _raised_by(lambda: CALLS[name](filled))
+            error = self._raised_by(partial(CALLS[name], filled))
         unchanged = contents(filled) == {(MODULE, SENDER): "POSTING", (MODULE, OTHER): "POSTING"}
         # A store may need no space to remove something; then it has done it.
         allowed = {"StorageUnavailable": True, **({} if name == "set" else {"nothing": False})}
@@ -144,29 +155,32 @@ class FaultSuite(StoreSuite):
             "conversation": lambda: filled.conversation(SENDER).__enter__(),
         }
         for name, call in calls.items():
-            assert _raised_by(call) == "StorageError", name
+            assert self._raised_by(call) == "StorageError", name
         assert filled.get(MODULE, OTHER) == "POSTING"
         assert list(filled.check()), "check() finds nothing wrong"
 
     def test_a_writer_that_stands_still(self, open_store: OpenStore, filled: StateStorage) -> None:
         """Whoever writes meanwhile does it, or is told that it cannot, and is not waiting still."""
-        done: list[str] = []
         with processes.store_processes(open_store, 1) as (other,):
             other.start(tasks.commit_and_stop, SENDER)
             other.wait_until_stopped()
-            thread = threading.Thread(
-                target=lambda: done.append(_raised_by(lambda: filled.set("mine", SENDER, "NEW"))),
-                daemon=True,
-            )
-            thread.start()
-            thread.join(self.late_for_writers)
-            other.go_on()
-            assert done, f"set() still waits after {self.late_for_writers:g} s"
-            assert done[0] in ("nothing", "StorageUnavailable")
+            try:
+                error = self._raised_by(lambda: filled.set("mine", SENDER, "NEW"))
+            finally:
+                other.go_on()
+            assert error in ("nothing", "StorageUnavailable")
             other.result()
-        mine = "NEW" if done == ["nothing"] else "START"
+        mine = "NEW" if error == "nothing" else "START"
         states = [filled.get(module, SENDER) for module in ("one", "two", "mine")]
         assert states == ["ONE", "ONE", mine], "two writers were not kept apart"
+
+    def _raised_by(self, call: Callable[[], object]) -> str:
+        raised: list[str] = []
+        thread = threading.Thread(target=lambda: raised.append(_name_of_error(call)), daemon=True)
+        thread.start()
+        thread.join(self.late_for_writers)
+        assert raised, f"it still waits after {self.late_for_writers:g} s"
+        return raised[0]
 
 
 def _missing(suite: FaultSuite, name: str) -> NoReturn:
@@ -178,7 +192,7 @@ def _missing(suite: FaultSuite, name: str) -> NoReturn:
     )
 
 
-def _raised_by(call: Callable[[], object]) -> str:
+def _name_of_error(call: Callable[[], object]) -> str:
     try:
         call()
     except StorageUnavailable:

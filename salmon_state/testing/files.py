@@ -28,8 +28,8 @@ class FileSuite(StoreSuite):
 
     @pytest.fixture
     def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """Makes a fresh directory the working directory."""
-        here = tmp_path / "here"
+        """Makes a fresh directory the working directory, of a name that means more in a URL."""
+        here = tmp_path / "here #1? 50%41"
         here.mkdir()
         monkeypatch.chdir(here)
         return here
@@ -54,18 +54,30 @@ class FileSuite(StoreSuite):
             if path.is_file() and _all_may_enter(path.parent, here):
                 assert not mode & 0o007, f"{path.name} is open to every user: {mode:o}"
 
+    def test_two_places_are_two_stores(
+        self, open_at: Callable[[str], StateStorage], here: Path
+    ) -> None:
+        """Neither a state nor a lock of one is the other's, though they are in one directory."""
+        with open_at("one") as one, open_at("two") as two:
+            with one.conversation(SENDER), two.conversation(SENDER, timeout=0):
+                one.set(MODULE, SENDER, "ONE")
+            assert (one.get(MODULE, SENDER), two.get(MODULE, SENDER)) == ("ONE", "START")
+
     def test_the_working_directory_may_change(
         self, open_at: Callable[[str], StateStorage], here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A relative path is that of the moment at which the store was made."""
         elsewhere = here.with_name("elsewhere")
         elsewhere.mkdir()
+        before = set(here.parent.iterdir())
         with open_at("states") as store:
             monkeypatch.chdir(elsewhere)
             with store.conversation(SENDER):
                 store.set(MODULE, SENDER, "ONE")
             assert list(elsewhere.iterdir()) == [], "it followed the working directory"
-        with open_at(str(here / "states")) as store:
+        monkeypatch.chdir(here)
+        assert set(here.parent.iterdir()) == before, "it wrote beside its directory"
+        with open_at("states") as store:
             assert store.get(MODULE, SENDER) == "ONE"
 
 

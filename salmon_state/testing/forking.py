@@ -6,14 +6,15 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.stopping import StoppingCall, spread
 
-__all__ = ["fork_while_opening"]
+__all__ = ["fork_while_opening", "fork_while_writing"]
 
 
 def fork_while_opening(
@@ -24,13 +25,37 @@ def fork_while_opening(
     That is 0, or -14 for a child that was still not done after so many seconds, and then no
     further one is tried.
     """
-    opening = partial(_open_and_use, open_store)
-    whole = StoppingCall(opening, sys.maxsize)
+    stops = _stops(partial(_open_and_use, open_store), None, forks)
+    return _fork_at(stops, store, open_store, seconds)
+
+
+def fork_while_writing(
+    store: StateStorage, open_store: Callable[[], StateStorage], forks: int, seconds: int
+) -> list[int]:
+    """The same while another thread writes to the store that its child goes on with."""
+    writing = partial(store.set, MODULE, SENDER, "WRITTEN")
+    between_lines = _stops(writing, type(store), forks - forks // 2)
+    anywhere = _stops(writing, None, forks // 2)
+    return _fork_at(chain(between_lines, anywhere), store, open_store, seconds)
+
+
+def _stops(call: Callable[[], object], own: type | None, count: int) -> Iterator[StoppingCall]:
+    whole = StoppingCall(call, sys.maxsize, own)
     whole.run_beside(lambda: None)
+    for moment in spread(whole.events, count):
+        yield StoppingCall(call, moment, own)
+
+
+def _fork_at(
+    stops: Iterable[StoppingCall],
+    store: StateStorage,
+    open_store: Callable[[], StateStorage],
+    seconds: int,
+) -> list[int]:
     ended = []
-    for number, moment in enumerate(spread(whole.events, forks)):
-        child = partial(_in_child, store, open_store, f"child{number}@x", seconds)
-        ended.append(StoppingCall(opening, moment).run_beside(child)[1])
+    for number, stop in enumerate(stops):
+        child = partial(_in_child, store, open_store, number, seconds)
+        ended.append(stop.run_beside(child)[1])
         store.set(MODULE, f"parent{number}@x", "PARENT")
         if ended[-1] != 0:  # the next one would be stuck as long
             break
@@ -43,7 +68,7 @@ def _open_and_use(open_store: Callable[[], StateStorage]) -> None:
 
 
 def _in_child(
-    store: StateStorage, open_store: Callable[[], StateStorage], sender: str, seconds: int
+    store: StateStorage, open_store: Callable[[], StateStorage], number: int, seconds: int
 ) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are threads is what is tested
@@ -53,9 +78,12 @@ def _in_child(
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(seconds)
-            store.set(MODULE, sender, "CHILD")
+            if number % 2:
+                store.close()  # which is the parent's to use
+            with open_store() if number % 2 else store as own:
+                own.set(MODULE, f"child{number}@x", "CHILD")
             with open_store() as own:
-                status = 0 if own.get(MODULE, sender) == "CHILD" else 2
+                status = 0 if own.get(MODULE, f"child{number}@x") == "CHILD" else 2
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

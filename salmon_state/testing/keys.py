@@ -28,6 +28,7 @@ _SENDERS: tuple[Sender, ...] = (
     *("%00", "&#233;@x", "=E9@x", "é@x".encode().decode("latin-1")),
     # Lone surrogates come out of plain SMTP; two of them are not the emoji that they spell.
     *("\udcff@x", "\udcfe@x", "\ud83e@x", "\udee8@x", "\ud83e\udee8@x", "\U0001fae8@x"),
+    "\udcc3\udca9@x",  # of which `surrogateescape` makes the bytes of an é
     # Newer than some Python's tables, or in nobody's yet: repr() shows them differently.
     *("\U0001faea@x", "\U0001fae9@x", "\ua7dc@x", "\u0378@x", "\u0379@x", "\U000e0fff@x"),
     *("\U0001f600@x", "\U0001f601@x", "\ufffd@x", "\uffff@x", "\U0010ffff@x", "?@x", "??@x"),
@@ -45,6 +46,7 @@ _MODULES = (
     *("*", "%", "EVERY", "_Mark.EVERY"),  # what may stand for every name
     *("it's", 'a "module"', "a'b\"c", "mod[0]", "mod]", "mod\\", "mod\n", "é.handlers"),
     *("e\u0301.handlers", "모듈", "\udcff.handlers", "\U0001faea.handlers", "m" * 3071, "m" * 3072),
+    "\udcc3\udca9.handlers",
 )
 
 # Equal as soon as a store joins module and sender by something.

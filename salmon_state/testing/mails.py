@@ -182,6 +182,30 @@ def fork_inside(store: StateStorage, sender: str) -> tuple[str, int]:
     return text, os.waitstatus_to_exitcode(status)
 
 
+def leave_a_child(store: StateStorage, sender: str) -> None:
+    """Forks in a conversation, and leaves it; the child stays until `end_children`."""
+    reading, writing = os.pipe()
+    with store.conversation(sender, timeout=PATIENCE):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until nobody has the other end, as its parent's death also does
+            os._exit(0)
+    os.close(reading)
+    _CHILDREN.append((child, writing))
+
+
+def end_children(_: StateStorage) -> None:
+    """Ends the children that were left, and waits for that."""
+    while _CHILDREN:
+        child, writing = _CHILDREN.pop()
+        os.close(writing)
+        os.waitpid(child, 0)
+
+
+_CHILDREN: list[tuple[int, int]] = []
+
+
 class _EndOfChild(Exception):
     """Takes a child out of its parent's conversation."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from salmon_state.entries import Entry, Kind, Seen, Where, Write
+from salmon_state.entries import ABSENT, Entry, Kind, Seen, Where, Write
 from salmon_state.errors import Overtaken
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER
@@ -44,12 +44,13 @@ class PageTests(StoreSuite):
         """Those that have waited for longest first, over many pages."""
         times = [NOON + (number * 7919) % 2500 for number in range(2500)]
         writes = [
-            Write(Kind.OUTGOING, f"{number % 50}@x", f"{number}", b"value", at)
+            Write(Kind.OUTGOING, f"{number % 50}@x", f"{number}", b"%d" % (at % 2), at)
             for number, at in enumerate(times)
         ]
         write(store, writes)
-        found = everything(store, Kind.OUTGOING, Where(before=NOON + 2000))
-        assert [entry.at for entry in found] == [NOON + number for number in range(2000)]
+        for value, some in ((None, 1), (b"0", 2)):
+            found = everything(store, Kind.OUTGOING, Where(value=value, before=NOON + 2000))
+            assert [entry.at for entry in found] == [*range(NOON, NOON + 2000, some)], value
         assert len(everything(store, Kind.OUTGOING)) == 2500
 
     def test_many_with_the_same_time(self, store: StateStorage) -> None:
@@ -57,6 +58,16 @@ class PageTests(StoreSuite):
         write(store, [w for n in range(50) for w in outgoing(f"{n}@x", 50)])
         found = everything(store, Kind.OUTGOING, Where(before=NOON + 1))
         assert len(found) == 2500
+
+    @pytest.mark.parametrize("where", [Where(), Where(before=NOON + 1)], ids=["key", "time"])
+    def test_null_senders_fill_pages(self, store: StateStorage, where: Where) -> None:
+        """``None`` and an empty text are two, also where a page ends between them."""
+        pairs = [(sender, f"{number:03}") for number in range(510) for sender in (None, "")]
+        # One more, and no page of any size ends between two pairs in both kinds.
+        for kind, places in ((Kind.OUTGOING, pairs), (Kind.BODY, [(None, ""), *pairs])):
+            write(store, [Write(kind, sender, name, b"", NOON) for sender, name in places])
+            found = {(entry.sender, entry.name) for entry in everything(store, kind, where)}
+            assert found == set(places)
 
     @pytest.mark.parametrize("where", [Where(), Where(before=NOON + 1)], ids=["key", "time"])
     @pytest.mark.parametrize("first", [0, -1], ids=["all", "last"])
@@ -77,7 +88,8 @@ class PageTests(StoreSuite):
     def test_a_sweep_of_other_kinds(self, store: StateStorage) -> None:
         """What expires is removed, in all pages, and only that."""
         write(store, [w for n in range(50) for w in outgoing(f"{n}@x", 50, at=NOON + n)])
-        store._commit([Write(Kind.BODY, SENDER, "body", b"", NOON)])
+        beside = [Entry(Kind.BODY, f"{n}@x", name, b"", NOON) for n in (0, 41, 49) for name in "12"]
+        write(store, (Write(*entry) for entry in beside))
         assert store._sweep(Kind.OUTGOING, Where(before=NOON + 40), None) == 2000
         assert {entry.at for entry in everything(store, Kind.OUTGOING)} == set(
             range(NOON + 40, NOON + 50)
@@ -86,7 +98,9 @@ class PageTests(StoreSuite):
         changed = [e for e in everything(store, Kind.OUTGOING) if e.value == b"changed"]
         assert {(e.name, e.at) for e in changed} == {("1", NOON + n) for n in range(40, 50)}
         assert store._sweep(Kind.OUTGOING, Where(sender="41@x", name="2"), None) == 1
-        assert store._count(Kind.BODY) == 1
+        assert store._sweep(Kind.OUTGOING, Where(value=b"changed"), None) == 10
+        assert store._count(Kind.OUTGOING) == 500 - 11
+        assert sorted(everything(store, Kind.BODY)) == beside
 
     def test_claims(self, store: StateStorage) -> None:
         """Those due longest first, each once, and again when the claim has ended."""
@@ -107,6 +121,25 @@ class PageTests(StoreSuite):
         assert len(again) == 10 + 90
         with pytest.raises(Overtaken):  # the first taker was too slow
             store._commit([Write(*first[55][:3], None, None, Seen(at=NOON + 1000))])
+
+    def test_a_claim_goes_by_the_last_time(self, store: StateStorage) -> None:
+        """What was put off is not due, what was hurried is; and what was removed is gone."""
+        store._clock = lambda: NOON
+        mails = outgoing(SENDER, 5, at=NOON - 1) + outgoing(OTHER, 1, at=NOON + 1)
+        bodies = [Entry(Kind.BODY, *mail[1:4], NOON) for mail in mails]  # type: ignore[arg-type]
+        write(store, [*mails, *(Write(*body) for body in bodies)])
+        later, sooner, gone = Seen(at=NOON - 1), Seen(at=NOON + 1), Seen(at=NOON - 1)
+        store._commit([Write(Kind.OUTGOING, SENDER, "1", b"value", NOON + 1, later)])
+        store._commit([Write(Kind.OUTGOING, OTHER, "0", b"value", NOON - 2, sooner)])
+        store._commit([Write(Kind.OUTGOING, SENDER, "2", None, None, gone)])
+        store._commit([Write(Kind.OUTGOING, SENDER, "3", None, None, gone)])
+        store._commit([Write(Kind.OUTGOING, SENDER, "3", b"anew", NOON + 1, ABSENT)])
+        claimed = [(e.sender, e.name) for e in store._claim(Kind.OUTGOING, NOON + 9, 9)]
+        assert (claimed[0], sorted(claimed[1:])) == ((OTHER, "0"), [(SENDER, "0"), (SENDER, "4")])
+        store._clock = lambda: NOON + 1
+        claimed = [(e.sender, e.name) for e in store._claim(Kind.OUTGOING, NOON + 9, 9)]
+        assert sorted(claimed) == [(SENDER, "1"), (SENDER, "3")]
+        assert sorted(everything(store, Kind.BODY)) == sorted(bodies)
 
     def test_a_check_of_what_is_whole(self, store: StateStorage) -> None:
         """Nothing is found wrong, in whatever was written."""

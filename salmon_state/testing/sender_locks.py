@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -12,10 +13,12 @@ import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 from salmon.server import SMTPError
 
+from salmon_state.entries import EVERY, Entry, Kind, Write
 from salmon_state.errors import ConversationBusy
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
-from salmon_state.testing.endings import elsewhere
+from salmon_state.testing import stopping
+from salmon_state.testing.endings import elsewhere, refused
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER, SHORT_DIGESTS
 from salmon_state.testing.mails import (
     RING,
@@ -25,7 +28,7 @@ from salmon_state.testing.mails import (
     walk,
 )
 from salmon_state.testing.processes import PATIENCE
-from salmon_state.testing.suite import StoreSuite, contents
+from salmon_state.testing.suite import StoreSuite, contents, write
 from salmon_state.testing.threads import ending, run_together
 
 __all__ = ["LockTests", "check_ring"]
@@ -47,12 +50,14 @@ class LockTests(StoreSuite):
         crowd: How many senders are in conversations at the same time; no more than the store has
             connections, if it has some.
         late_after: After how many seconds somebody who waited a moment is taken to wait for ever.
+        tries: How often it is looked whether somebody who does not wait is told first.
     """
 
     walkers = 4
     walker_steps = 50
     crowd = 5
     late_after = 60.0
+    tries = 5
 
     @pytest.mark.parametrize("timeout", [0, 0.05])
     def test_busy(self, store: StateStorage, timeout: float) -> None:
@@ -83,6 +88,42 @@ class LockTests(StoreSuite):
             thread.join(self.late_after)
             assert waited, f"nobody was told within {self.late_after:g} s that 0.3 s are over"
             assert waited[0] > 0.25, f"somebody who may wait for 0.3 s was told after {waited[0]} s"
+
+    def test_0_seconds_are_no_wait(self, store: StateStorage) -> None:
+        """Whoever does not wait is told before somebody who came earlier and waits."""
+        told_first = False
+        for _ in range(self.tries):  # this thread may be the one that stands still for a moment
+            begun, told = threading.Event(), threading.Event()
+            wait = partial(_wait_and_tell, store, begun, told)
+            with held_by_another_thread(store, SENDER):
+                threading.Thread(target=wait, daemon=True).start()
+                begun.wait(PATIENCE)
+                assert can_enter(store, [SENDER], 0) == [False]
+                told_first = not told.is_set()
+            told.wait(PATIENCE)
+            if told_first:
+                break
+        assert told_first, "whoever may wait for 0 s was told after somebody who waited for 1.5 s"
+
+    def test_the_next_one_has_it_alone(self, store: StateStorage) -> None:
+        """Whoever waited keeps out those who come when the first one has left."""
+        entered, leave = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            with store.conversation(SENDER, timeout=PATIENCE):
+                entered.set()
+                leave.wait(PATIENCE)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        with store.conversation(SENDER):
+            thread.start()
+            time.sleep(stopping.BLINK)  # it waits by now; or it does not, which is as right
+        try:
+            assert entered.wait(PATIENCE), "nobody enters when the first one has left"
+            assert can_enter(store, [SENDER]) == [False], "two are inside at the same time"
+        finally:
+            leave.set()
+            thread.join(PATIENCE)
 
     def test_waiting_wins(self, store: StateStorage) -> None:
         """Whoever waits enters when the other one has left, and reads what it committed."""
@@ -126,6 +167,22 @@ class LockTests(StoreSuite):
         except SMTPError:
             pass
         assert elsewhere(can_enter, store, [SENDER]) == [True]
+
+    def test_a_lease_that_somebody_took_over(self, store: StateStorage) -> None:
+        """If the lock is an entry, whoever has lost it cannot commit, and leaves it as it is."""
+        lease: list[Entry] = []
+
+        def take_over() -> None:
+            lease.extend(entry._replace(value=b"others") for entry in _leases(store))
+            write(store, [Write(*entry) for entry in lease])
+
+        with store.conversation(SENDER):
+            is_entry = bool(_leases(store))
+        with refused(store, SENDER) if is_entry else store.conversation(SENDER):
+            store.set(MODULE, SENDER, "ONE")
+            elsewhere(take_over)
+        assert _leases(store) == lease
+        assert store.get(MODULE, SENDER) == (ROUTE_FIRST_STATE if is_entry else "ONE")
 
     def test_senders_do_not_wait_for_each_other(self, store: StateStorage) -> None:
         """All are inside at the same time, hostile names included."""
@@ -173,6 +230,16 @@ class LockTests(StoreSuite):
             False,
         ]
         assert contents(store) == {(MODULE, "a@x"): "ONE", (MODULE, "b@x"): "ONE"}
+
+
+def _leases(store: StateStorage) -> list[Entry]:
+    return store._load(SENDER, [(Kind.LEASE, EVERY)])
+
+
+def _wait_and_tell(store: StateStorage, begun: threading.Event, told: threading.Event) -> None:
+    begun.set()
+    can_enter(store, [SENDER], 1.5)
+    told.set()
 
 
 def _meet(store: StateStorage, sender: Sender, meeting: threading.Barrier) -> None:

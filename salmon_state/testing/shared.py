@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.testing import tasks
-from salmon_state.testing.forking import fork_while_opening
+from salmon_state.testing.forking import fork_while_opening, fork_while_writing
 from salmon_state.testing.histories import explain, read_all, record_history
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
-from salmon_state.testing.moments import MEETINGS, meet_at_each_moment
+from salmon_state.testing.meetings import MEETINGS
+from salmon_state.testing.moments import meet_at_each_moment
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents
 
@@ -59,7 +60,18 @@ class SharedSuite(StoreSuite):
         self, open_store: OpenStore, others: Sequence[StoreProcess]
     ) -> None:
         """Each child can use the store and open it anew, and its parent goes on."""
-        ended = others[0].call(fork_while_opening, open_store, self.forks, self.fork_seconds)
+        self._check_forks(fork_while_opening, open_store, others[0])
+
+    def test_forks_while_another_thread_writes(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """The same, wherever in the store that thread is, and whatever it holds."""
+        self._check_forks(fork_while_writing, open_store, others[0])
+
+    def _check_forks(
+        self, fork: Callable[..., list[int]], open_store: OpenStore, other: StoreProcess
+    ) -> None:
+        ended = other.call(fork, open_store, self.forks, self.fork_seconds)
         assert ended == [0] * self.forks, f"children ended with {ended}; -14 is a child that hung"
         with open_store() as store:
             for number in range(self.forks):

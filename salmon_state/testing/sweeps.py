@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -187,6 +188,24 @@ class SweepTests(StoreSuite):
         assert {key[1] for key in found if found[key] == "NEW"} == {f"{n}@x" for n in range(count)}
         store.clear()
         assert (contents(store), len(store)) == ({}, 0)
+
+    def test_what_was_read_is_read_again(self, store: StateStorage) -> None:
+        """Whoever has read a state reads the new one, by whichever method it was changed."""
+        steps: tuple[tuple[Callable[[], object], str], ...] = (
+            (lambda: store.set(MODULE, SENDER, "ONE"), "ONE"),
+            (lambda: store.compare_and_set(MODULE, SENDER, "ONE", "TWO"), "TWO"),
+            (lambda: store.set_all(SENDER, "THREE"), "THREE"),
+            (lambda: store.rename(MODULE, "THREE", "FOUR"), "FOUR"),
+            (lambda: store.purge(older_than=timedelta(0)), ROUTE_FIRST_STATE),
+            (lambda: fill(store, [(MODULE, SENDER, "FIVE")]), "FIVE"),
+            (store.clear, ROUTE_FIRST_STATE),
+        )
+        for minute, (change, state) in enumerate(steps):
+            set_clock(store, NOON + minute)
+            change()
+            with store.conversation(SENDER):
+                assert store.get(MODULE, SENDER) == state
+            assert store.get(MODULE, SENDER) == state
 
     def test_clear(self, store: StateStorage) -> None:
         """It removes everything, and the store goes on."""

@@ -15,7 +15,8 @@ import pytest
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
-from salmon_state.testing.moments import MEETINGS, meet_at_each_moment
+from salmon_state.testing.meetings import MEETINGS
+from salmon_state.testing.moments import meet_at_each_moment
 from salmon_state.testing.processes import PATIENCE
 from salmon_state.testing.suite import StoreSuite, contents, fill, open_files
 from salmon_state.testing.tasks import win

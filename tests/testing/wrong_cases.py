@@ -173,6 +173,8 @@ ON_DISK: tuple[Expected, ...] = (
     (records.LoadsEverything, ContractSuite, "test_many_records"),
     (durable.ForgetsOnReopen, DurableSuite, "test_every_change_is_found_after_reopening"),
     (durable.ForgetsOnReopen, DurableSuite, "test_the_model_with_reopening"),
+    (durable.ClosesForOneThread, DurableSuite, "test_close_releases_files"),
+    (durable.LeavesAThread, DurableSuite, "test_close_releases_files"),
     (durable.WritesWhenClosed, DurableSuite, "test_sigkill_loses_no_acknowledged_set"),
     (durable.TearsWhenKilled, DurableSuite, "test_sigkill_loses_no_acknowledged_set"),
     (durable.WritesAfterClose, DurableSuite, "test_closed_store_changes_nothing"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from salmon_state import MemoryStorage, current_conversation
-from salmon_state.backend import Lock, UnitOfWork
+from salmon_state.backend import Backend, Lock, UnitOfWork
 from salmon_state.entries import CHECK, EVERY, Entry, Kind, Want, Write, in_order
-from salmon_state.errors import Overtaken
+from salmon_state.errors import Overtaken, busy
 from salmon_state.keys import Sender
 from tests.testing.wrong_stores import blindly
 
@@ -251,3 +252,36 @@ class ConfusesCase(MemoryStorage):
 
     def _load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
         return super()._load(sender and sender.lower(), wants)
+
+
+class TakesZeroForUnset(MemoryStorage):
+    """``timeout or …``."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return super()._lock(sender, timeout or 3.0)
+
+
+class ForgetsLocksInUse(MemoryStorage):
+    """Throws the lock away that is given back, and with it all who wait for it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.locks: dict[Sender, threading.Lock] = {}
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        lock = self.locks.setdefault(sender, threading.Lock())
+        if not lock.acquire(timeout=min(timeout, 1e6)):
+            raise busy(timeout)
+
+        def release() -> None:
+            self.locks.pop(sender, None)
+            lock.release()
+
+        return Lock(release)
+
+
+class ForgetsTheProof(MemoryStorage):
+    """Wraps the lease that it gets, to count how many there are."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return Lock(Backend._lock(self, sender, timeout).release)

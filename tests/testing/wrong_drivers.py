@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from salmon_state.backend import Lock
 from salmon_state.entries import CHECK, Entry, Write
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
+from salmon_state.stores.locks import FileLocks
 from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     EntrySuite,
+    FileSuite,
     SharedConversationSuite,
 )
 from tests.testing.right_stores import TableStorage
@@ -118,6 +122,24 @@ class LosesLocksOnClose(LocksOfTheProcess):
 
 _taken: dict[tuple[str, Sender], object] = {}
 
+
+class OneLockFileInADirectory(LockedTable):
+    """Has its locks in a file of a name that is always the same."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._locks = FileLocks(Path(self.path).with_name("locks"))
+
+
+class WritesItsPathIntoAURL(TableStorage):
+    """Has a path in which some characters mean something else."""
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{self.path}?mode=rwc", uri=True, timeout=self.timeout, isolation_level=None
+        )
+
+
 _ALONE = "test_stores_in_one_process_lock_each_other_out"
 
 ON_DISK = (
@@ -129,4 +151,6 @@ ON_DISK = (
     (LeavesThreads, ConversationSuite, "test_conversations_leave_nothing_behind"),
     (LocksOfTheProcess, SharedConversationSuite, _ALONE),
     (LosesLocksOnClose, SharedConversationSuite, _ALONE),
+    (OneLockFileInADirectory, FileSuite, "test_two_places_are_two_stores"),
+    (WritesItsPathIntoAURL, FileSuite, "test_the_working_directory_may_change"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -210,3 +211,27 @@ class TearsWhenKilled(TableStorage):
         super()._commit((write._replace(value=None),))
         time.sleep(0.005)
         return super()._commit((write,))[0]
+
+
+class LeavesAThread(TableStorage):
+    """Has a thread that looks after it now and then, and does not end it."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+class ClosesForOneThread(TableStorage):
+    """Has a file open for each thread, and closes that of the one that closes it."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self.own = threading.local()
+
+    def _connect(self) -> sqlite3.Connection:
+        if not hasattr(self.own, "descriptor"):
+            self.own.descriptor = os.open(self.path, os.O_RDONLY)
+        return super()._connect()
+
+    def _close(self) -> None:
+        os.close(self.own.descriptor)

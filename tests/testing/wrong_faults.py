@@ -50,17 +50,36 @@ class AwayIsEmpty(TableStorage):
         return []
 
 
-class MakesItAnew(TableStorage):
-    """Makes its directory and its table whenever they are missing."""
+class MakesItsTableAnew(TableStorage):
+    """Makes its table wherever there is none."""
 
     def _connect(self) -> sqlite3.Connection:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
         connection = super()._connect()
         connection.execute(
             "CREATE TABLE IF NOT EXISTS entries"
             " (kind, sender, name, value, at, PRIMARY KEY (kind, sender, name))"
         )
         return connection
+
+
+class MakesItAnew(MakesItsTableAnew):
+    """Makes its directory and its table whenever they are missing."""
+
+    def _connect(self) -> sqlite3.Connection:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        return super()._connect()
+
+
+class TriesForEver(TableStorage):
+    """Takes whatever SQLite says for a lock that somebody else has."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        while True:
+            try:
+                return super()._commit(writes)
+            except sqlite3.OperationalError:
+                time.sleep(0.05)
 
 
 class DamagedIsMissing(TableStorage):
@@ -202,6 +221,8 @@ ON_DISK = (
     (BlamesTheOperator, FaultSuite, "test_away_at_the_commit"),
     (AwayIsEmpty, FaultSuite, "test_what_is_away_is_not_empty"),
     (MakesItAnew, FaultSuite, "test_what_is_away_is_not_empty"),
+    (MakesItsTableAnew, FaultSuite, "test_what_is_away_is_not_empty[unmounted]"),
+    (TriesForEver, FaultSuite, "test_a_write_that_fails[set]"),
     (SwallowsWriteErrors, FaultSuite, "test_away_at_the_commit"),
     (SwallowsWriteErrors, FaultSuite, "test_a_write_that_fails[set]"),
     (SwallowsWriteErrors, FaultSuite, "test_a_commit_that_fails"),

@@ -299,6 +299,7 @@ ON_DISK = (
     (HashSlots, SharedConversationSuite, "test_processes_with_other_senders_do_not_wait"),
     (LapsesSilently, SharedConversationSuite, "test_a_lock_that_lapsed_is_noticed"),
     (ForgetsForks, SharedSuite, "test_forks_while_another_thread_opens"),
+    (ForgetsForks, SharedSuite, "test_forks_while_another_thread_writes"),
     (OpensOneAtATime, SharedSuite, "test_forks_while_another_thread_opens"),
     (FollowsTheDirectory, FileSuite, "test_the_working_directory_may_change"),
     (IsForEverybody, FileSuite, "test_nobody_else_reads_its_files"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,42 @@ class KnowsItsOwn(LockedTable):
             lock.release()
 
         return Lock(give_back)
+
+
+class ChildrenKeepTheLock(TableStorage):
+    """Locks a file, and closes it; but a forked child has it open as well."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        path = f"{self.path}.{zlib.crc32(ascii(sender).encode())}"
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        deadline = time.monotonic() + timeout
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return Lock(partial(self.give_back, descriptor, path))
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise busy(timeout)
+            time.sleep(0.002)
+
+    def give_back(self, descriptor: int, path: str) -> None:
+        os.close(descriptor)
+
+
+class RemovesTheLockedFile(ChildrenKeepTheLock):
+    """Removes the file, which whoever waits has open."""
+
+    def give_back(self, descriptor: int, path: str) -> None:
+        os.unlink(path)
+        super().give_back(descriptor, path)
+
+
+class KeepsLocksWhenClosed(LockedTable):
+    """Does nothing any more when it is closed."""
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        lock = super()._lock(sender, timeout)
+        return Lock(lambda: None if self._closed else lock.release())
+
+    def _close(self) -> None:
+        pass

@@ -13,6 +13,7 @@ from salmon_state.testing import OpenStore, StoreSuite, stopping
 from tests.testing import (
     wrong_cases,
     wrong_conversation_cases,
+    wrong_corners,
     wrong_details,
     wrong_faults,
     wrong_limits,
@@ -22,7 +23,7 @@ from tests.testing.right_stores import TablePlace
 
 Expected = tuple[type[StateStorage], type[StoreSuite], str]
 
-_THEMES = wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details
+_THEMES = wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details, wrong_corners
 IN_MEMORY: tuple[Expected, ...] = (
     *wrong_cases.IN_MEMORY,
     *(case for theme in _THEMES for case in theme.IN_MEMORY),
@@ -42,6 +43,7 @@ _NUMBERS = {
     **dict.fromkeys(("late_after", "late_for_writers"), 1.5),
     "freed_within": 0.5,
     "fork_seconds": 1,
+    "tries": 1,
     "forks": 12,
     "commit_size": 5,
 }
