@@ -27,7 +27,7 @@ PACKAGES = (
 DURABILITY = {
     "memory": "none: it ends with the process",
     "shelve": "SQLite file, WAL, synchronous=FULL: every commit is fsynced",
-    "sqlite": "WAL, synchronous=FULL: every commit is fsynced",
+    "sqlite": "WAL: every commit is fsynced, by ourselves",
     "postgresql": "fsync=on, synchronous_commit=on: every commit is fsynced; shared_buffers=512MB",
     "mariadb": "innodb_flush_log_at_trx_commit=1: every commit is fsynced; buffer pool 512 MB",
     "redis": "appendonly=yes, appendfsync=everysec: fsynced once a second",

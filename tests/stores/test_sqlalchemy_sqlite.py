@@ -58,16 +58,6 @@ def test_files_that_come_back_after_all_were_closed(path: Path) -> None:
             assert {mode(file) for file in path.parent.iterdir()} == {0o600}
 
 
-def test_wal_and_full_are_really_on(path: Path) -> None:
-    with SQLAlchemyStorage(f"sqlite:///{path}") as store:
-
-        def ask(driver: Any, pragma: str) -> Any:
-            return driver.execute(f"PRAGMA {pragma}").fetchone()[0]
-
-        assert store._pool.run(ask, "journal_mode") == "wal"
-        assert store._pool.run(ask, "synchronous") == 2  # FULL
-
-
 def test_a_mail_that_changes_one_state_says_two_statements(path: Path) -> None:
     """What it read beside is asked for in the one that writes: it needs no transaction."""
     said: list[str] = []

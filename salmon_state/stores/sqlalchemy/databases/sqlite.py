@@ -130,14 +130,17 @@ class SQLite(Database):
             cursor = connection.cursor()
             # WAL: readers and the writer do not wait for each other. FULL: every commit reaches
             # the disk before it returns (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-                cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+            mode = cursor.execute("PRAGMA journal_mode").fetchone()
+            if mode != ("wal",):
+                mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.close()
+            if mode == ("wal",):  # as everywhere but on some network's disks
+                connection.sync_by_hand()
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            if CANNOT_OPEN in str(error):
+            if isinstance(error, OSError) or CANNOT_OPEN in str(error):
                 raise _explained(path) from error
             raise
         return connection

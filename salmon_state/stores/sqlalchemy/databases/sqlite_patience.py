@@ -1,4 +1,4 @@
-"""A SQLite connection that gets its turn, and that notices when its file is gone.
+"""A SQLite connection that gets its turn, keeps it briefly, and notices when its file is gone.
 
 SQLite itself waits for another writer by trying again after up to 0.1 s each time. Among writers
 that never pause, such a try mostly finds the next one at it: of 32 that wrote without end, some
@@ -8,6 +8,14 @@ write twice as often as another; in a queue everybody gets the same.
 Such a queue is looked at in pauses, in which nobody may be writing: eight threads of one process
 did a fifth of what one did. So they take turns in memory, where the next one is woken at once, and
 only the one whose turn it is waits for other processes.
+
+With ``synchronous = FULL`` SQLite waits for the disk at the end of a commit, and has its lock for
+writers meanwhile: others could only wait too. With ``NORMAL`` it leaves that out, and whoever has
+committed does it without the lock, beside others who do the same: eight threads commit as often as
+the disk can take it, two processes twice as often as before. What is on the disk then is all of
+the WAL up to that commit, and so everything that somebody could have read before it. All else that
+``NORMAL`` means is done at checkpoints (https://www.sqlite.org/pragma.html#pragma_synchronous). So
+a commit is durable when it returns, as before; but others may read it a moment earlier.
 
 And in WAL mode it goes on with a file that somebody has removed or replaced meanwhile: what it
 writes nobody will find again, and what it reads is old. Each write looks whether the file is still
@@ -49,6 +57,8 @@ _SEEN = 0.05
 
 _READING = ("SELECT", "PRAGMA")
 """How a statement begins that waits for no other writer: so whoever connects waits for none."""
+_UNDONE = (*_READING, "ROLLBACK")
+"""How one begins of which nothing is to last."""
 
 _turns = ThreadLocks()
 """Of each file: which thread of this process writes."""
@@ -78,6 +88,7 @@ class PatientConnection(sqlite3.Connection):
     """For how long whoever has the turn waits for other processes."""
     look_after = 0.0
     """When a read looks at the file again; a moment of ``time.monotonic``."""
+    _wal = -1
 
     def settle(self, path: str, patience: float, queue: Path) -> None:
         """Says which file it is, for how many seconds to wait, and in which file that is done."""
@@ -89,11 +100,48 @@ class PatientConnection(sqlite3.Connection):
         """Returns a cursor whose ``execute`` is patient."""
         return super().cursor(factory or _PatientCursor)
 
+    def sync_by_hand(self) -> None:
+        """Takes it over from SQLite to bring each commit to the disk; in WAL mode.
+
+        Raises:
+            OSError: There is no descriptor left.
+        """
+        self.execute("SELECT 1 FROM sqlite_master").fetchone()
+        # It is open now, so that it stays until this is closed.
+        self._wal = os.open(os.path.realpath(self._path) + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self.execute("PRAGMA synchronous = NORMAL")
+
+    @property
+    def syncs_by_hand(self) -> bool:
+        """Whether it does."""
+        return self._wal >= 0
+
+    def sync(self) -> None:
+        """Returns when what was committed is on the disk, unless SQLite has seen to that.
+
+        Raises:
+            sqlite3.OperationalError: The disk fails; what was committed may be there or not.
+        """
+        if self._wal >= 0:
+            try:
+                os.fdatasync(self._wal)
+            except OSError as error:
+                raise sqlite3.OperationalError(f"a commit is not on the disk: {error}") from error
+
     def close(self) -> None:
         """Closes the file, and that of the queue."""
         super().close()
+        if self._wal >= 0:
+            descriptor, self._wal = self._wal, -1
+            os.close(descriptor)
         self._give_turn_on()
         self._queue.close()
+
+    def commit(self) -> None:
+        """Ends the transaction, if there is one, and makes it last."""
+        super().commit()
+        self.end_turn()
+        self.sync()
 
     def rollback(self) -> None:
         """Ends the transaction, if there is one."""
@@ -135,9 +183,12 @@ class _PatientCursor(sqlite3.Cursor):
 
     def execute(self, sql: str, parameters: Any = ()) -> _PatientCursor:
         try:
-            return self._wait(sql, parameters)
+            done = self._wait(sql, parameters)
         except sqlite3.OperationalError as error:
             raise _explained(error) from error
+        if not (self.connection.in_transaction or sql.startswith(_UNDONE)):
+            self.connection.sync()
+        return done
 
     def _wait(self, sql: str, parameters: Any) -> _PatientCursor:
         connection = self.connection
@@ -201,23 +252,34 @@ def fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
 
 def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
     """Runs a statement that commits itself, and returns how many rows it changed."""
-    count: int
+    waited: int
     if not isinstance(driver, PatientConnection):  # somebody else's engine
-        count = driver.cursor().execute(sql, parameters).rowcount
-        return count
+        waited = driver.cursor().execute(sql, parameters).rowcount
+        return waited
     driver.take_turn()
     try:
-        if driver._queue.may_try(WRITERS):
-            driver.check_file()
-            try:
-                return driver.execute(sql, parameters).rowcount
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error):
-                    raise _explained(error) from error
-        count = driver.cursor().execute(sql, parameters).rowcount
-        return count
+        count = _at_once(driver, sql, parameters)
+        if count is None:
+            waited = driver.cursor().execute(sql, parameters).rowcount
+            return waited
     finally:
         driver.end_turn()
+    if not driver.in_transaction:  # or it was a BEGIN
+        driver.sync()
+    return count
+
+
+def _at_once(driver: PatientConnection, sql: str, parameters: tuple[Any, ...]) -> int | None:
+    """Does the same for whoever has the turn, or returns ``None`` if other processes write."""
+    if not driver._queue.may_try(WRITERS):
+        return None
+    driver.check_file()
+    try:
+        return driver.execute(sql, parameters).rowcount
+    except sqlite3.OperationalError as error:
+        if not _is_busy(error):
+            raise _explained(error) from error
+    return None
 
 
 def _explained(error: sqlite3.OperationalError) -> sqlite3.OperationalError:

@@ -20,7 +20,13 @@ def diagnose_sqlite(connection: sa.Connection, tables: sa.MetaData) -> Iterator[
     journal, synchronous = (
         connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() for pragma in pragmas
     )
-    yield Finding("durability", f"journal_mode is {journal}, synchronous is {synchronous}")
+    driver = connection.connection.driver_connection
+    synced = (
+        "each commit is synced"
+        if getattr(driver, "syncs_by_hand", False)
+        else (f"synchronous is {synchronous}")
+    )
+    yield Finding("durability", f"journal_mode is {journal}, {synced}")
     (file,) = (
         Path(name)
         for _, schema, name in connection.exec_driver_sql("PRAGMA database_list")
