@@ -17,8 +17,11 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from types import FrameType
 from typing import Any
+
+from salmon_state.storage import StateStorage
 
 __all__ = ["StoppingCall", "spread"]
 
@@ -111,5 +114,6 @@ class StoppingCall:
 
 
 def _files_of(cls: type) -> set[str]:
-    codes = (getattr(each, "__code__", None) for each in vars(cls).values())
+    its = takewhile(lambda base: base is not StateStorage, cls.__mro__)
+    codes = (getattr(each, "__code__", None) for base in its for each in vars(base).values())
     return {code.co_filename for code in codes if code}
