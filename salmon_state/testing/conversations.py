@@ -273,6 +273,14 @@ class SharedConversationSuite(StoreSuite):
         assert peers[1].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
         assert peers[0].call(mails.can_enter, [SENDER, OTHER]) == [True, True]
 
+    def test_a_child_that_closes_its_store(self, peers: Sequence[StoreProcess]) -> None:
+        """It gives nothing back of what its parent has."""
+        peers[0].call(mails.enter, SENDER)
+        status = peers[0].call(mails.close_in_a_child)
+        alone = peers[1].call(mails.can_enter, [SENDER])
+        peers[0].call(mails.leave)
+        assert (status, alone) == (0, [False]), "the child has given the lock back"
+
     def test_a_child_that_stays(self, peers: Sequence[StoreProcess]) -> None:
         """A child that is forked inside keeps nobody out when its parent has left."""
         peers[0].call(mails.leave_a_child, SENDER)

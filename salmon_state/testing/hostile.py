@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
@@ -66,6 +68,15 @@ class HostileKeySuite(StoreSuite):
             if sender is not None:
                 expected = {key: state for key, state in _STATES.items() if key[1] == sender}
                 assert contents(store, sender=sender) == expected, ascii(sender)[:60]
+
+    def test_a_sweep_matches_nothing_else(self, store: StateStorage) -> None:
+        """Renaming a state of one module moves that of no module that looks like it."""
+        fill(store, [(*key, "OLD") for key in HOSTILE_KEYS])
+        modules = Counter(module for module, _ in HOSTILE_KEYS)
+        for number, (module, count) in enumerate(modules.items()):
+            assert store.rename(module, "OLD", f"S{number}") == count, ascii(module)[:60]
+        numbers = {module: number for number, module in enumerate(modules)}
+        assert contents(store) == {key: f"S{numbers[key[0]]}" for key in HOSTILE_KEYS}
 
     def test_short_digests(self, store: StateStorage) -> None:
         """Senders whose digests begin in the same way are as different as others."""

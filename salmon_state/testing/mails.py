@@ -182,6 +182,18 @@ def fork_inside(store: StateStorage, sender: str) -> tuple[str, int]:
     return text, os.waitstatus_to_exitcode(status)
 
 
+def close_in_a_child(store: StateStorage) -> int:
+    """Forks a child that closes the store and ends; returns how it ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            store.close()
+        except BaseException:  # noqa: BLE001 - whatever it is, the child ends here
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def leave_a_child(store: StateStorage, sender: str) -> None:
     """Forks in a conversation, and leaves it; the child stays until `end_children`."""
     reading, writing = os.pipe()

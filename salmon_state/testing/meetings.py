@@ -182,7 +182,7 @@ def _commit(store: StateStorage, other: StateStorage, number: int) -> Meeting:
 
 
 def _senders(store: StateStorage, other: StateStorage, number: int) -> Meeting:
-    senders = [f"senders{number}.{which}@x" for which in range(3 if store.spans_senders else 1)]
+    senders = [f"senders{number}.{which}@x" for which in range(5 if store.spans_senders else 1)]
     writes = [Write(Kind.STATE, sender, "app", "ONE", NOON) for sender in senders]
 
     def look() -> list[str]:

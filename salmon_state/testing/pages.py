@@ -35,6 +35,7 @@ class PageTests(StoreSuite):
                 Where(value=b"1"),
             ),
             *(Where(value=b"2"), Where(before=NOON + 4), Where(before=NOON), Where(sender="")),
+            *(Where(name=""), Where(value=b""), Where(before=0)),
             Where(sender=OTHER, name="A", value=b"1", before=NOON + 5),
         ):
             expected = [entry for entry in entries if where.matches(entry)]
@@ -85,6 +86,21 @@ class PageTests(StoreSuite):
 
     # ---------------------------------------------------------------- sweeps and claims
 
+    @pytest.mark.parametrize("value", [b"changed", None], ids=repr)
+    def test_a_sweep_by_what_is_empty(self, store: StateStorage, value: bytes | None) -> None:
+        """An empty name, value or sender, and a time of 0, are filters like any other."""
+        entries = [Entry(Kind.OUTGOING, SENDER, name, b"1", NOON) for name in ("a", "b")]
+        write(store, (Write(*entry) for entry in entries))
+        empty = (Where(name=""), Where(value=b""), Where(sender=""), Where(sender=None))
+        for where in (*empty, Where(before=0)):
+            assert store._sweep(Kind.OUTGOING, where, value) == 0, where
+        assert sorted(everything(store, Kind.OUTGOING)) == entries
+        matching = [(None, "a", b"1"), ("", "a", b"1"), (OTHER, "", b"1"), (OTHER, "a", b"")]
+        write(store, (Write(Kind.OUTGOING, *each, 0) for each in matching))
+        for where in empty:
+            assert store._sweep(Kind.OUTGOING, where, value) == 1, where
+        assert store._count(Kind.OUTGOING) == len(entries) + (0 if value is None else 4)
+
     def test_a_sweep_of_other_kinds(self, store: StateStorage) -> None:
         """What expires is removed, in all pages, and only that."""
         write(store, [w for n in range(50) for w in outgoing(f"{n}@x", 50, at=NOON + n)])
@@ -109,7 +125,7 @@ class PageTests(StoreSuite):
         first = store._claim(Kind.OUTGOING, NOON + 1000, 60)
         assert len(first) == 60
         assert {entry.at for entry in first} == {NOON + 1000}
-        assert {entry.sender for entry in first} == {f"{number}@x" for number in range(6)}
+        assert [entry.sender for entry in first] == [f"{n}@x" for n in range(6) for _ in range(10)]
         second = store._claim(Kind.OUTGOING, NOON + 2000, 1000)
         assert {entry.sender for entry in second} == {f"{number}@x" for number in range(6, 11)}
         assert store._claim(Kind.OUTGOING, NOON + 2000, 1000) == []
@@ -140,6 +156,23 @@ class PageTests(StoreSuite):
         claimed = [(e.sender, e.name) for e in store._claim(Kind.OUTGOING, NOON + 9, 9)]
         assert sorted(claimed) == [(SENDER, "1"), (SENDER, "3")]
         assert sorted(everything(store, Kind.BODY)) == sorted(bodies)
+
+    def test_claims_of_hostile_keys(self, store: StateStorage) -> None:
+        """Each of them is claimed if it is due, and nothing that only looks like it."""
+        store._clock = lambda: NOON
+        entries = [
+            Entry(Kind.OUTGOING, sender, name, b"", NOON + number % 2)
+            for number, (name, sender) in enumerate(HOSTILE_KEYS)
+        ]
+        write(store, (Write(*entry) for entry in entries))
+        claimed: list[Entry] = []
+        while found := store._claim(Kind.OUTGOING, NOON + 9, 1000):
+            claimed += found
+        expected = {entry[:3]: entry._replace(at=NOON + 9) for entry in entries[::2]}
+        assert len(claimed) == len(expected)
+        assert {entry[:3]: entry for entry in claimed} == expected
+        there = {entry[:3]: entry for entry in everything(store, Kind.OUTGOING)}
+        assert there == {**{entry[:3]: entry for entry in entries}, **expected}
 
     def test_a_check_of_what_is_whole(self, store: StateStorage) -> None:
         """Nothing is found wrong, in whatever was written."""

@@ -57,7 +57,7 @@ class LockTests(StoreSuite):
     walker_steps = 50
     crowd = 5
     late_after = 60.0
-    tries = 5
+    tries = 3
 
     @pytest.mark.parametrize("timeout", [0, 0.05])
     def test_busy(self, store: StateStorage, timeout: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from salmon.routing import ROUTE_FIRST_STATE
+
 from salmon_state.entries import EVERY, Kind, Want
 from salmon_state.testing import tasks
 from salmon_state.testing.processes import store_processes
@@ -78,3 +80,6 @@ class SharedEntrySuite(StoreSuite):
                 commits, rest = divmod(counts["HANDLED"], self.commit_size)
                 assert (commits in (last + 1, last + 2), rest) == (True, 0)
                 assert steps["STATE"] == {f"S{commits - 1}"}
+                others = [store.get("app", other) for other in tasks.beside(sender)]
+                expected = f"S{commits - 1}" if store.spans_senders else ROUTE_FIRST_STATE
+                assert others == [expected] * 2, "of several senders some have what others lack"

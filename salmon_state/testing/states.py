@@ -167,7 +167,8 @@ class StateTests(StoreSuite):
         """It happens if the state is the expected one, and else changes nothing."""
         store.set(MODULE, SENDER, "CONFIRMING")
         assert store.compare_and_set(MODULE, SENDER, "POSTING", "BANNED") is False
-        assert store.compare_and_set(MODULE, SENDER, "confirming", "BANNED") is False
+        for alike in ("confirming", "CONFIRMING ", " CONFIRMING", "CONFIRMIN", "CONFIRMING\0"):
+            assert store.compare_and_set(MODULE, SENDER, alike, "BANNED") is False, alike
         assert store.compare_and_set(MODULE, SENDER, ROUTE_FIRST_STATE, "BANNED") is False
         assert store.get(MODULE, SENDER) == "CONFIRMING"
         assert store.compare_and_set(MODULE, SENDER, "CONFIRMING", "POSTING") is True

@@ -82,7 +82,11 @@ class SweepTests(StoreSuite):
         for number in range(30):
             set_clock(store, NOON + number)
             store.set(MODULE, f"{number}@x", "CONFIRM")
-        others = [("other", "a@x", "CONFIRM"), (MODULE, "a@x", "confirm"), (MODULE, "b@x", "C")]
+        others = [
+            ("other", "a@x", "CONFIRM"),
+            (MODULE, "a@x", "confirm"),
+            (MODULE, "b@x", "CONFIRM "),
+        ]
         fill(store, others, updated_at=None)
         set_clock(store, NOON + HOUR)
         assert store.rename(MODULE, "CONFIRM", "CONFIRMING") == 30
@@ -203,6 +207,7 @@ class SweepTests(StoreSuite):
         for minute, (change, state) in enumerate(steps):
             set_clock(store, NOON + minute)
             change()
+            assert store.get(MODULE, SENDER) == state
             with store.conversation(SENDER):
                 assert store.get(MODULE, SENDER) == state
             assert store.get(MODULE, SENDER) == state

@@ -10,12 +10,13 @@ from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.entries import Kind, Seen, Write
+from salmon_state.entries import Kind, Seen, Write, in_order
 from salmon_state.keys import Sender
 from salmon_state.storage import Record, StateStorage
 
 __all__ = [
     "KINDS",
+    "beside",
     "commit_and_stop",
     "commit_forever",
     "do",
@@ -81,12 +82,22 @@ KINDS = (Kind.HANDLED, Kind.OUTGOING, Kind.BODY, Kind.TRANSITION)
 
 
 def commit_forever(store: StateStorage, sender: Sender, each: int) -> Iterator[int]:
-    """Commits a state and so many entries of each kind together, again and again."""
+    """Commits a state and so many entries of each kind together, again and again.
+
+    If one commit may do that, the state is that of two other senders as well.
+    """
+    senders = (sender, *beside(sender)) if store.spans_senders else (sender,)
     for step in itertools.count():
-        state = Write(Kind.STATE, sender, "app", f"S{step}", step)
         names = [f"{step}.{number:03}" for number in range(each)]
-        store._commit([state, *(Write(k, sender, n, b"x", step) for k in KINDS for n in names)])
+        writes = [Write(Kind.STATE, whose, "app", f"S{step}", step) for whose in senders]
+        writes += [Write(kind, sender, name, b"x", step) for kind in KINDS for name in names]
+        store._commit(in_order(writes))
         yield step
+
+
+def beside(sender: Sender) -> tuple[str, str]:
+    """Returns two senders, one that is before and one that is behind it in the order of writes."""
+    return f"!{sender}", f"~{sender}"
 
 
 def commit_and_stop(store: StateStorage, sender: Sender) -> None:

@@ -202,5 +202,10 @@ ON_DISK: tuple[Expected, ...] = (
         SharedEntrySuite,
         "test_a_commit_of_several_kinds_is_whole_after_sigkill",
     ),
+    (
+        entries.CommitsFileByFile,
+        SharedEntrySuite,
+        "test_a_commit_of_several_kinds_is_whole_after_sigkill",
+    ),
     (entries.SweepsTheRenewed, SharedSuite, "test_stores_meet[expiry]"),
 )

@@ -102,6 +102,7 @@ ON_DISK = (
     (shared.QueuesForEver, SHARED, "test_sigkill_of_whoever_waits"),
     (shared.KnowsItsOwn, SHARED, "test_forked_child"),
     (shared.KeepsLocksWhenClosed, SHARED, "test_a_store_that_is_closed_inside"),
+    (shared.UnlocksWhenClosed, SHARED, "test_a_child_that_closes_its_store"),
     (shared.ChildrenKeepTheLock, SHARED, "test_a_child_that_stays"),
     (shared.RemovesTheLockedFile, SHARED, "test_the_next_process_has_it_alone"),
     (shared.MarksBlindly, SHARED, "test_the_same_mails_to_two_processes"),

@@ -212,6 +212,35 @@ class SweepsWhateverItSays(MemoryStorage):
         return super()._sweep(kind, where if kind is STATE else where._replace(value=None), value)
 
 
+class SweepsAnyCase(MemoryStorage):
+    """``WHERE name LIKE ?``."""
+
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        everybody = self._pages(kind, where._replace(name=EVERY))
+        names = {entry.name for page in everybody for entry in page.entries}
+        alike = [name for name in names if name.lower() == str(where.name).lower()]
+        return sum(MemoryStorage._sweep(self, kind, where._replace(name=n), value) for n in alike)
+
+
+class ClaimsAnyCase(MemoryStorage):
+    """Moves the time of whoever has the same sender but for its case."""
+
+    def _claim(self, kind: Kind, until: int, limit: int) -> list[Entry]:
+        claimed = super()._claim(kind, until, limit)
+        taken = {(str(entry.sender).lower(), entry.name) for entry in claimed}
+        others = [e for page in self._pages(kind, Where()) for e in page.entries]
+        alike = [e for e in others if (str(e.sender).lower(), e.name) in taken]
+        self._commit(Write(*entry[:4], until) for entry in alike)
+        return claimed
+
+
+class SweepsUnlessEmpty(MemoryStorage):
+    """``if where.name:``."""
+
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        return super()._sweep(kind, where._replace(name=where.name or EVERY), value)
+
+
 # ---------------------------------------------------------------- pages and claims
 
 
@@ -300,6 +329,9 @@ IN_MEMORY = (
     (RemovesAllKinds, EntrySuite, "test_no_kind_and_name_meet_others"),
     (ClaimsAllKinds, EntrySuite, "test_a_claim_goes_by_the_last_time"),
     (SweepsWhateverItSays, EntrySuite, "test_a_sweep_of_other_kinds"),
+    (SweepsAnyCase, HostileKeySuite, "test_a_sweep_matches_nothing_else"),
+    (ClaimsAnyCase, EntrySuite, "test_claims_of_hostile_keys"),
+    (SweepsUnlessEmpty, EntrySuite, "test_a_sweep_by_what_is_empty"),
     (EndsWhereFewMatch, EntrySuite, "test_due_entries_come_in_the_order_of_their_time"),
     (NullSendersSortAlike, EntrySuite, "test_null_senders_fill_pages"),
     (ClaimsByTheOldTime, EntrySuite, "test_a_claim_goes_by_the_last_time"),

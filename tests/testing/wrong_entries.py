@@ -386,6 +386,17 @@ class CommitsKindByKind(TableStorage):
         return counts
 
 
+class CommitsFileByFile(TableStorage):
+    """Has a file for each sender, and nothing that tells of the others when it has died."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        counts = []
+        for _, its in itertools.groupby(writes, lambda write: write.sender):
+            counts += super()._commit(list(its))
+            time.sleep(0.001)
+        return counts
+
+
 class SweepsTheRenewed(TableStorage):
     """Removes what it has seen, whatever became of it."""
 

@@ -70,6 +70,23 @@ class MakesItAnew(MakesItsTableAnew):
         return super()._connect()
 
 
+class ComesToKnowLater(TableStorage):
+    """Takes what was open a moment ago for open, until something has failed."""
+
+    away = False
+
+    def _ping(self) -> None:
+        if self.away:
+            super()._ping()
+
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        try:
+            return super()._find(kind, sender, name)
+        except sqlite3.OperationalError:
+            self.away = True
+            raise
+
+
 class TriesForEver(TableStorage):
     """Takes whatever SQLite says for a lock that somebody else has."""
 
@@ -189,6 +206,18 @@ class WaitsToWriteForEver(OneFile):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+class WaitsToReadForEver(OneFile):
+    """Reads when nobody writes."""
+
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        descriptor = os.open(f"{self.path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            return super()._find(kind, sender, name)
+        finally:
+            os.close(descriptor)
+
+
 class WritesWithoutTheLock(OneFile):
     """Has waited long enough."""
 
@@ -222,6 +251,7 @@ ON_DISK = (
     (AwayIsEmpty, FaultSuite, "test_what_is_away_is_not_empty"),
     (MakesItAnew, FaultSuite, "test_what_is_away_is_not_empty"),
     (MakesItsTableAnew, FaultSuite, "test_what_is_away_is_not_empty[unmounted]"),
+    (ComesToKnowLater, FaultSuite, "test_what_is_away_is_not_empty[moved_away]"),
     (TriesForEver, FaultSuite, "test_a_write_that_fails[set]"),
     (SwallowsWriteErrors, FaultSuite, "test_away_at_the_commit"),
     (SwallowsWriteErrors, FaultSuite, "test_a_write_that_fails[set]"),
@@ -231,6 +261,7 @@ ON_DISK = (
     (DamagedIsSomeText, FaultSuite, "test_a_damaged_entry_is_not_missing"),
     (DamagedIsAway, FaultSuite, "test_a_damaged_entry_is_not_missing"),
     (WaitsToWriteForEver, FaultSuite, "test_a_writer_that_stands_still"),
+    (WaitsToReadForEver, FaultSuite, "test_a_writer_that_stands_still"),
     (WritesWithoutTheLock, FaultSuite, "test_a_writer_that_stands_still"),
     (TellsNobody, FaultSuite, "test_a_writer_that_stands_still"),
     (LeavesOthersInTheDark, FaultSuite, "test_a_writer_that_stands_still"),

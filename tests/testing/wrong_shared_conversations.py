@@ -184,6 +184,10 @@ class KnowsItsOwn(LockedTable):
 class ChildrenKeepTheLock(TableStorage):
     """Locks a file, and closes it; but a forked child has it open as well."""
 
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self.held: set[int] = set()
+
     def _lock(self, sender: Sender, timeout: float) -> Lock:
         path = f"{self.path}.{zlib.crc32(ascii(sender).encode())}"
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
@@ -191,6 +195,7 @@ class ChildrenKeepTheLock(TableStorage):
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.held.add(descriptor)
                 return Lock(partial(self.give_back, descriptor, path))
             if time.monotonic() >= deadline:
                 os.close(descriptor)
@@ -198,6 +203,7 @@ class ChildrenKeepTheLock(TableStorage):
             time.sleep(0.002)
 
     def give_back(self, descriptor: int, path: str) -> None:
+        self.held.discard(descriptor)
         os.close(descriptor)
 
 
@@ -218,3 +224,11 @@ class KeepsLocksWhenClosed(LockedTable):
 
     def _close(self) -> None:
         pass
+
+
+class UnlocksWhenClosed(ChildrenKeepTheLock):
+    """Gives back what is still locked when it is closed, in a forked child as well."""
+
+    def _close(self) -> None:
+        for descriptor in self.held:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
