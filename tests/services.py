@@ -49,13 +49,20 @@ def free_port() -> int:
     """Returns a port on loopback that nobody listens on, and that no connection is given.
 
     A server that is killed would find its own taken when it starts again, if it were one of those
-    that Linux gives to outgoing connections, which begin at 32768.
+    that Linux gives to outgoing connections, which begin at 32768. None is given twice: one that was
+    may still be about to be listened on, such as a server's own and that of its cluster.
     """
     while True:
         port = 10_000 + secrets.randbelow(22_768)
+        if port in _given:
+            continue
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
+
+
+_given: set[int] = set()
 
 
 def again(call: Callable[[], Found]) -> Found:
