@@ -49,8 +49,8 @@ def free_port() -> int:
     """Returns a port on loopback that nobody listens on, and that no connection is given.
 
     A server that is killed would find its own taken when it starts again, if it were one of those
-    that Linux gives to outgoing connections, which begin at 32768. None is given twice: one that was
-    may still be about to be listened on, such as a server's own and that of its cluster.
+    that Linux gives to outgoing connections, which begin at 32768. None is given twice: somebody
+    may be about to listen on the first, as a server does for clients and for its cluster.
     """
     while True:
         port = 10_000 + secrets.randbelow(22_768)
