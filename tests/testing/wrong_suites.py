@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from salmon_state.storage import StateStorage
-from salmon_state.testing import OpenStore, StoreSuite, stopping
+from salmon_state.testing import OpenStore, StoreSuite, moments, stopping
 from tests.testing import (
     wrong_cases,
     wrong_conversation_cases,
@@ -61,6 +61,7 @@ class Patient:
     @pytest.fixture(autouse=True)
     def _long_blinks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stopping, "BLINK", 0.2)
+        monkeypatch.setattr(moments, "BLINKS", 99)  # the gap may be behind moments under a lock
 
 
 class InMemory(Patient):
