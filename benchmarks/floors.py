@@ -66,9 +66,12 @@ class OneReadOneWrite:
         self.get = self._known.get
 
     def set(self, module: str, sender: str, state: str) -> None:
+        self._write(module, sender, state)
+        self._known.set(module, sender, state)
+
+    def _write(self, module: str, sender: str, state: str) -> None:
         self._floor.get(module, sender)
         self._floor.set(module, sender, state)
-        self._known.set(module, sender, state)
 
 
 class Shelf:

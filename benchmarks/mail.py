@@ -13,7 +13,7 @@ from salmon.routing import MemoryStorage as SalmonMemoryStorage
 from salmon.routing import Router
 
 from benchmarks import transactions
-from benchmarks.floors import Dict
+from benchmarks.floors import OneReadOneWrite
 from benchmarks.handlers import eight, first, second, third
 from benchmarks.operations import IN_MEMORY
 from benchmarks.orm_store import ORMStorage
@@ -121,8 +121,8 @@ def _naive(places: Places, name: str) -> Iterator[Way]:
         yield Way(name, "SQLAlchemy ORM, naive", PEER, "plain", orm, orm.fill)
 
 
-class _Driver:
-    """A transaction of the driver for each mail that changes a state; other questions cost nothing.
+class _Driver(OneReadOneWrite):
+    """A transaction of the driver for each mail that changes a state.
 
     Args:
         transaction: What does it.
@@ -130,17 +130,15 @@ class _Driver:
     """
 
     def __init__(self, transaction: Any, *, marks: bool) -> None:
-        self._transaction, self._marks = transaction, marks
-        self._known = Dict()
-        self.get = self._known.get
+        super().__init__(transaction)
+        self._marks = marks
         self.close = transaction.close
 
-    def set(self, module: str, sender: str, state: str) -> None:
-        self._transaction.step(module, sender, state, os.urandom(32) if self._marks else b"")
-        self._known.set(module, sender, state)
+    def _write(self, module: str, sender: str, state: str) -> None:
+        self._floor.step(module, sender, state, os.urandom(32) if self._marks else b"")
 
     def fill(self, pairs: Pairs) -> None:
-        self._transaction.fill(pairs)
+        self._floor.fill(pairs)
         for pair in pairs:
             self._known.set(*pair)
 
