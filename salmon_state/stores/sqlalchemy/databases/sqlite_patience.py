@@ -35,6 +35,7 @@ from typing import Any
 
 from salmon_state.errors import ConversationBusy
 from salmon_state.stores.locks import READERS, WRITERS, FileQueue
+from salmon_state.stores.sqlalchemy.databases.base import Database
 from salmon_state.thread_locks import ThreadLocks
 
 __all__ = [
@@ -122,7 +123,7 @@ class PatientConnection(sqlite3.Connection):
         Raises:
             sqlite3.OperationalError: The disk fails; what was committed may be there or not.
         """
-        if self._wal >= 0:
+        if self.syncs_by_hand:
             try:
                 os.fdatasync(self._wal)
             except OSError as error:
@@ -131,7 +132,7 @@ class PatientConnection(sqlite3.Connection):
     def close(self) -> None:
         """Closes the file, and that of the queue."""
         super().close()
-        if self._wal >= 0:
+        if self.syncs_by_hand:
             descriptor, self._wal = self._wal, -1
             os.close(descriptor)
         self._give_turn_on()
@@ -252,16 +253,13 @@ def fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
 
 def execute(driver: Any, sql: str, parameters: tuple[Any, ...]) -> int:
     """Runs a statement that commits itself, and returns how many rows it changed."""
-    waited: int
     if not isinstance(driver, PatientConnection):  # somebody else's engine
-        waited = driver.cursor().execute(sql, parameters).rowcount
-        return waited
+        return Database.execute(driver, sql, parameters)
     driver.take_turn()
     try:
         count = _at_once(driver, sql, parameters)
         if count is None:
-            waited = driver.cursor().execute(sql, parameters).rowcount
-            return waited
+            return Database.execute(driver, sql, parameters)  # its cursor waits, and syncs
     finally:
         driver.end_turn()
     if not driver.in_transaction:  # or it was a BEGIN

@@ -21,12 +21,10 @@ def diagnose_sqlite(connection: sa.Connection, tables: sa.MetaData) -> Iterator[
         connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() for pragma in pragmas
     )
     driver = connection.connection.driver_connection
-    synced = (
-        "each commit is synced"
-        if getattr(driver, "syncs_by_hand", False)
-        else (f"synchronous is {synchronous}")
-    )
-    yield Finding("durability", f"journal_mode is {journal}, {synced}")
+    commits = f"synchronous is {synchronous}"
+    if getattr(driver, "syncs_by_hand", False):  # or it is somebody else's engine
+        commits = "each commit is synced"
+    yield Finding("durability", f"journal_mode is {journal}, {commits}")
     (file,) = (
         Path(name)
         for _, schema, name in connection.exec_driver_sql("PRAGMA database_list")
