@@ -55,6 +55,18 @@ def _purge(store: StateStorage, other: StateStorage, number: int) -> Meeting:
     return Meeting(purge, lambda: other.set(module, "1@x", "IDLE"), check)
 
 
+def _get(store: StateStorage, other: StateStorage, number: int) -> Meeting:
+    sender = f"get{number}@x"
+    fill(store, [("app", sender, "OLD")])
+
+    def check(seen: str, _: object) -> None:
+        assert seen in ("OLD", "NEW"), f"get() gave {seen}, which nobody has set"
+        again = store.get("app", sender)
+        assert again == "NEW", f"get() gives {again} again, after whoever set NEW has returned"
+
+    return Meeting(lambda: store.get("app", sender), lambda: other.set("app", sender, "NEW"), check)
+
+
 def _set_all(store: StateStorage, other: StateStorage, number: int) -> Meeting:
     sender = f"set_all{number}@x"
     fill(store, [("old", sender, "ONE")])
@@ -267,6 +279,7 @@ def _records(store: StateStorage, other: StateStorage, number: int) -> Meeting:
 
 
 MEETINGS: dict[str, Callable[[StateStorage, StateStorage, int], Meeting]] = {
+    "get": _get,
     "rename": _rename,
     "purge": _purge,
     "set_all": _set_all,

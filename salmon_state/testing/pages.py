@@ -118,6 +118,28 @@ class PageTests(StoreSuite):
         assert store._count(Kind.OUTGOING) == 500 - 11
         assert sorted(everything(store, Kind.BODY)) == beside
 
+    @pytest.mark.parametrize("value", [None, b"new"], ids=["removes", "changes"])
+    def test_a_sweep_goes_by_all_that_it_is_told(
+        self, store: StateStorage, value: bytes | None
+    ) -> None:
+        """What differs in one thing alone, be it the time, stays as it is."""
+        values, times = (b"1", b"2", b"1", b"2"), (NOON, NOON, NOON + 1, NOON + 1)
+        entries = [
+            Entry(Kind.OUTGOING, f"{i}@x", name, values[(i + j) % 4], times[(i + j) % 4])
+            for i in range(4)
+            for j, name in enumerate("abcd")
+        ]
+        everybody = Where(value=b"1", before=NOON + 1)
+        hers = everybody._replace(sender="0@x")
+        for where in (everybody, hers, everybody._replace(name="a"), hers._replace(name="a")):
+            store._wipe()
+            write(store, (Write(*entry) for entry in entries))
+            found = [entry for entry in entries if where.matches(entry)]
+            kept = [entry for entry in entries if entry not in found]
+            changed = [] if value is None else [entry._replace(value=value) for entry in found]
+            assert store._sweep(Kind.OUTGOING, where, value) == len(found), where
+            assert sorted(everything(store, Kind.OUTGOING)) == sorted(kept + changed), where
+
     def test_claims(self, store: StateStorage) -> None:
         """Those due longest first, each once, and again when the claim has ended."""
         store._clock = lambda: NOON + 100
@@ -127,7 +149,9 @@ class PageTests(StoreSuite):
         assert {entry.at for entry in first} == {NOON + 1000}
         assert [entry.sender for entry in first] == [f"{n}@x" for n in range(6) for _ in range(10)]
         second = store._claim(Kind.OUTGOING, NOON + 2000, 1000)
-        assert {entry.sender for entry in second} == {f"{number}@x" for number in range(6, 11)}
+        assert [entry.sender for entry in second] == [
+            f"{n}@x" for n in range(6, 11) for _ in range(10)
+        ]
         assert store._claim(Kind.OUTGOING, NOON + 2000, 1000) == []
         done = [Write(*e[:3], None, None, Seen(at=NOON + 1000)) for e in first[:50]]
         for each in done:

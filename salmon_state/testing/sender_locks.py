@@ -75,8 +75,12 @@ class LockTests(StoreSuite):
             pass
 
     def test_a_wait_is_as_long_as_was_said(self, store: StateStorage) -> None:
-        """Whoever does not get the lock is told when the time is over, and not before."""
+        """Whoever does not get the lock is told when the time is over, and not before.
+
+        Neither do others prolong it, who have their turn with another sender meanwhile.
+        """
         waited: list[float] = []
+        end = time.monotonic() + self.late_after
 
         def wait() -> None:
             with suppress(Exception):  # it may enter after all, when this has failed
@@ -85,7 +89,9 @@ class LockTests(StoreSuite):
         thread = threading.Thread(target=wait, daemon=True)
         with held_by_another_thread(store, SENDER):
             thread.start()
-            thread.join(self.late_after)
+            while thread.is_alive() and time.monotonic() < end:
+                with store.conversation(OTHER):  # and whoever waits may be woken when it is left
+                    thread.join(0.01)
             assert waited, f"nobody was told within {self.late_after:g} s that 0.3 s are over"
             assert waited[0] > 0.25, f"somebody who may wait for 0.3 s was told after {waited[0]} s"
 
@@ -168,20 +174,33 @@ class LockTests(StoreSuite):
             pass
         assert elsewhere(can_enter, store, [SENDER]) == [True]
 
-    def test_a_lease_that_somebody_took_over(self, store: StateStorage) -> None:
-        """If the lock is an entry, whoever has lost it cannot commit, and leaves it as it is."""
+    def test_a_lock_that_is_given_back_late(self, store: StateStorage) -> None:
+        """After `close` that is harmless, as it is when a conversation is in hand then."""
+        locks = [store._lock(sender, 0) for sender in (SENDER, OTHER)]
+        locks[0].release()
+        store.close()
+        locks[1].release()
+
+    @pytest.mark.parametrize("lost", [SENDER, OTHER])
+    def test_a_lease_that_somebody_took_over(self, store: StateStorage, lost: str) -> None:
+        """If the lock is an entry, whoever has lost it cannot commit, and leaves it as it is.
+
+        So it is with each of several locks, of which another one is still held.
+        """
         lease: list[Entry] = []
 
         def take_over() -> None:
-            lease.extend(entry._replace(value=b"others") for entry in _leases(store))
+            lease.extend(entry._replace(value=b"others") for entry in _leases(store, lost))
             write(store, [Write(*entry) for entry in lease])
 
         with store.conversation(SENDER):
-            is_entry = bool(_leases(store))
+            is_entry = bool(_leases(store, SENDER))
         with refused(store, SENDER) if is_entry else store.conversation(SENDER):
             store.set(MODULE, SENDER, "ONE")
+            with store.conversation(OTHER):
+                store.get(MODULE, OTHER)
             elsewhere(take_over)
-        assert _leases(store) == lease
+        assert _leases(store, lost) == lease
         assert store.get(MODULE, SENDER) == (ROUTE_FIRST_STATE if is_entry else "ONE")
 
     def test_senders_do_not_wait_for_each_other(self, store: StateStorage) -> None:
@@ -232,8 +251,8 @@ class LockTests(StoreSuite):
         assert contents(store) == {(MODULE, "a@x"): "ONE", (MODULE, "b@x"): "ONE"}
 
 
-def _leases(store: StateStorage) -> list[Entry]:
-    return store._load(SENDER, [(Kind.LEASE, EVERY)])
+def _leases(store: StateStorage, sender: str) -> list[Entry]:
+    return store._load(sender, [(Kind.LEASE, EVERY)])
 
 
 def _wait_and_tell(store: StateStorage, begun: threading.Event, told: threading.Event) -> None:

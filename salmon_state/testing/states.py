@@ -97,14 +97,16 @@ class StateTests(StoreSuite):
         assert len(store) == 1
 
     def test_any_text_is_a_state(self, store: StateStorage) -> None:
-        """Whatever text a state is, it comes back exactly, and is found by it."""
+        """Whatever text a state is, it comes back exactly, and is found and left by it."""
         for state in STATES:
             which = ascii(state)
             store.set(MODULE, SENDER, state)
             assert store.get(MODULE, SENDER) == state, which
             assert contents(store, state=state) == {(MODULE, SENDER): state}, which
             assert contents(store, state=state + "x") == {}, which
-            store.set(MODULE, SENDER, ROUTE_FIRST_STATE)
+            assert store.rename(MODULE, state, "ANOTHER") == 1, which
+            assert store.rename(MODULE, "ANOTHER", state) == 1, which
+            assert store.compare_and_set(MODULE, SENDER, state, ROUTE_FIRST_STATE), which
 
     def test_long_states(self, store: StateStorage) -> None:
         """Two states of 100,000 letters that differ in the last are two."""

@@ -18,12 +18,16 @@ from tests.testing import (
     wrong_faults,
     wrong_limits,
     wrong_moments,
+    wrong_shortcuts,
 )
 from tests.testing.right_stores import TablePlace
 
 Expected = tuple[type[StateStorage], type[StoreSuite], str]
 
-_THEMES = wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details, wrong_corners
+_THEMES = (
+    *(wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details, wrong_corners),
+    wrong_shortcuts,
+)
 IN_MEMORY: tuple[Expected, ...] = (
     *wrong_cases.IN_MEMORY,
     *(case for theme in _THEMES for case in theme.IN_MEMORY),

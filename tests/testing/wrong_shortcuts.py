@@ -1,0 +1,147 @@
+"""Stores whose author took a short cut, which nearly always gets there; the docstring says which.
+
+They came through all tests of the kit that there were before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from salmon_state import MemoryStorage
+from salmon_state.backend import Backend, Lock, UnitOfWork
+from salmon_state.entries import Entry, Kind, Value, Where, Write, in_order
+from salmon_state.errors import busy
+from salmon_state.keys import Sender
+from salmon_state.stores.encoding import encode_state
+from salmon_state.testing import ContractSuite, ConversationSuite, EntrySuite, ThreadSuite
+
+
+class RemembersTooLate(MemoryStorage):
+    """Keeps what it has read, though somebody may have changed it and emptied the memory since."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.memory: dict[Any, Any] = {}
+
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        place = kind, sender, name
+        if place not in self.memory:
+            value = super()._find(kind, sender, name)
+            self.remember(place, value)
+            return value
+        return self.memory[place]
+
+    def remember(self, place: Any, value: Any) -> None:
+        self.memory[place] = value
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        counts = super()._commit(writes)
+        self.memory.clear()
+        return counts
+
+
+class WaitsAnew(MemoryStorage):
+    """Begins to wait anew, and longer, whenever any sender's lock is given back."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.held: set[Sender] = set()
+        self.freed = threading.Condition()
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        with self.freed:
+            while sender in self.held:
+                if not self.freed.wait(timeout):
+                    raise busy(timeout)
+                timeout *= 100
+            self.held.add(sender)
+        return Lock(lambda: self.give_back(sender))
+
+    def give_back(self, sender: Sender) -> None:
+        with self.freed:
+            self.held.remove(sender)
+            self.freed.notify_all()
+
+
+class LosesLateLocks(MemoryStorage):
+    """Has given all locks back when it is closed, and does not look for them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.held: dict[Sender, Lock] = {}
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        self.held[sender] = super()._lock(sender, timeout)
+        return Lock(lambda: self.held.pop(sender).release())
+
+    def _close(self) -> None:
+        while self.held:
+            self.held.popitem()[1].release()
+
+
+class ProvesOne(MemoryStorage):
+    """The base of those that prove one lock of several."""
+
+    which = 0
+
+    def _lock(self, sender: Sender, timeout: float) -> Lock:
+        return Backend._lock(self, sender, timeout)
+
+    def _begin(self) -> UnitOfWork:
+        return _ProvingOne(self)
+
+
+class _ProvingOne(UnitOfWork):
+    _store: ProvesOne
+
+    def commit(self, writes: Sequence[Write], *, failed: bool) -> None:
+        proof = self._locks[self._store.which].proof if self._locks else None
+        self._store._commit(in_order([*writes, proof] if proof else writes))
+
+
+class ProvesTheLastLock(ProvesOne):
+    """Proves the lock that was won last."""
+
+    which = -1
+
+
+class ProvesTheFirstLock(ProvesOne):
+    """Proves the lock of its own sender."""
+
+
+class RenamesOfAnyAge(MemoryStorage):
+    """Goes by the time where it removes, as `purge` does; not where it changes."""
+
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        return super()._sweep(kind, where if value is None else where._replace(before=None), value)
+
+
+class RenamesWhatIsWritten(MemoryStorage):
+    """Writes states in ASCII, and looks for them as they are given."""
+
+    def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
+        if isinstance(where.value, str) and encode_state(where.value) != where.value:
+            return 0
+        return super()._sweep(kind, where, value)
+
+
+class ClaimsInTheOrderOfKeys(MemoryStorage):
+    """Gives what an ``UPDATE … RETURNING`` returns, which knows no ORDER BY."""
+
+    def _claim(self, kind: Kind, until: int, limit: int) -> list[Entry]:
+        return sorted(super()._claim(kind, until, limit), key=lambda entry: entry.sender or "")
+
+
+IN_MEMORY = (
+    (RemembersTooLate, ThreadSuite, "test_threads_meet[get]"),
+    (WaitsAnew, ConversationSuite, "test_a_wait_is_as_long_as_was_said"),
+    (LosesLateLocks, ConversationSuite, "test_a_lock_that_is_given_back_late"),
+    (ProvesTheLastLock, ConversationSuite, "test_a_lease_that_somebody_took_over"),
+    (ProvesTheFirstLock, ConversationSuite, "test_a_lease_that_somebody_took_over"),
+    (RenamesOfAnyAge, EntrySuite, "test_a_sweep_goes_by_all_that_it_is_told"),
+    (RenamesWhatIsWritten, ContractSuite, "test_any_text_is_a_state"),
+    (ClaimsInTheOrderOfKeys, EntrySuite, "test_claims"),
+)
+ON_DISK = ()
