@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import pickle
 import time
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +34,14 @@ from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, wri
 
 __all__ = ["ExpectationTests"]
 
-VALUES = (b"", b"\0", b"\xff\xfe", b"text \r\n", bytes(range(256)), b"a" * 100_000)
+TEXT = b"From: anna@example.com"
+VALUES = (
+    *(b"", b"\0", b"\xff\xfe", b"text \r\n", bytes(range(256)), b"a" * 100_000),
+    # What a store may take for what it has made of a value itself, as senders can write it, too.
+    *(zlib.compress(TEXT), gzip.compress(TEXT, mtime=0)),
+    *(pickle.dumps(TEXT), base64.b64encode(TEXT), TEXT.hex().encode(), repr(TEXT).encode()),
+    *(b"x\x9c", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x80\x04", b"null", b"{}", b"\\x00", b"X'00'"),
+)
 TIMES = (0, 1, 2**31, 2**32 + 1, NOON, 2**53 + 1, EVER)
 
 # By the entry that is there: which expectations about it hold, and which do not.
@@ -63,11 +74,11 @@ class ExpectationTests(StoreSuite):
     @pytest.mark.parametrize("kind", BESIDE, ids=lambda kind: kind.name)
     def test_what_is_written_is_found(self, store: StateStorage, kind: Kind) -> None:
         """Any bytes come back as they were, with their time, by every hook that reads."""
-        entries = [Entry(kind, SENDER, f"n{i}", v, NOON + i) for i, v in enumerate(VALUES)]
+        entries = [Entry(kind, SENDER, f"n{i:02}", v, NOON + i) for i, v in enumerate(VALUES)]
         assert store._commit([Write(*entry) for entry in entries]) == [1] * len(entries)
         assert [store._find(*entry[:3]) for entry in entries] == list(VALUES)
         assert sorted(store._load(SENDER, [(kind, EVERY)])) == entries
-        assert store._load(SENDER, [(kind, "n3")]) == [entries[3]]
+        assert store._load(SENDER, [(kind, "n03")]) == [entries[3]]
         assert sorted(everything(store, kind)) == entries
         assert store._count(kind) == len(entries)
         assert store._commit([Write(*entries[0][:3], None), Write(kind, OTHER, "x", None)]) == [
@@ -96,6 +107,7 @@ class ExpectationTests(StoreSuite):
         write = Write(kind, SENDER, "", b"position")
         store._commit([write])
         assert store._load(SENDER, [(kind, "")]) == [Entry(*write[:4], None)]  # type: ignore[arg-type]
+        assert store._count(kind) == 1
 
     def test_any_time_comes_back(self, store: StateStorage) -> None:
         """Every microsecond of 63 bits, and not only what a float or a clock of seconds has."""

@@ -76,6 +76,7 @@ class RecordTests(StoreSuite):
         """An entry without a known time has `updated_at` None, until it is set again."""
         fill(store, [(MODULE, SENDER, "POSTING")], updated_at=None)
         assert list(store) == [Record(MODULE, SENDER, "POSTING", None)]
+        assert len(store) == 1
         set_clock(store, NOON)
         store.set(MODULE, SENDER, "POSTING")
         assert list(store) == [Record(MODULE, SENDER, "POSTING", NOON_AS_DATETIME)]

@@ -6,6 +6,7 @@ They came through all tests of the kit that there were before.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -134,7 +135,35 @@ class ClaimsInTheOrderOfKeys(MemoryStorage):
         return sorted(super()._claim(kind, until, limit), key=lambda entry: entry.sender or "")
 
 
+class CountsTimes(MemoryStorage):
+    """``SELECT count(at)``."""
+
+    def _count(self, kind: Kind) -> int:
+        pages = self._pages(kind, Where())
+        return sum(entry.at is not None for page in pages for entry in page.entries)
+
+
+class UnpacksWhatLooksPacked(MemoryStorage):
+    """Packs what is large, and tells it by how it begins."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        return super()._commit(map(self.packed, writes))
+
+    def packed(self, write: Write) -> Write:
+        value = write.value
+        large = isinstance(value, bytes) and len(value) > 10_000
+        return write._replace(value=zlib.compress(value)) if large else write
+
+    def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
+        value = super()._find(kind, sender, name)
+        is_packed = isinstance(value, bytes) and value.startswith(b"x\x9c")
+        return zlib.decompress(value) if is_packed else value
+
+
 IN_MEMORY = (
+    (CountsTimes, ContractSuite, "test_unknown_times_stay_unknown"),
+    (CountsTimes, EntrySuite, "test_a_time_may_be_unknown"),
+    (UnpacksWhatLooksPacked, EntrySuite, "test_what_is_written_is_found"),
     (RemembersTooLate, ThreadSuite, "test_threads_meet[get]"),
     (WaitsAnew, ConversationSuite, "test_a_wait_is_as_long_as_was_said"),
     (LosesLateLocks, ConversationSuite, "test_a_lock_that_is_given_back_late"),
