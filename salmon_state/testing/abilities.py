@@ -49,7 +49,11 @@ ABILITIES: tuple[Ability, ...] = (
         declared="has_connection",
     ),
     Ability("threads", "StateStorage", ("threads",)),
-    Ability("found after reopening and SIGKILL", "StateStorage, Backend._commit", ("durable",)),
+    Ability(
+        "found after reopening and SIGKILL",
+        "StateStorage, Backend._commit",
+        ("durable", "test_sigkill_between_the_files_of_a_commit"),
+    ),
     Ability("files of its own", "docs/writing-a-store.md", ("files",)),
     Ability("its place away, full or damaged", "Backend._explain", ("faults",)),
     Ability("processes", "StateStorage", ("shared",)),

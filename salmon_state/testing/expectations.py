@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import pickle
 import time
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,19 +25,11 @@ from salmon_state.entries import (
 )
 from salmon_state.errors import Overtaken, StorageError
 from salmon_state.storage import StateStorage
-from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER
+from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER, VALUES
 from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, write
 
 __all__ = ["ExpectationTests"]
 
-TEXT = b"From: anna@example.com"
-VALUES = (
-    *(b"", b"\0", b"\xff\xfe", b"text \r\n", bytes(range(256)), b"a" * 100_000),
-    # What a store may take for what it has made of a value itself, as senders can write it, too.
-    *(zlib.compress(TEXT), gzip.compress(TEXT, mtime=0)),
-    *(pickle.dumps(TEXT), base64.b64encode(TEXT), TEXT.hex().encode(), repr(TEXT).encode()),
-    *(b"x\x9c", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x80\x04", b"null", b"{}", b"\\x00", b"X'00'"),
-)
 TIMES = (0, 1, 2**31, 2**32 + 1, NOON, 2**53 + 1, EVER)
 
 # By the entry that is there: which expectations about it hold, and which do not.

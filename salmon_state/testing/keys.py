@@ -1,10 +1,15 @@
-"""Keys that a store may confuse: what attackers, old clients and other alphabets send."""
+"""Keys and values that a store may confuse: what attackers, clients and other alphabets send."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import pickle
+import zlib
+
 from salmon_state.keys import Sender
 
-__all__ = ["HOSTILE_KEYS", "LONGEST", "MODULE", "OTHER", "SENDER", "SHORT_DIGESTS"]
+__all__ = ["HOSTILE_KEYS", "LONGEST", "MODULE", "OTHER", "SENDER", "SHORT_DIGESTS", "VALUES"]
 
 MODULE = "app.handlers"
 SENDER, OTHER = "anna@example.com", "ben@example.com"
@@ -82,3 +87,13 @@ SHORT_DIGESTS: tuple[tuple[str, str], ...] = (
     *(("11680@x", "18863@x"), ("40229@x", "64301@x"), ("16108@x", "44740@x")),  # BLAKE2b
 )
 """Senders of which 32 bits of a digest are the same: of the text, its `ascii`, and `ascii_key`."""
+
+_TEXT = b"From: anna@example.com"
+VALUES = (
+    *(b"", b"\0", b"\xff\xfe", b"text \r\n", bytes(range(256)), b"a" * 100_000),
+    # What a store may take for what it has made of a value itself, as senders can write it, too.
+    *(zlib.compress(_TEXT), gzip.compress(_TEXT, mtime=0)),
+    *(pickle.dumps(_TEXT), base64.b64encode(_TEXT), _TEXT.hex().encode(), repr(_TEXT).encode()),
+    *(b"x\x9c", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x80\x04", b"null", b"{}", b"\\x00", b"X'00'"),
+)
+"""Values of entries beside the states, all different."""

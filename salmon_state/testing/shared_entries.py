@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.entries import CHECK, EVERY, Kind, Seen, Want, Write
+from salmon_state.entries import CHECK, EVERY, Entry, Kind, Seen, Want, Write
+from salmon_state.storage import StateStorage
 from salmon_state.testing import tasks
+from salmon_state.testing.keys import SENDER
 from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, everything, outgoing, write
 
@@ -23,6 +26,7 @@ class SharedEntrySuite(StoreSuite):
         takers_killed: How many of them are killed while they do.
         commits_killed: How many processes are killed in the middle of a commit.
         commit_size: How many entries of each of four kinds such a commit has.
+        renames: Before how many renamed or removed files of a commit a process is killed at most.
     """
 
     takers = 3
@@ -30,6 +34,7 @@ class SharedEntrySuite(StoreSuite):
     takers_killed = 2
     commits_killed = 3
     commit_size = 25
+    renames = 16
 
     def test_each_due_entry_is_claimed_once(self, open_store: OpenStore) -> None:
         """By whichever process, and none is left."""
@@ -85,3 +90,32 @@ class SharedEntrySuite(StoreSuite):
                 others = [store.get("app", other) for other in tasks.beside(sender)]
                 expected = f"S{commits - 1}" if store.spans_senders else ROUTE_FIRST_STATE
                 assert others == [expected] * 2, "of several senders some have what others lack"
+
+    def test_sigkill_between_the_files_of_a_commit(self, open_store: OpenStore) -> None:
+        """Whoever comes next finds a commit or nothing of it, of every sender, and in pages."""
+        with open_store() as store, store_processes(open_store, 1) as (writer,):
+            senders = [f"{n}@x" for n in range(5)] if store.spans_senders else [SENDER] * 2
+            last = 0
+            store._commit(tasks.step_of(senders, last))
+            for number in range(1, self.renames + 1):
+                killed = writer.call(tasks.die_in_step, senders, number, number - 1)
+                last = _step_found(store, senders, (last, number) if killed else (number,))
+                if not killed:
+                    break
+
+
+def _step_found(store: StateStorage, senders: Sequence[str], possible: Iterable[int]) -> int:
+    """Returns which step of `tasks.step_of` is the last that was committed."""
+    steps = {frozenset(w[:4] for w in tasks.step_of(senders, n) if w.value): n for n in possible}
+    wants: list[Want] = [(Kind.OUTGOING, EVERY), (Kind.BODY, EVERY)]
+
+    def listed() -> Iterable[Entry]:
+        return (entry for kind, _ in wants for entry in everything(store, kind))
+
+    def loaded() -> Iterable[Entry]:
+        return (entry for sender in set(senders) for entry in store._load(sender, wants))
+
+    listing, loading = (steps.get(frozenset(e[:4] for e in read())) for read in (listed, loaded))
+    assert listing is not None, "pages have a commit by half, of a process that was killed"
+    assert loading == listing, "a commit of a process that was killed is there by half"
+    return listing

@@ -5,18 +5,27 @@ They came through all tests of the kit that there were before.
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
+from examples.file_store.salmon_state_files import FileStorage
 from salmon_state import MemoryStorage
 from salmon_state.backend import Backend, Lock, UnitOfWork
-from salmon_state.entries import Entry, Kind, Value, Where, Write, in_order
+from salmon_state.entries import Kind, Page, Value, Where, Write, in_order
 from salmon_state.errors import busy
 from salmon_state.keys import Sender
 from salmon_state.stores.encoding import encode_state
-from salmon_state.testing import ContractSuite, ConversationSuite, EntrySuite, ThreadSuite
+from salmon_state.testing import (
+    ContractSuite,
+    ConversationSuite,
+    EntrySuite,
+    SharedEntrySuite,
+    ThreadSuite,
+)
 
 
 class RemembersTooLate(MemoryStorage):
@@ -128,13 +137,6 @@ class RenamesWhatIsWritten(MemoryStorage):
         return super()._sweep(kind, where, value)
 
 
-class ClaimsInTheOrderOfKeys(MemoryStorage):
-    """Gives what an ``UPDATE … RETURNING`` returns, which knows no ORDER BY."""
-
-    def _claim(self, kind: Kind, until: int, limit: int) -> list[Entry]:
-        return sorted(super()._claim(kind, until, limit), key=lambda entry: entry.sender or "")
-
-
 class CountsTimes(MemoryStorage):
     """``SELECT count(at)``."""
 
@@ -150,14 +152,39 @@ class UnpacksWhatLooksPacked(MemoryStorage):
         return super()._commit(map(self.packed, writes))
 
     def packed(self, write: Write) -> Write:
-        value = write.value
-        large = isinstance(value, bytes) and len(value) > 10_000
-        return write._replace(value=zlib.compress(value)) if large else write
+        if isinstance(write.value, bytes) and len(write.value) > 10_000:
+            return write._replace(value=zlib.compress(write.value))
+        return write
 
     def _find(self, kind: Kind, sender: Sender, name: str) -> Any:
         value = super()._find(kind, sender, name)
         is_packed = isinstance(value, bytes) and value.startswith(b"x\x9c")
         return zlib.decompress(value) if is_packed else value
+
+
+class StopsAtTheFirst(FileStorage):
+    """After a crash takes a file that was renamed before it for a sign that all were."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        os.makedirs(path, exist_ok=True)
+        super().__init__(path, **options)
+
+    def _put_in_place(self, files: Mapping[str, object]) -> None:
+        for name in files:
+            if files[name] and not (self._path / f"{name}.new").exists():
+                return
+            super()._put_in_place({name: files[name]})
+
+
+class ListsWhatIsUnderWay(StopsAtTheFirst):
+    """Ends what died in the middle when a sender is looked up, and not when all are listed."""
+
+    def _page(self, kind: Kind, where: Where, after: Any) -> Page:
+        with patch.object(self, "_finish_what_died"):
+            return super()._page(kind, where, after)
+
+    def _put_in_place(self, files: Mapping[str, object]) -> None:
+        FileStorage._put_in_place(self, files)
 
 
 IN_MEMORY = (
@@ -171,6 +198,8 @@ IN_MEMORY = (
     (ProvesTheFirstLock, ConversationSuite, "test_a_lease_that_somebody_took_over"),
     (RenamesOfAnyAge, EntrySuite, "test_a_sweep_goes_by_all_that_it_is_told"),
     (RenamesWhatIsWritten, ContractSuite, "test_any_text_is_a_state"),
-    (ClaimsInTheOrderOfKeys, EntrySuite, "test_claims"),
 )
-ON_DISK = ()
+ON_DISK = (
+    (StopsAtTheFirst, SharedEntrySuite, "test_sigkill_between_the_files_of_a_commit"),
+    (ListsWhatIsUnderWay, SharedEntrySuite, "test_sigkill_between_the_files_of_a_commit"),
+)
