@@ -44,8 +44,8 @@ WRITERS, READERS = 0, _PLACES
 _SLICE = 0.002
 """For so many seconds a process goes on writing before those who wait; ten commits in memory."""
 
-_slices: dict[Path, float] = {}
-"""Of each file of queues: until when this process does; a moment of ``time.monotonic``."""
+_slices: dict[str, float] = {}
+"""By the path of a file of queues: until when it does; a moment of ``time.monotonic``."""
 
 _PAUSE = 0.0005
 _LONGEST_PAUSE = 0.01
@@ -84,9 +84,10 @@ class FileQueue(Forkable):
     that have given up would stay for as long as the one whom they wait for.
 
     In such a pause nobody may be writing, though all want to. So a process that has waited for the
-    `WRITERS`' turn keeps it for a moment, for all its threads: eight processes that do nothing
-    else write twenty times as much, and still as much as each other. Senders' locks do change
-    hands each time: what is done with one takes longer than a pause.
+    `WRITERS`' turn, or finds that nobody does, goes on for a moment without another look, for all
+    its threads: eight processes that do nothing else write twenty times as much, and still as much
+    as each other. Senders' locks do change hands each time: what is done with one takes longer than
+    a pause.
 
     A child that a handler forks has no place: it closes the files before it goes on.
 
@@ -104,7 +105,7 @@ class FileQueue(Forkable):
                 f"(F_OFD_SETLK), which {sys.platform} has not; keep the states in a database "
                 "server, or for development in memory"
             )
-        self._path = path
+        self._path, self._name = path, str(path)
         self._opening = threading.Lock()
         self._file = _OpenFile()
         self._places: set[_OpenFile] = set()
@@ -144,7 +145,7 @@ class FileQueue(Forkable):
                     result = attempt()
                     if result is not None:
                         if queue == WRITERS:
-                            _slices[self._path] = time.monotonic() + _SLICE
+                            self._go_on()
                         return result
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
@@ -153,14 +154,20 @@ class FileQueue(Forkable):
 
     def may_try(self, queue: int) -> bool:
         """Returns whether there is no need to wait in a queue; a number as for `in_turn`."""
-        if queue == WRITERS and time.monotonic() < _slices.get(self._path, 0.0):
+        if queue == WRITERS and time.monotonic() < _slices.get(self._name, 0.0):
             return True
         first = _FIRST_QUEUE + queue // _PLACES * _PLACES
         file = self.open()
         with self._opening:
             if file.descriptor < 0:
                 self.check_open(file)
-            return _find_lock(file.descriptor, first, first + _PLACES) is None
+            nobody = _find_lock(file.descriptor, first, first + _PLACES) is None
+        if nobody and queue == WRITERS:
+            self._go_on()
+        return nobody
+
+    def _go_on(self) -> None:
+        _slices[self._name] = time.monotonic() + _SLICE
 
     def _last_before(self, file: _OpenFile, own: _OpenFile, first: int, place: int) -> int:
         """Returns how far before a place somebody has one, or 0 if nobody has."""

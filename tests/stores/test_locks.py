@@ -295,33 +295,50 @@ def test_processes_that_come_again_and_again_take_turns(tmp_path: Path, path: Pa
     assert turns == turns[:5] * rounds
 
 
-@pytest.mark.parametrize(
-    ("queue", "slice_", "goes_on"),
-    [
-        (locks_module.WRITERS, HANG, True),
-        (locks_module.WRITERS, 0.0, False),
-        (locks_module.READERS, HANG, False),
-    ],
-)
-def test_a_process_that_waited_writes_on_for_a_moment(
-    path: Path, monkeypatch: pytest.MonkeyPatch, queue: int, slice_: float, goes_on: bool
-) -> None:
-    monkeypatch.setattr(locks_module, "_SLICE", slice_)
+SLICES = [
+    (locks_module.WRITERS, HANG, True),
+    (locks_module.WRITERS, 0.0, False),
+    (locks_module.READERS, HANG, False),
+]
+
+
+@pytest.fixture
+def slice_(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks_module, "_SLICE", request.param)
     monkeypatch.setattr(locks_module, "_slices", {})  # the path is another test's as well
+
+
+@pytest.mark.parametrize(("queue", "slice_", "goes_on"), SLICES, indirect=["slice_"])
+@pytest.mark.usefixtures("slice_")
+def test_a_process_that_waited_writes_on_for_a_moment(
+    path: Path, queue: int, goes_on: bool
+) -> None:
     free = threading.Event()
     with (
+        closing(FileQueue(path)) as before,
         closing(FileQueue(path)) as writer,
         closing(FileQueue(path)) as another,
         ThreadPoolExecutor(1) as threads,
     ):
-        assert another.may_try(queue)
-        turn = threads.submit(writer.in_turn, queue, lambda: free.is_set() or None, HANG)
-        await_waiting(path, queue, 1)
-        with another._place(first_place(queue)):
-            assert not another.may_try(queue)
+        with before._place(first_place(queue)):
+            turn = threads.submit(writer.in_turn, queue, lambda: free.is_set() or None, HANG)
+            await_waiting(path, queue, 2)
             free.set()
-            assert turn.result(HANG)
+            assert not another.may_try(queue)
+        assert turn.result(HANG)
+        with before._place(first_place(queue)):
             assert another.may_try(queue) is goes_on
+
+
+@pytest.mark.parametrize(("queue", "slice_", "goes_on"), SLICES, indirect=["slice_"])
+@pytest.mark.usefixtures("slice_")
+def test_a_process_that_nobody_waits_for_writes_on_for_a_moment(
+    path: Path, queue: int, goes_on: bool
+) -> None:
+    with closing(FileQueue(path)) as writer, closing(FileQueue(path)) as another:
+        assert writer.may_try(queue)
+        with another._place(first_place(queue)):
+            assert writer.may_try(queue) is goes_on
 
 
 @contextmanager
