@@ -16,23 +16,19 @@ from typing import Any
 import pytest
 
 from examples.file_store import salmon_state_files
+from examples.file_store import test_file_store as its_test
 from examples.file_store.salmon_state_files import FileStorage
-from examples.file_store.test_file_store import LIMITS
 from salmon_state import ConfigurationError, StateStorage, StorageError, StorageUnavailable
-from salmon_state.keys import Sender
 from salmon_state.testing import (
     ContractSuite,
     ConversationSuite,
     DurableSuite,
-    FaultSuite,
-    FileSuite,
     ModelSuite,
     OpenStore,
     SharedConversationSuite,
     SharedStoreSuites,
     StoreSuite,
 )
-from tests.directories import InADirectory
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +58,7 @@ class TestFileStorage(FileStores, SharedStoreSuites):
     runs = reopening_runs = conversation_runs = 5
     mails = 50
     memory = 50_000_000
-    limits = LIMITS
+    limits = its_test.LIMITS
     records = thousands = 300  # files that are synced, each
 
 
@@ -75,7 +71,7 @@ class TestFileStorageForLong(
     kills = 50
 
 
-class TestFaults(InADirectory, FileStores, FaultSuite, FileSuite):
+class TestFaults(FileStores, its_test.TestFaults):
     @pytest.fixture
     def open_store(self, place: Path) -> OpenStore:
         return partial(FileStorage, place, timeout=0.5)
@@ -87,13 +83,6 @@ class TestFaults(InADirectory, FileStores, FaultSuite, FileSuite):
             return FileStorage(path)
 
         return open_at
-
-    @pytest.fixture
-    def damage(self, place: Path) -> Callable[[str, Sender], None]:
-        def damage(module: str, sender: Sender) -> None:
-            (place / salmon_state_files._name(sender)).write_bytes(b"x")
-
-        return damage
 
 
 # ---------------------------------------------------------------- its files
@@ -376,10 +365,10 @@ for url, options in (("fils://", {{}}), ("files:///.", {{"pool_size": 3}})):
 
 def test_its_own_tests_run_where_it_is_installed(installed: Path, place: Path) -> None:
     shutil.copy(EXAMPLE / "test_file_store.py", place)
-    chosen = ("-k", "test_ping or test_a_whole_conversation or test_no_set_is_lost")
+    chosen = ("-k", "test_ping or test_a_whole_conversation or test_no_set_is_lost or TestFaults")
     quick = ("-q", "-p", "no:cacheprovider", "--no-header", "test_file_store.py")
     output = run_installed(installed, place, "-m", "pytest", *quick, *chosen)
-    assert re.search(r"^3 passed", output, flags=re.MULTILINE), output
+    assert re.search(r"^20 passed", output, flags=re.MULTILINE), output
 
 
 # ---------------------------------------------------------------- the guide
