@@ -321,7 +321,7 @@ class Backend:
         log().error("%r: %s\n%s", self, what, self._mask.hide("".join(lines).rstrip()))
 
     def _pages(self, kind: Kind, where: Where) -> Iterator[Page]:
-        """Yields all pages of what matches."""
+        """Yields all pages of what matches; whoever wants one after `close` is told."""
         after = None
         while True:
             page = self._page(kind, where, after)
@@ -329,6 +329,7 @@ class Backend:
             after = page.after
             if after is None:
                 return
+            self._check_open()
 
     def _atomic(self, entries: list[Entry]) -> Iterator[list[Entry]]:
         """Yields the entries in parts that one commit may change."""
