@@ -120,7 +120,7 @@ _HOMES = {
 }
 # Whose assertions pytest shall explain: the parts of a suite are imported by its module.
 _CONTRACT = ("lifecycle", "records", "states", "sweeps")
-_ENTRIES = ("commits", "expectations", "pages")
+_ENTRIES = ("churn", "commits", "expectations", "pages")
 _CONVERSATION = ("conversation_model", "endings", "layers", "sender_locks", "units")
 _ASSERTING = (*_HOMES.values(), *_CONTRACT, *_ENTRIES, *_CONVERSATION)
 

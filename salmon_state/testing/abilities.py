@@ -27,7 +27,11 @@ ABILITIES: tuple[Ability, ...] = (
     Ability("set_all, rename, purge, clear", "StateStorage.set_all, rename, purge", ("sweeps",)),
     Ability("entries of every kind", "Backend._load, _find, _commit", ("expectations",)),
     Ability("large values", "Backend._commit, _find", ("test_a_large_value",)),
-    Ability("several entries in one commit", "Backend._commit", ("commits",)),
+    Ability(
+        "several entries in one commit",
+        "Backend._commit",
+        ("commits", "test_a_file_that_cannot_be_changed"),
+    ),
     Ability(
         "several senders in one commit",
         "Backend.spans_senders",
@@ -35,6 +39,7 @@ ABILITIES: tuple[Ability, ...] = (
         declared="spans_senders",
     ),
     Ability("pages, and what is due", "Backend._page, _sweep, _claim", ("pages",)),
+    Ability("tidying up after many changes", "StateStorage", ("churn",)),
     Ability("exact keys", "StateStorage", ("hostile",)),
     Ability("any sequence of calls", "StateStorage", ("model",)),
     Ability("one commit for each mail", "StateStorage.conversation", ("units",)),

@@ -14,6 +14,7 @@ from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
 from salmon_state.testing import processes, tasks
+from salmon_state.testing.descriptors import open_files
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.model import ReopeningMachine, run_model
@@ -23,7 +24,6 @@ from salmon_state.testing.suite import (
     StoreSuite,
     contents,
     fill,
-    open_files,
     set_clock,
 )
 

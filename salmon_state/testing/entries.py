@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from salmon_state.testing.churn import ChurnTests
 from salmon_state.testing.commits import CommitTests
 from salmon_state.testing.expectations import ExpectationTests
 from salmon_state.testing.pages import PageTests
@@ -10,9 +11,9 @@ from salmon_state.testing.suite import everything
 __all__ = ["EntrySuite", "everything"]
 
 
-class EntrySuite(ExpectationTests, CommitTests, PageTests):
+class EntrySuite(ExpectationTests, CommitTests, PageTests, ChurnTests):
     """Every store: the docstrings of `salmon_state.backend`, sentence by sentence.
 
-    `ExpectationTests` is about one entry, `CommitTests` about writing several and `PageTests`
-    about listing, sweeping and claiming many.
+    `ExpectationTests` is about one entry, `CommitTests` about writing several, `PageTests`
+    about listing, sweeping and claiming many, and `ChurnTests` about a store that tidies itself up.
     """

@@ -6,7 +6,9 @@ import resource
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,12 +16,13 @@ from typing import NoReturn
 
 import pytest
 
-from salmon_state.errors import StorageError, StorageUnavailable
+from salmon_state.errors import ConversationBusy, StorageError, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
 from salmon_state.testing import processes, tasks
 from salmon_state.testing.keys import MODULE, OTHER, SENDER
 from salmon_state.testing.lifecycle import CALLS
+from salmon_state.testing.mails import can_enter
 from salmon_state.testing.suite import OpenStore, StoreSuite, contents, fill
 
 __all__ = ["Fault", "FaultSuite", "moved_away", "no_space", "unmounted"]
@@ -162,19 +165,27 @@ class FaultSuite(StoreSuite):
 
     def test_a_writer_that_stands_still(self, open_store: OpenStore, filled: StateStorage) -> None:
         """Whoever writes or reads meanwhile does it, or is told so, and is not waiting still."""
-        with processes.store_processes(open_store, 1) as (other,):
-            other.start(tasks.commit_and_stop, SENDER)
-            other.wait_until_stopped()
-            try:
-                error = self._raised_by(lambda: filled.set("mine", SENDER, "NEW"))
-                read = self._raised_by(lambda: filled.get(MODULE, SENDER))
-            finally:
-                other.go_on()
-            assert {error, read} <= {"nothing", "StorageUnavailable"}
-            other.result()
+        with _standing_still(open_store):
+            error = self._raised_by(lambda: filled.set("mine", SENDER, "NEW"))
+            read = self._raised_by(lambda: filled.get(MODULE, SENDER))
+        assert {error, read} <= {"nothing", "StorageUnavailable"}
         mine = "NEW" if error == "nothing" else "START"
         states = [filled.get(module, SENDER) for module in ("one", "two", "mine")]
         assert states == ["ONE", "ONE", mine], "two writers were not kept apart"
+
+    def test_a_wait_beyond_its_time_limit(
+        self, open_store: OpenStore, filled: StateStorage
+    ) -> None:
+        """A conversation waits for its lock as long as was said, whatever limit writers have."""
+        began = time.monotonic()
+        with _standing_still(open_store):
+            self._raised_by(lambda: filled.set("mine", SENDER, "NEW"))
+        limit = time.monotonic() - began  # or whoever writes need not wait, and it is another one
+        with ThreadPoolExecutor(1) as another, open_store() as other:
+            with other.conversation(SENDER):
+                entering = another.submit(can_enter, filled, [SENDER], processes.PATIENCE)
+                wait([entering], max(1.5, limit + 0.5))
+            assert entering.result() == [True], "it was given up before its time was over"
 
     def _raised_by(self, call: Callable[[], object]) -> str:
         raised: list[str] = []
@@ -183,6 +194,19 @@ class FaultSuite(StoreSuite):
         thread.join(self.late_for_writers)
         assert raised, f"it still waits after {self.late_for_writers:g} s"
         return raised[0]
+
+
+@contextmanager
+def _standing_still(open_store: OpenStore) -> Iterator[None]:
+    """Gives a block in which another process stands still in the middle of a commit."""
+    with processes.store_processes(open_store, 1) as (other,):
+        other.start(tasks.commit_and_stop, SENDER)
+        other.wait_until_stopped()
+        try:
+            yield
+        finally:
+            other.go_on()
+        other.result()
 
 
 def _missing(suite: FaultSuite, name: str) -> NoReturn:
@@ -197,6 +221,8 @@ def _missing(suite: FaultSuite, name: str) -> NoReturn:
 def _name_of_error(call: Callable[[], object]) -> str:
     try:
         call()
+    except ConversationBusy:
+        return "ConversationBusy"  # which says that a mail of the same sender is in hand
     except StorageUnavailable:
         return "StorageUnavailable"
     except StorageError:

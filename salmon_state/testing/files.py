@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from salmon_state.errors import StorageError, StorageUnavailable
 from salmon_state.storage import StateStorage
+from salmon_state.testing import tasks
 from salmon_state.testing.keys import MODULE, SENDER
+from salmon_state.testing.mails import can_enter
 from salmon_state.testing.suite import StoreSuite
 
 __all__ = ["FileSuite"]
@@ -45,14 +48,45 @@ class FileSuite(StoreSuite):
     def test_nobody_else_reads_its_files(
         self, open_at: Callable[[str], StateStorage], here: Path
     ) -> None:
-        """What senders there are is not for every user of the machine."""
-        with open_at("states") as store, store.conversation(SENDER):
+        """What senders there are is not for every user of the machine, whatever file it is in."""
+        with open_at("states") as store:
+            with store.conversation(SENDER):
+                store.set(MODULE, SENDER, "ONE")
+                store.set(MODULE, "ben@example.com", "ONE")
+            _check_modes(here)
+            tasks.churn(store, "ONE")
+            _check_modes(here)
+        _check_modes(here)
+
+    def test_a_link_leads_to_the_same_place(
+        self, open_at: Callable[[str], StateStorage], here: Path
+    ) -> None:
+        """By whichever name it was opened, a store has the same states and the same locks."""
+        with open_at("states") as one:
+            one.set(MODULE, SENDER, "ONE")
+        if not (here / "states").exists():
+            pytest.skip("left out: it makes no file of the name that it is given")
+        (here / "link").symlink_to("states")
+        with open_at("states") as one, open_at("link") as two:
+            for each, other, word in ((one, two, "TWO"), (two, one, "THREE")):
+                assert other.get(MODULE, SENDER) == "ONE"
+                with each.conversation(SENDER):
+                    kept_out = can_enter(other, [SENDER]) == [False]
+                assert kept_out or not each.locks_processes, "a link has locks of its own"
+                last = tasks.churn(each, word)
+                assert other.get(*tasks.CHURNED[0]) == last
+
+    def test_files_that_somebody_replaced(
+        self, open_at: Callable[[str], StateStorage], here: Path
+    ) -> None:
+        """What is in them is no store: a plain `StorageError`, as somebody has to mend it."""
+        with open_at("states") as store:
             store.set(MODULE, SENDER, "ONE")
-            store.set(MODULE, "ben@example.com", "ONE")
-        for path in here.rglob("*"):
-            mode = path.stat().st_mode & 0o777
-            if path.is_file() and _all_may_enter(path.parent, here):
-                assert not mode & 0o007, f"{path.name} is open to every user: {mode:o}"
+        for path in [path for path in here.rglob("*") if path.is_file() and path.stat().st_size]:
+            path.write_bytes(b"rubbish\n" * 1000)
+        with pytest.raises(StorageError) as caught, open_at("states") as store:
+            store.get(MODULE, SENDER)
+        assert not isinstance(caught.value, StorageUnavailable), "nobody mends it by trying again"
 
     def test_two_places_are_two_stores(
         self, open_at: Callable[[str], StateStorage], here: Path
@@ -87,3 +121,10 @@ def _all_may_enter(directory: Path, top: Path) -> bool:
             return False
         directory = directory.parent
     return True
+
+
+def _check_modes(here: Path) -> None:
+    for path in here.rglob("*"):
+        mode = path.stat().st_mode & 0o777
+        if path.is_file() and _all_may_enter(path.parent, here):
+            assert not mode & 0o007, f"{path.name} is open to every user: {mode:o}"

@@ -37,19 +37,20 @@ def meet_at_each_moment(
         prepare: One of `meetings.MEETINGS`; called with a number that is new each time.
         store: Who makes the call.
         other: Who comes meanwhile; another handle to the same place, or the same store.
-        moments: At how many moments of the call, at most 16; and at as many between the lines
-            of the store's own class, where what should be one step and is two has its gap.
+        moments: At how many moments of the call, at most 16; at as many between the lines of the
+            store's own class, where what should be one step and is two has its gap; and at as
+            many behind changes of files, if Python makes them.
     """
     numbers = count()
-    for own in (type(store), None):
+    for own, on_files in ((type(store), False), (None, True), (None, False)):
         first = prepare(store, other, next(numbers))
-        whole = StoppingCall(first.call, sys.maxsize, own)
+        whole = StoppingCall(first.call, sys.maxsize, own, on_files=on_files)
         whole.run_beside(lambda: None)
         first.check(whole.result, first.meanwhile())
         blinks = 0
-        for moment in spread(whole.events, moments):
+        for moment in spread(whole.events, moments) if whole.events else ():
             meeting = prepare(store, other, next(numbers))
-            stopping = StoppingCall(meeting.call, moment, own)
+            stopping = StoppingCall(meeting.call, moment, own, on_files=on_files)
             meeting.check(*stopping.run_beside(meeting.meanwhile))
             blinks += stopping.blinked
             if blinks == BLINKS:

@@ -162,6 +162,14 @@ class PageTests(StoreSuite):
         with pytest.raises(Overtaken):  # the first taker was too slow
             store._commit([Write(*first[55][:3], None, None, Seen(at=NOON + 1000))])
 
+    def test_a_claim_leaves_the_rest(self, store: StateStorage) -> None:
+        """Of those with the same time as well, which are the next one's at once."""
+        store._clock = lambda: NOON
+        write(store, [w for sender in (SENDER, OTHER, None) for w in outgoing(sender, 5)])
+        claims = [store._claim(Kind.OUTGOING, NOON + 9, limit) for limit in (2, 7, 9)]
+        assert [len(claimed) for claimed in claims] == [2, 7, 6]
+        assert len({entry[:3] for claimed in claims for entry in claimed}) == 15
+
     def test_a_claim_goes_by_the_last_time(self, store: StateStorage) -> None:
         """What was put off is not due, what was hurried is; and what was removed is gone."""
         store._clock = lambda: NOON

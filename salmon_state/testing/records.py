@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
+from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import Record, StateStorage
+from salmon_state.testing.descriptors import open_files
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.states import BAD_STATES
-from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, open_files, set_clock
+from salmon_state.testing.suite import NOON, StoreSuite, contents, fill, set_clock
 
 __all__ = ["RecordTests"]
 
@@ -160,6 +162,19 @@ class RecordTests(StoreSuite):
         untouched = {f"{number}@x" for number in range(400)} - changed
         assert {sender: seen[sender] for sender in untouched} == dict.fromkeys(untouched, 1)
         assert max(seen.values()) == 1
+
+    def test_a_store_that_is_closed_while_iterating(self, store: StateStorage) -> None:
+        """Whoever does not get the rest any more is told, and does not take it for all."""
+        fill(store, [(MODULE, f"{number}@x", "POSTING") for number in range(1200)])
+        listing = store.records()
+        given = [next(listing)]
+        store.close()
+        told = False
+        try:
+            given += listing
+        except StorageUnavailable:
+            told = True
+        assert told or len(given) == 1200, f"it ended after {len(given)} of 1,200"
 
     def test_many_records(self, store: StateStorage) -> None:
         """They are counted, filtered, and listed without loading all; and who leaves, leaves."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
 import pytest
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.testing import tasks
+from salmon_state.entries import Entry, Kind, Write
+from salmon_state.errors import StorageUnavailable
+from salmon_state.storage import StateStorage
+from salmon_state.testing import stopping, tasks
+from salmon_state.testing.children import call_in_child, left_open
+from salmon_state.testing.churn import SharedChurnTests
 from salmon_state.testing.forking import fork_while_opening, fork_while_writing
 from salmon_state.testing.histories import explain, read_all, record_history
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, SENDER
 from salmon_state.testing.meetings import MEETINGS
-from salmon_state.testing.moments import meet_at_each_moment
+from salmon_state.testing.moments import Meeting, meet_at_each_moment
 from salmon_state.testing.processes import StoreProcess, store_processes
-from salmon_state.testing.suite import OpenStore, StoreSuite, contents
+from salmon_state.testing.suite import NOON, OpenStore, contents, everything
+from salmon_state.testing.threads import pause
 
 __all__ = ["SharedSuite"]
 
 
-class SharedSuite(StoreSuite):
+class SharedSuite(SharedChurnTests):
     """A store that processes share: what one has set, the others read at once.
 
     Attributes:
@@ -55,6 +64,16 @@ class SharedSuite(StoreSuite):
         """A store that comes at any moment of another one's call finds it not begun, or done."""
         with open_store() as one, open_store() as two:
             meet_at_each_moment(MEETINGS[meeting], one, two, self.moments)
+
+    def test_a_store_is_opened_beside_a_commit(self, open_store: OpenStore) -> None:
+        """Whoever opens it at any moment takes nothing away of what is being written."""
+        with open_store() as one, open_store() as two:
+            meet_at_each_moment(partial(_opening, open_store), one, two, self.moments)
+
+    def test_a_child_leaves_nothing_open(self, others: Sequence[StoreProcess]) -> None:
+        """A forked child has no more files and sockets open the more calls it makes."""
+        more = others[0].call(call_in_child, left_open)
+        assert more <= 0, f"after a hundred calls a child has more files open: {more}"
 
     def test_forks_while_another_thread_opens(
         self, open_store: OpenStore, others: Sequence[StoreProcess]
@@ -167,6 +186,27 @@ class SharedSuite(StoreSuite):
         found = {tuple(record[:3]) for record in reader.call(tasks.read)}
         assert found == set(states)
 
+    def test_a_pause_of_another_process(
+        self, open_store: OpenStore, others: Sequence[StoreProcess]
+    ) -> None:
+        """Whoever writes or claims meanwhile waits until it is over, or is told that it cannot."""
+        due = Entry(Kind.OUTGOING, SENDER, "due", b"mail", 1)
+        as_before = ROUTE_FIRST_STATE, [due]
+        with open_store() as store:
+            store._commit([Write(*due)])
+            with pause(store):
+                others[0].start(tasks.do, "set", MODULE, SENDER, "ONE")
+                others[1].start(tasks.do, "_claim", Kind.OUTGOING, NOON, 9)
+                end = time.monotonic() + 10 * stopping.BLINK
+                found = as_before
+                while found == as_before and time.monotonic() < end:
+                    found = store.get(MODULE, SENDER), everything(store, Kind.OUTGOING)
+                    time.sleep(stopping.BLINK / 4)
+            for other in others[:2]:
+                with suppress(StorageUnavailable):
+                    other.result()
+            assert found == as_before, "somebody wrote in a pause"
+
     def test_instances_in_one_process(self, open_store: OpenStore) -> None:
         """Two stores at one place in the same process are one store."""
         with open_store() as one, open_store() as two:
@@ -199,3 +239,20 @@ class SharedSuite(StoreSuite):
                 for sender in ("0@x", "1@x", "2@x"):  # one of them was in hand
                     store.set(f"victim{kill}", sender, "AFTERWARDS")
                     assert store.get(f"victim{kill}", sender) == "AFTERWARDS"
+
+
+def _opening(
+    open_store: OpenStore, store: StateStorage, other: StateStorage, number: int
+) -> Meeting:
+    sender = f"opening{number}@x"
+
+    def open_and_read() -> str:
+        with open_store() as opened:
+            return opened.get(MODULE, sender)
+
+    def check(_: object, seen: str) -> None:
+        assert seen in (ROUTE_FIRST_STATE, "ONE"), f"whoever opened the store read {seen}"
+        states = [each.get(MODULE, sender) for each in (store, other)]
+        assert states == ["ONE", "ONE"], f"what was set is lost: it is {states}"
+
+    return Meeting(lambda: store.set(MODULE, sender, "ONE"), open_and_read, check)

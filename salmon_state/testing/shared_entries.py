@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
@@ -10,6 +11,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import CHECK, EVERY, Entry, Kind, Seen, Want, Write
 from salmon_state.storage import StateStorage
 from salmon_state.testing import tasks
+from salmon_state.testing.children import call_in_child, churn_until_it_fails
 from salmon_state.testing.keys import SENDER
 from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, everything, outgoing, write
@@ -26,7 +28,8 @@ class SharedEntrySuite(StoreSuite):
         takers_killed: How many of them are killed while they do.
         commits_killed: How many processes are killed in the middle of a commit.
         commit_size: How many entries of each of four kinds such a commit has.
-        renames: Before how many renamed or removed files of a commit a process is killed at most.
+        renames: Before how many renamed or removed files of a commit a process is killed at most,
+            and at how many changed files commits fail.
     """
 
     takers = 3
@@ -101,6 +104,19 @@ class SharedEntrySuite(StoreSuite):
                 killed = writer.call(tasks.die_in_step, senders, number, number - 1)
                 last = _step_found(store, senders, (last, number) if killed else (number,))
                 if not killed:
+                    break
+
+    def test_a_file_that_cannot_be_changed(self, open_store: OpenStore) -> None:
+        """A commit that raises for it has not happened, and one that returns has."""
+        with open_store() as store, store_processes(open_store, 1) as (writer,):
+            expected = ROUTE_FIRST_STATE
+            for moment in range(self.renames):
+                churn = partial(churn_until_it_fails, word=f"S{moment}.", moment=moment)
+                last, failed = writer.call(call_in_child, churn)
+                expected = last or expected
+                states = {store.get(*key) for key in tasks.CHURNED}
+                assert states == {expected}, "a commit raised, and was made; or it was not"
+                if not failed:
                     break
 
 

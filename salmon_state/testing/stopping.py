@@ -5,8 +5,9 @@ all of it, whatever code of the store or its driver that is. It goes on when the
 or after a blink, because the other one may wait for a lock that the call holds.
 
 The moments between the lines of the store's own class come first: what it does in two steps, where
-it must be one, leaves its gap there. Of a loop only the first rounds count: otherwise nearly all
-moments would be in the one with most rounds, and none where the loop after it has its gaps.
+it must be one, leaves its gap there; then those behind a change of a file, of which there are few.
+Of a loop only the first rounds count: otherwise nearly all moments would be in the one with most
+rounds, and none where the loop after it has its gaps.
 
 This module is imported by the processes as well; it needs neither pytest nor Hypothesis.
 """
@@ -31,6 +32,12 @@ PATIENCE = 180.0
 """Seconds after which a call is taken to be stuck."""
 _ROUNDS = 4
 """How often a call from the same place counts."""
+_CHANGES = (
+    *("write", "writev", "pwrite", "pwritev", "flush", "fsync", "fdatasync", "truncate"),
+    *("ftruncate", "posix_fallocate", "sendfile", "copy_file_range", "rename", "replace"),
+    *("link", "symlink", "unlink", "remove", "mkdir", "rmdir"),
+)
+"""The functions and methods by which Python changes files."""
 
 
 def spread(events: int, count: int) -> Iterator[int]:
@@ -52,6 +59,7 @@ class StoppingCall:
         call: What is called.
         moment: At which of the calls and returns that are counted it stops, from 1.
         own: A class; counted is only what is called from the files that its methods are in.
+        on_files: Counted is only that something that changes a file has returned.
 
     Attributes:
         events: How many calls and returns were counted until it stopped, or ended.
@@ -59,9 +67,17 @@ class StoppingCall:
         result: What the call returned.
     """
 
-    def __init__(self, call: Callable[[], Any], moment: int, own: type | None = None) -> None:
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        moment: int,
+        own: type | None = None,
+        *,
+        on_files: bool = False,
+    ) -> None:
         self._call = call
         self._moment = moment
+        self._on_files = on_files
         self._files = None if own is None else _files_of(own)
         self._reached, self._go_on = threading.Event(), threading.Event()
         self._error: BaseException | None = None
@@ -95,22 +111,30 @@ class StoppingCall:
             sys.setprofile(None)
             self._reached.set()
 
-    def _count(self, frame: FrameType, event: str, _: object) -> None:
+    def _count(self, frame: FrameType, event: str, called: object) -> None:
         # It stays until the end: Python has no reference of its own to what it is just calling.
-        if self.events == self._moment or not self._counts(frame, event):
+        if self.events == self._moment or not self._counts(frame, event, called):
             return
         self.events += 1
         if self.events == self._moment:
             self._reached.set()
             self.blinked = not self._go_on.wait(BLINK)
 
-    def _counts(self, frame: FrameType, event: str) -> bool:
+    def _counts(self, frame: FrameType, event: str, called: object) -> bool:
+        if self._on_files and not (event == "c_return" and _changes_a_file(called)):
+            return False
         caller = frame.f_back if event in ("call", "return") else frame
         if caller is None or (self._files and caller.f_code.co_filename not in self._files):
             return False
         place = id(caller.f_code), caller.f_lasti, event
         self._rounds[place] += 1
         return self._rounds[place] <= _ROUNDS
+
+
+def _changes_a_file(called: object) -> bool:
+    its = type(getattr(called, "__self__", None))  # of a method
+    module = getattr(called, "__module__", None) or its.__module__
+    return module in ("posix", "_io") and getattr(called, "__name__", "") in _CHANGES
 
 
 def _files_of(cls: type) -> set[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +23,6 @@ __all__ = [
     "contents",
     "everything",
     "fill",
-    "open_files",
     "outgoing",
     "set_clock",
     "write",
@@ -154,13 +151,3 @@ def write(store: StateStorage, writes: Iterable[Write]) -> None:
 def set_clock(store: StateStorage, microseconds: int) -> None:
     """Makes a store believe that it is that many microseconds after 1970 began."""
     store._clock = lambda: microseconds
-
-
-def open_files() -> set[tuple[int, int, int]]:
-    """Returns what files and sockets this process has open, each other than any before it."""
-    found = set()
-    for number in range(1000):  # a new one gets the lowest number that is free
-        with suppress(OSError):
-            status = os.fstat(number)
-            found.add((number, status.st_dev, status.st_ino))
-    return found

@@ -16,8 +16,11 @@ from salmon_state.keys import Sender
 from salmon_state.storage import Record, StateStorage
 
 __all__ = [
+    "CHURNED",
     "KINDS",
     "beside",
+    "churn",
+    "churn_steps",
     "commit_and_stop",
     "commit_forever",
     "die_in_step",
@@ -112,6 +115,24 @@ def commit_and_stop(store: StateStorage, sender: Sender) -> None:
         yield Write(Kind.STATE, sender, "two", "ONE", 1)
 
     store._commit(writes())
+
+
+CHURNED = [(f"{number:02}", "churn@example.com") for number in range(100)]
+"""Modules and sender of the entries that are changed again and again."""
+
+
+def churn(store: StateStorage, word: str) -> str:
+    """Makes 2,500 changes, each hundred a commit; returns the state that all of them end in."""
+    *_, last = churn_steps(store, word)
+    return last
+
+
+def churn_steps(store: StateStorage, word: str) -> Iterator[str]:
+    """Makes the commits of a churn; yields the state that each has committed."""
+    for step in range(25):
+        state = None if step % 5 == 3 else f"{word}{step}"
+        store._commit([Write(Kind.STATE, s, module, state, step) for module, s in CHURNED])
+        yield state or ROUTE_FIRST_STATE
 
 
 def step_of(senders: Sequence[str], number: int) -> list[Write]:

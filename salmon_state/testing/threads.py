@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 
+from salmon_state.entries import Entry, Kind, Where, Write
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
+from salmon_state.testing import stopping
+from salmon_state.testing.descriptors import open_files
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.meetings import MEETINGS
 from salmon_state.testing.moments import meet_at_each_moment
 from salmon_state.testing.processes import PATIENCE
-from salmon_state.testing.suite import StoreSuite, contents, fill, open_files
+from salmon_state.testing.suite import NOON, StoreSuite, contents, everything, fill, write
 from salmon_state.testing.tasks import win
 
-__all__ = ["ThreadSuite", "ending", "run_together"]
+__all__ = ["ThreadSuite", "ending", "pause", "run_together"]
 
 
 def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -66,9 +69,28 @@ def ending(meeting: threading.Barrier) -> Iterator[None]:
         raise
 
 
-def _try_to_set(store: StateStorage) -> None:
+@contextmanager
+def pause(store: StateStorage) -> Iterator[None]:
+    """Gives a block in which nobody else writes; skips the test if the store cannot do that."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(store.paused())
+        except NotImplementedError:
+            pytest.skip("left out: it cannot keep others from writing")
+        yield
+
+
+_WRITES: tuple[Callable[[StateStorage], object], ...] = (
+    lambda store: store.set(MODULE, SENDER, "WRITTEN"),
+    lambda store: store._claim(Kind.OUTGOING, NOON, 9),
+    lambda store: store._sweep(Kind.OUTGOING, Where(name="due"), b"changed"),
+    lambda store: store.clear(),
+)
+
+
+def _try(call: Callable[[StateStorage], object], store: StateStorage) -> None:
     with suppress(StorageUnavailable):
-        store.set(MODULE, SENDER, "WRITTEN")
+        call(store)
 
 
 class ThreadSuite(StoreSuite):
@@ -160,17 +182,26 @@ class ThreadSuite(StoreSuite):
 
     def test_a_pause(self, store: StateStorage) -> None:
         """Whoever writes meanwhile waits until it is over, or is told that it cannot."""
-        writer = threading.Thread(target=_try_to_set, args=(store,), daemon=True)
-        with ExitStack() as pause:
-            try:
-                pause.enter_context(store.paused())
-            except NotImplementedError:
-                pytest.skip("left out: it cannot keep others from writing")
-            writer.start()
-            writer.join(0.1)
-            assert store.get(MODULE, SENDER) == "START", "somebody wrote in a pause"
-        writer.join(PATIENCE)
-        assert not writer.is_alive(), "a writer still waits after a pause"
+        due = Entry(Kind.OUTGOING, SENDER, "due", b"mail", 1)
+        write(store, [Write(*due)])
+        writers = [threading.Thread(target=_try, args=(c, store), daemon=True) for c in _WRITES]
+        with pause(store):
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join(2 * stopping.BLINK)  # it waits; or it does not yet, which is as right
+            found = store.get(MODULE, SENDER), everything(store, Kind.OUTGOING)
+        assert found == ("START", [due]), "somebody wrote in a pause"
+        for writer in writers:
+            writer.join(PATIENCE)
+            assert not writer.is_alive(), "a writer still waits after a pause"
+
+    def test_a_pause_that_fails(self, store: StateStorage) -> None:
+        """It is over as well, and others write."""
+        with suppress(ZeroDivisionError), pause(store):
+            raise ZeroDivisionError
+        run_together([partial(store.set, MODULE, SENDER, "ONE")])
+        assert store.get(MODULE, SENDER) == "ONE"
 
     def test_records_beside_writes(self, store: StateStorage) -> None:
         """Whoever iterates finds each conversation that nobody touches exactly once."""

@@ -14,6 +14,7 @@ from salmon_state.conversation import current_conversation
 from salmon_state.entries import to_microseconds
 from salmon_state.errors import StorageUnavailable
 from salmon_state.storage import StateStorage
+from salmon_state.testing.descriptors import open_files
 from salmon_state.testing.endings import COMES_AGAIN, STAYS, elsewhere, left_with, refused
 from salmon_state.testing.keys import HOSTILE_KEYS, MODULE, OTHER, SENDER
 from salmon_state.testing.suite import (
@@ -21,7 +22,6 @@ from salmon_state.testing.suite import (
     StoreSuite,
     contents,
     fill,
-    open_files,
     set_clock,
 )
 

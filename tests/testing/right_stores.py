@@ -51,9 +51,10 @@ class TableStorage(StateStorage, Forkable):
         create_private_file(Path(self.path))
         self._inside = threading.Lock()
         _watch.add(self)
-        self._execute(
+        self._call(
+            self._execute,
             "CREATE TABLE IF NOT EXISTS entries"
-            " (kind, sender, name, value, at, PRIMARY KEY (kind, sender, name))"
+            " (kind, sender, name, value, at, PRIMARY KEY (kind, sender, name))",
         )
 
     def before_fork(self) -> None:

@@ -12,12 +12,14 @@ from salmon_state.storage import StateStorage
 from salmon_state.testing import OpenStore, StoreSuite, moments, stopping
 from tests.testing import (
     wrong_cases,
+    wrong_churn,
     wrong_conversation_cases,
     wrong_corners,
     wrong_details,
     wrong_faults,
     wrong_limits,
     wrong_moments,
+    wrong_neighbours,
     wrong_shortcuts,
 )
 from tests.testing.right_stores import TablePlace
@@ -26,7 +28,7 @@ Expected = tuple[type[StateStorage], type[StoreSuite], str]
 
 _THEMES = (
     *(wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details, wrong_corners),
-    wrong_shortcuts,
+    *(wrong_churn, wrong_neighbours, wrong_shortcuts),
 )
 IN_MEMORY: tuple[Expected, ...] = (
     *wrong_cases.IN_MEMORY,
