@@ -40,7 +40,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _GONE = (asyncio.IncompleteReadError, ConnectionError, TLSSetupException)
 _UNENHANCED = re.compile(r"^(([245])[0-9][0-9] )(?![245]\.[0-9])", re.MULTILINE)
 _ENHANCED = r"\1\2.0.0 "
-_NO_SUCH_COMMANDS = frozenset(["AUTH", "EXPN", "HELP", "VRFY"])
+_NO_SUCH_COMMANDS = frozenset(["smtp_AUTH", "smtp_EXPN", "smtp_HELP", "smtp_VRFY"])
 """Of those that aiosmtpd has: nobody can log in, and nobody is told who is here."""
 
 # It writes a line for each command of each client.
@@ -48,8 +48,17 @@ if not logging.getLogger("mail.log").level:
     logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
+def _commands(protocol: type) -> list[str]:
+    found = (name for name in dir(protocol) if name.startswith("smtp_"))
+    return [name for name in found if name not in _NO_SUCH_COMMANDS]
+
+
 class _Hooks:
     """What aiosmtpd asks: in each of its answers is what the client hears."""
+
+    def __dir__(self) -> list[str]:
+        """Returns what aiosmtpd looks for, as `SMTPClient` does."""
+        return [name for name in vars(_Hooks) if name.startswith("handle_")]
 
     async def handle_EHLO(  # noqa: N802 - as in aiosmtpd
         self, client: SMTPClient, session: Session, _: object, name: str, lines: list[str]
@@ -88,6 +97,9 @@ class SMTPClient(SMTP):
     answers_each: ClassVar[bool] = False
     """Whether there is an answer for each recipient of a mail."""
 
+    commands: ClassVar[list[str]] = _commands(SMTP)
+    """The methods that obey a command."""
+
     def __init__(self, service: Service) -> None:
         # aiosmtpd has one for all clients, which each new client clears.
         self.command_size_limits = defaultdict(lambda: self.command_size_limit)
@@ -102,14 +114,19 @@ class SMTPClient(SMTP):
             proxy_protocol_timeout=service.limits.silence if service.proxy_protocol else None,
             loop=service.loop,
         )
-        for name in _NO_SUCH_COMMANDS:
-            self._smtp_methods.pop(name, None)
         self._service = service
         self._refused = False
         self._taken = 0  # bytes of the memory for mails
         self._silent_at = 0.0
         self.has_mail = False
         """Whether a mail of this client is complete and has not been answered."""
+
+    def __dir__(self) -> list[str]:
+        """Returns the commands, which are what aiosmtpd looks for in each new client.
+
+        It looks at all attributes three times: without this a client costs more than a mail.
+        """
+        return self.commands
 
     # ---------------------------------------------------------------- coming and going
 
@@ -312,6 +329,7 @@ class LMTPClient(SMTPClient, LMTP):
     """A client that speaks LMTP (RFC 2033)."""
 
     answers_each = True
+    commands = _commands(LMTP)
 
 
 _HOOKS = _Hooks()
