@@ -14,6 +14,8 @@ This module is imported by the processes as well; it needs neither pytest nor Hy
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -24,7 +26,7 @@ from typing import Any
 
 from salmon_state.storage import StateStorage
 
-__all__ = ["StoppingCall", "spread"]
+__all__ = ["StoppingCall", "spread", "stop_at_change"]
 
 BLINK = 0.02
 """Seconds for which a call stops, if the other one cannot go on before."""
@@ -129,6 +131,30 @@ class StoppingCall:
         place = id(caller.f_code), caller.f_lasti, event
         self._rounds[place] += 1
         return self._rounds[place] <= _ROUNDS
+
+
+def stop_at_change(call: Callable[[], object], moment: int) -> int:
+    """Makes a call; returns how many changes of files there were.
+
+    Args:
+        call: What is called.
+        moment: Behind which change of a file this process stops itself with SIGSTOP; 0 for none.
+    """
+    changes = 0
+
+    def count(_: FrameType, event: str, called: object) -> None:
+        nonlocal changes
+        if event == "c_return" and _changes_a_file(called):
+            changes += 1
+            if changes == moment:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return changes
 
 
 def _changes_a_file(called: object) -> bool:

@@ -168,6 +168,16 @@ class BlamesTheSender(OneFile):
         raise busy(self.wait)
 
 
+class BlamesTheSenderInTheEnd(BlamesTheSender):
+    """Has collected all that it is to write before it keeps others out."""
+
+    def _commit(self, writes: Iterable[Write]) -> list[int]:
+        writes = list(writes)
+        with self.alone():
+            Path(f"{self.path}.journal").write_bytes(b"under way")
+            return TableStorage._commit(self, writes)
+
+
 IN_MEMORY = (
     (MovesTies, EntrySuite, "test_a_claim_leaves_the_rest"),
     (EndsWhenClosed, ContractSuite, "test_a_store_that_is_closed_while_iterating"),
@@ -182,4 +192,5 @@ ON_DISK = (
     (HasThemTryAgain, FileSuite, "test_files_that_somebody_replaced"),
     (WaitsAsItsWriters, FaultSuite, "test_a_wait_beyond_its_time_limit"),
     (BlamesTheSender, FaultSuite, "test_a_writer_that_stands_still"),
+    (BlamesTheSenderInTheEnd, FaultSuite, "test_a_writer_that_stands_still"),
 )
