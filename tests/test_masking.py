@@ -118,7 +118,7 @@ def shown(url: str) -> str:
         texts += _shown(error)
     finally:
         logging.getLogger().removeHandler(everything)
-    return "\n".join(texts)
+    return "\n".join(texts).replace("unix://", "")  # a scheme that is known, and has an x
 
 
 def _shown(error: StorageError) -> list[str]:
