@@ -314,11 +314,15 @@ class RedisCluster(Several):
         self.hurry(CALM)
 
 
+_NOT_YET = (redis.RedisError, redis.exceptions.RedisClusterException, OSError, KeyError)
+"""What a question may raise in the middle of a failover."""
+
+
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Waits for something that happens soon, and fails if it does not."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        with contextlib.suppress(redis.RedisError, OSError, KeyError):
+        with contextlib.suppress(*_NOT_YET):
             if condition():
                 return
         assert time.monotonic() < deadline, f"waited in vain for {what}"
