@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # More than there are processors: the tests wait a lot, for servers and for locks.
-WORKERS ?= 4
+WORKERS ?= 6
 PYTEST = pytest -n $(WORKERS) --dist loadgroup
 RUNTIME := $(VENV)/.runtime$(if $(EXTRAS),-$(EXTRAS))
 # What the server itself needs, and the others.
