@@ -11,14 +11,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aiosmtpd.smtp import SMTP
+
 from benchmarks.places import Places, skipped_if_missing
 from benchmarks.rounds import Plan, Ratio, percentile, rotated
 from benchmarks.smtp_load import send_all
+from salmon_state.mail.receivers.limits import Limits
+from salmon_state.mail.receivers.service import Service
+from salmon_state.mail.receivers.session import SMTPClient
 
 CHECKOUT = Path(__file__).parents[1]
 NAMES = ("memory", "sqlite", "postgresql")
@@ -147,6 +152,32 @@ def greeted_after(url: str, clients: int) -> float:
     return greeted
 
 
+async def _make_clients(count: int) -> dict[str, float]:
+    """Returns the microseconds that it takes to make what speaks with a client."""
+    loop = asyncio.get_running_loop()
+    service = Service(
+        SMTPClient,
+        limits=Limits(),
+        workers=1,
+        hostname="bench",
+        tls=None,
+        check_recipients=True,
+        proxy_protocol=False,
+    )
+    service.loop = loop
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: SMTPClient(service),
+        "aiosmtpd": lambda: SMTP(None, hostname="bench", loop=loop),
+    }
+    took: dict[str, list[float]] = {who: [] for who in ways}
+    for number in range(count):
+        for who in rotated(tuple(ways), number):
+            began = time.perf_counter()
+            ways[who]()
+            took[who].append(time.perf_counter() - began)
+    return {who: statistics.median(each) * 1e6 for who, each in took.items()}
+
+
 def measure(places: Places, plan: Plan, names: tuple[str, ...] = NAMES) -> dict[str, Any]:
     """Returns the rates, and what clients wait for."""
     rows = []
@@ -167,7 +198,14 @@ def measure(places: Places, plan: Plan, names: tuple[str, ...] = NAMES) -> dict[
         for waits in ("none", "tenth")
     }
     greeted = max(greeted_after(places.url("memory"), AT_ONCE) for _ in range(plan.rounds))
-    return {"rows": rows, "p99_ms": p99, "at_once": AT_ONCE, "greeted_seconds": greeted}
+    made = asyncio.run(_make_clients(1000))
+    return {
+        "rows": rows,
+        "p99_ms": p99,
+        "at_once": AT_ONCE,
+        "greeted_seconds": greeted,
+        "client_us": made,
+    }
 
 
 def _row(group: str, handler: str, kind: str, found: dict[str, list[float]]) -> dict[str, Any]:

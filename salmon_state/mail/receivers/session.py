@@ -124,7 +124,7 @@ class SMTPClient(SMTP):
     def __dir__(self) -> list[str]:
         """Returns the commands, which are what aiosmtpd looks for in each new client.
 
-        It looks at all attributes three times: without this a client costs more than a mail.
+        It looks at all attributes three times: without this a client costs four times as much.
         """
         return self.commands
 
