@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +15,9 @@ from salmon_state.storage import StateStorage
 from salmon_state.testing.descriptors import open_files
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.processes import PATIENCE
-from salmon_state.testing.tasks import churn_steps
+from salmon_state.testing.tasks import churn_steps, step_of
 
-__all__ = ["call_in_child", "churn_until_it_fails", "left_open"]
+__all__ = ["call_in_child", "churn_until_it_fails", "die_in_step", "left_open"]
 
 _CHANGES = ("os.rename", "os.remove", "os.link", "os.truncate")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -72,6 +72,38 @@ def _outcome(call: Callable[[StateStorage], Any], store: StateStorage) -> tuple[
         return call(store), ""
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
         return None, repr(error)
+
+
+def die_in_step(store: StateStorage, senders: Sequence[str], number: int, moment: int) -> bool:
+    """Has a forked child commit a step, which is killed before it renames or removes a file.
+
+    Args:
+        store: Where.
+        senders: For `step_of`.
+        number: For `step_of`.
+        moment: How many files it renames or removes before.
+
+    Returns:
+        Whether it was killed; otherwise the step is committed.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            left = iter(range(moment))
+            sys.addaudithook(lambda event, _: _die_if_none(event, left))
+            store._commit(step_of(senders, number))
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), "a forked child could not commit"
+    return status != 0
+
+
+def _die_if_none(event: str, left: Iterator[int]) -> None:
+    if event in ("os.rename", "os.remove") and next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def left_open(store: StateStorage) -> int:

@@ -93,7 +93,7 @@ def _settled(store: StateStorage) -> list[Entry]:
     ]
     stay = [entry for entry in entries if int(entry.name) % 2]
     write(store, (Write(*entry) for entry in entries))
-    write(store, (Write(*entry[:3], None) for entry in entries if entry not in stay))
+    write(store, (Write(*entry[:3], None) for entry in entries if not int(entry.name) % 2))
     return sorted(stay)
 
 

@@ -48,7 +48,7 @@ def meet_at_each_moment(
         whole.run_beside(lambda: None)
         first.check(whole.result, first.meanwhile())
         blinks = 0
-        for moment in spread(whole.events, moments) if whole.events else ():
+        for moment in spread(whole.events, moments):
             meeting = prepare(store, other, next(numbers))
             stopping = StoppingCall(meeting.call, moment, own, on_files=on_files)
             meeting.check(*stopping.run_beside(meeting.meanwhile))

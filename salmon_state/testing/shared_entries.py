@@ -11,7 +11,7 @@ from salmon.routing import ROUTE_FIRST_STATE
 from salmon_state.entries import CHECK, EVERY, Entry, Kind, Seen, Want, Write
 from salmon_state.storage import StateStorage
 from salmon_state.testing import tasks
-from salmon_state.testing.children import call_in_child, churn_until_it_fails
+from salmon_state.testing.children import call_in_child, churn_until_it_fails, die_in_step
 from salmon_state.testing.keys import SENDER
 from salmon_state.testing.processes import store_processes
 from salmon_state.testing.suite import NOON, OpenStore, StoreSuite, everything, outgoing, write
@@ -101,7 +101,7 @@ class SharedEntrySuite(StoreSuite):
             last = 0
             store._commit(tasks.step_of(senders, last))
             for number in range(1, self.renames + 1):
-                killed = writer.call(tasks.die_in_step, senders, number, number - 1)
+                killed = writer.call(die_in_step, senders, number, number - 1)
                 last = _step_found(store, senders, (last, number) if killed else (number,))
                 if not killed:
                     break

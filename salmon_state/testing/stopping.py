@@ -46,10 +46,10 @@ def spread(events: int, count: int) -> Iterator[int]:
     """Yields so many moments of a call, at most 16, of which the first few are already far apart.
 
     Args:
-        events: How many calls and returns there are in it.
+        events: How many calls and returns there are in it; without any there is no moment.
         count: How many moments.
     """
-    for number in range(count):
+    for number in range(count if events else 0):
         turned = int(f"{number:04b}"[::-1], 2)  # 0, 8, 4, 12, 2 ...
         yield max(1, round(events * (turned + 0.5) / 16))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +23,6 @@ __all__ = [
     "churn_steps",
     "commit_and_stop",
     "commit_forever",
-    "die_in_step",
     "do",
     "get_and_list",
     "get_many",
@@ -151,38 +149,6 @@ def step_of(senders: Sequence[str], number: int) -> list[Write]:
     writes = [Write(*place, "n", b"%d" % number, number) for place in places]
     now_and_then = b"%d" % number if number % 2 else None
     return in_order([*writes, Write(Kind.OUTGOING, last, "odd", now_and_then, number)])
-
-
-def die_in_step(store: StateStorage, senders: Sequence[str], number: int, moment: int) -> bool:
-    """Has a forked child commit a step, which is killed before it renames or removes a file.
-
-    Args:
-        store: Where.
-        senders: For `step_of`.
-        number: For `step_of`.
-        moment: How many files it renames or removes before.
-
-    Returns:
-        Whether it was killed; otherwise the step is committed.
-    """
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            left = iter(range(moment))
-            sys.addaudithook(lambda event, _: _die_if_none(event, left))
-            store._commit(step_of(senders, number))
-            status = 0
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), "a forked child could not commit"
-    return status != 0
-
-
-def _die_if_none(event: str, left: Iterator[int]) -> None:
-    if event in ("os.rename", "os.remove") and next(left, None) is None:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def take_all(store: StateStorage, kind: Kind, until: int, limit: int) -> list[Any]:

@@ -49,12 +49,12 @@ class NumbersAnew(Tidying, MemoryStorage):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.numbers: dict[Place, int] = {}
+        self.numbers: dict[Any, int] = {}  # by place
 
     def _commit(self, writes: Iterable[Write]) -> list[int]:
         writes = list(writes)
         for write in writes:
-            self.numbers.setdefault(write[:3], len(self.numbers))  # type: ignore[arg-type]
+            self.numbers.setdefault(write[:3], len(self.numbers))
         return super()._commit(writes)
 
     def tidy(self) -> None:
