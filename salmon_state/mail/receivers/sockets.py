@@ -15,6 +15,9 @@ BACKLOG = 511
 """Clients that may wait to be accepted: with the usual 5 the others wait for a second, then two,
 four, eight and so on."""
 
+_LONGEST_PATH = 103
+"""Bytes of a Unix socket's path for which every system has room; Linux has 107."""
+
 
 def listen_on_port(host: str, port: int) -> socket.socket:
     """Listens on a TCP port; 0 is one that is free.
@@ -39,17 +42,22 @@ def listen_on_path(path: str, mode: int) -> socket.socket:
     """Listens on a Unix socket with some permissions; one that nobody listens on is replaced.
 
     Raises:
-        OSError: It cannot be made, somebody listens there, or something else is there.
+        OSError: It cannot be made, its path is too long, somebody listens there, or something else
+            is there.
     """
     path = os.path.abspath(path)
+    # Bound under another name, so that nobody connects before it has its permissions.
+    hidden = f"{path}.{os.getpid()}"
+    if len(os.fsencode(hidden)) > _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, "too long for a Unix socket", path)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode) or _is_listened_on(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
         os.unlink(path)
     listening = socket.socket(socket.AF_UNIX)
     try:
-        # Bound under another name, so that nobody connects before it has its permissions.
-        hidden = f"{path}.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(hidden)  # of one that was killed here, where the next has the same number
         listening.bind(hidden)
         os.chmod(hidden, mode)
         listening.listen(BACKLOG)

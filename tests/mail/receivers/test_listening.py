@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import stat
@@ -297,9 +298,18 @@ def test_a_unix_socket_with_permissions(tmp_path: Path, delivered: list[Any]) ->
             client.envelope("a@y", "news@x")
             assert codes(client.send(MAIL)) == [250]
     assert len(delivered) == 2
+    with socket.socket(socket.AF_UNIX) as killed_before_it_was_named:
+        killed_before_it_was_named.bind(f"{path}.{os.getpid()}")
+    with serving("lmtp", socket=str(path)) as receiver, Client(receiver, "lmtp") as client:
+        client.hello()
+    assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "file").write_text("precious")
     with pytest.raises(OSError, match="in use"):
         LMTPReceiver(socket=str(tmp_path / "file"))
+    too_long = str(tmp_path / ("x" * 100))
+    with pytest.raises(OSError, match=r"too long for a Unix socket: '.*xxx'") as refused:
+        LMTPReceiver(socket=too_long)
+    assert refused.value.strerror  # which an application shows
 
 
 def test_a_proxy_says_who_the_client_is(delivered: list[Any]) -> None:
