@@ -71,6 +71,19 @@ class Place:
         count: int = self.rows(query)[0][0]
         return count
 
+    def waiting(self) -> list[int]:
+        """Returns which connections to this database wait for somebody else's lock."""
+        if self.kind == "postgresql":
+            waits = "wait_event_type = 'Lock' AND datname = current_database()"
+            query = f"SELECT pid FROM pg_stat_activity WHERE {waits}"
+        else:
+            time.sleep(0.15)  # whoever asks more often than each 0.1 s is told what was before
+            query = (
+                "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx "
+                "WHERE trx_state = 'LOCK WAIT'"
+            )
+        return [row[0] for row in self.rows(query)]
+
     def user(self, *rights: str) -> str:
         """Makes a user who may connect and has some rights; returns the URL to log in with."""
         name = "user_" + secrets.token_hex(4)

@@ -143,15 +143,8 @@ def test_a_connection_that_ends_while_the_commit_is_awaited(served: Place) -> No
 
 def _kill_who_waits(place: Place) -> None:
     """Ends the connection whose statement waits for a row."""
-    if place.kind == "postgresql":
-        who = "SELECT pid FROM pg_locks WHERE NOT granted"
-    else:
-        who = (
-            "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx "
-            "WHERE trx_state = 'LOCK WAIT'"
-        )
-    eventually(lambda: bool(place.rows(who)))
-    number = place.rows(who)[0][0]
+    eventually(lambda: bool(place.waiting()))
+    [number] = place.waiting()
     kill = "SELECT pg_terminate_backend({})" if place.kind == "postgresql" else "KILL {}"
     place.run(kill.format(number))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,18 +18,6 @@ from tests.stores.sqlalchemy_places import HANG, Place, eventually
 SENDER = "anna@example.com"
 FIRST, NEW, MIDDLE, LAST = sorted(("one", "two", "three", "four"), key=name_digest)
 """Modules in the order in which their rows lie."""
-
-
-def waiting(place: Place) -> int:
-    """Returns how many statements wait for somebody else's lock."""
-    if place.kind == "postgresql":
-        waits = "wait_event_type = 'Lock' AND datname = current_database()"
-        query = f"SELECT count(*) FROM pg_stat_activity WHERE {waits}"
-    else:
-        time.sleep(0.15)  # whoever asks more often than each 0.1 s is told what was before
-        query = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-    count: int = place.rows(query)[0][0]
-    return count
 
 
 @pytest.fixture
@@ -86,9 +73,9 @@ def test_others_write_while_it_waits_for_a_row(
 
     with middle_row_held(served):
         mover = background(moving, store)
-        eventually(lambda: waiting(served) == 1)
+        eventually(lambda: len(served.waiting()) == 1)
         writer = background(write)
-        eventually(lambda: writer.done() or waiting(served) == 2)
+        eventually(lambda: writer.done() or len(served.waiting()) == 2)
     mover.result(HANG)
     writer.result(HANG)
     states = contents(store, sender=SENDER)
@@ -115,9 +102,9 @@ def test_a_state_that_a_mail_changes_while_all_are_moved(
 
     with middle_row_held(served):
         mover = background(store.set_all, SENDER, "MOVED")
-        eventually(lambda: waiting(served) == 1)
+        eventually(lambda: len(served.waiting()) == 1)
         mail = background(handle)
-        eventually(lambda: mail.done() or waiting(served) == 2)
+        eventually(lambda: mail.done() or len(served.waiting()) == 2)
     assert mover.result(HANG) == 3
     mail.result(HANG)
     assert set(contents(store, sender=SENDER).values()) == {"MOVED"}
@@ -164,7 +151,7 @@ def test_a_state_that_is_made_anew_while_somebody_waits_for_its_row(
         cursor.execute("DELETE FROM salmon_state")
         cursor.execute(f"INSERT INTO salmon_state VALUES ({', '.join(['%s'] * len(row))})", row)
         step = background(served_store.compare_and_set, FIRST, SENDER, "SAME", "NEXT")
-        eventually(lambda: waiting(served) == 1)
+        eventually(lambda: len(served.waiting()) == 1)
         cursor.execute("COMMIT")
     assert step.result(HANG) is True
     assert contents(served_store) == {(FIRST, SENDER): "NEXT"}
