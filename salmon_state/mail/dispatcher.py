@@ -178,7 +178,8 @@ class Dispatcher:
         """Claims and hands out; returns whether there may be more, and room for it."""
         pause = self._sending.pause
         room = (1 if pause.failures else 2 * self._senders) - len(self._jobs)
-        if room <= 0 or pause.is_on():
+        # One commit for several: while a claim is written, other mails wait.
+        if room <= 0 or pause.is_on() or self._jobs.are_waiting:
             return False
         until = self._store._clock() + self._lease
         entries = self._store._call(self._store._claim, Kind.OUTGOING, until, room)

@@ -35,6 +35,11 @@ class Jobs:
     def __len__(self) -> int:
         return len(self._claims)
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether there are some that nobody has begun."""
+        return not self._waiting.empty()
+
     def claims(self) -> list[Claim]:
         """Returns all that are not done with."""
         with self._changing:

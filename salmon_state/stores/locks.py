@@ -47,6 +47,7 @@ _SLICE = 0.002
 _slices: dict[str, float] = {}
 """By the path of a file of queues: until when it does; a moment of ``time.monotonic``."""
 
+_FIRST_PAUSE = 0.0001
 _PAUSE = 0.0005
 _LONGEST_PAUSE = 0.01
 
@@ -79,9 +80,9 @@ class FileQueue(Forkable):
     try, but takes the place behind the last. So nobody waits for more than those who were before
     him, however often they come again.
 
-    It is looked at in pauses, that of the first 0.5 ms, instead of being waited for in the kernel:
-    only a signal ends such a wait before its time, so it would need a thread for each, and those
-    that have given up would stay for as long as the one whom they wait for.
+    It is looked at in pauses, for the first of them of 0.1 to 0.5 ms, instead of being waited for
+    in the kernel: only a signal ends such a wait before its time, so it would need a thread for
+    each, and those that have given up would stay for as long as the one whom they wait for.
 
     In such a pause nobody may be writing, though all want to. So a process that has waited for the
     `WRITERS`' turn, or finds that nobody does, goes on for a moment without another look, for all
@@ -138,6 +139,7 @@ class FileQueue(Forkable):
         deadline = time.monotonic() + timeout
         first = _FIRST_QUEUE + queue // _PLACES * _PLACES
         file = self.open()
+        pause = _FIRST_PAUSE
         with self._place(first) as (own, place):
             while True:
                 distance = self._last_before(file, own, first, place)
@@ -150,7 +152,8 @@ class FileQueue(Forkable):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
-                time.sleep(min(_PAUSE * (1 + distance), _LONGEST_PAUSE, remaining))
+                time.sleep(min(pause, _PAUSE * (1 + distance), _LONGEST_PAUSE, remaining))
+                pause *= 2
 
     def may_try(self, queue: int) -> bool:
         """Returns whether there is no need to wait in a queue; a number as for `in_turn`."""
