@@ -19,7 +19,8 @@ a commit is durable when it returns, as before; but others may read it a moment 
 
 And in WAL mode it goes on with a file that somebody has removed or replaced meanwhile: what it
 writes nobody will find again, and what it reads is old. Each write looks whether the file is still
-there; a read, of which a look would take a quarter, does if none did in the last 0.05 s.
+there when it begins; what follows in its transaction, and a read, of which a look would take a
+quarter, does if none did in the last 0.05 s.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ NO_DESCRIPTORS = "are there descriptors left (ulimit -n)?"
 
 
 _SEEN = 0.05
-"""For so many seconds a read takes a file for the one that was there when it was looked at."""
+"""For so many seconds a file is taken for the one that was there when it was looked at."""
 
 _READING = ("SELECT", "PRAGMA")
 """How a statement begins that waits for no other writer: so whoever connects waits for none."""
@@ -88,7 +89,7 @@ class PatientConnection(sqlite3.Connection):
     _until = 0.0
     """For how long whoever has the turn waits for other processes."""
     look_after = 0.0
-    """When a read looks at the file again; a moment of ``time.monotonic``."""
+    """When what begins no write looks at the file again; a moment of ``time.monotonic``."""
     _wal = -1
 
     def settle(self, path: str, patience: float, queue: Path) -> None:
@@ -193,10 +194,10 @@ class _PatientCursor(sqlite3.Cursor):
 
     def _wait(self, sql: str, parameters: Any) -> _PatientCursor:
         connection = self.connection
-        reading = sql.startswith(_READING)
-        if not reading or time.monotonic() > connection.look_after:
+        reading, within = sql.startswith(_READING), connection.in_transaction
+        if not (reading or within) or time.monotonic() > connection.look_after:
             connection.check_file()
-        if connection.in_transaction:  # those who wait do so for this one
+        if within:  # those who wait do so for this one
             try:
                 return super().execute(sql, parameters)
             finally:
