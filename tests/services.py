@@ -49,11 +49,13 @@ def free_port() -> int:
     """Returns a port on loopback that nobody listens on, and that no connection is given.
 
     A server that is killed would find its own taken when it starts again, if it were one of those
-    that Linux gives to outgoing connections, which begin at 32768. None is given twice: somebody
-    may be about to listen on the first, as a server does for clients and for its cluster.
+    that Linux gives to outgoing connections, which begin at 32768. None is given twice, nor to two
+    of the processes that run tests side by side: somebody may be about to listen on the first, as a
+    server does for clients and for its cluster, or again when it has been restarted.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
     while True:
-        port = 10_000 + secrets.randbelow(22_768)
+        port = 10_000 + secrets.randbelow(22_768 // _WORKERS) * _WORKERS + worker
         if port in _given:
             continue
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -63,6 +65,7 @@ def free_port() -> int:
 
 
 _given: set[int] = set()
+_WORKERS = 16
 
 
 def again(call: Callable[[], Found]) -> Found:

@@ -7,9 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from tests.services import free_port
+
 
 class SMTPSink(socketserver.ThreadingTCPServer):
-    """Takes mail on a free port while its context lasts.
+    """Takes mail while its context lasts.
+
+    Args:
+        port: Where to listen; a free one that stays free unless given.
 
     Attributes:
         mails: (sender, recipient, message) of each recipient of each mail taken.
@@ -29,8 +34,8 @@ class SMTPSink(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 100
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Connection)
+    def __init__(self, port: int | None = None) -> None:
+        super().__init__(("127.0.0.1", port or free_port()), _Connection)
         self.mails: list[tuple[str, str, bytes]] = []
         self.transactions = 0
         self.connections = 0
