@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.deadlines import CLOCKS
 from salmon_state.testing.suite import contents
 from tests.redis_services import RedisServer
+from tests.services import again
 from tests.stores.redis.proxy import Proxy
 
 MODULE, ANNA, BEN = "app.handlers", "anna@example.com", "ben@example.com"
@@ -28,12 +30,13 @@ def proxy(server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def delayed(proxy: Proxy, server: RedisServer, prefix: str) -> Iterator[RedisStorage]:
-    """A store whose requests can be delayed."""
+    """A store whose requests can be delayed, and in which Anna's state is "A"."""
     url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
-    with RedisStorage(url, prefix=prefix, timeout=0.5) as store:
+    with again(lambda: RedisStorage(url, prefix=prefix, timeout=0.5)) as store:
         for state in ("A", "START", "A"):  # the server knows the scripts afterwards
-            store.set(MODULE, ANNA, state)
-        store.clear()
+            again(partial(store.set, MODULE, ANNA, state))
+        again(store.clear)
+        again(partial(store.set, MODULE, ANNA, "A"))
         yield store
 
 
@@ -63,7 +66,6 @@ def test_a_delayed_write_is_not_made(
     store: RedisStorage, delayed: RedisStorage, proxy: Proxy, name: str
 ) -> None:
     """Also if the state is again what it was, which a condition would not notice."""
-    delayed.set(MODULE, ANNA, "A")
     proxy.hold = lambda asked: any(command in asked for command in WRITES)
     with pytest.raises(StorageUnavailable) as caught:
         CALLS[name](delayed, proxy)
@@ -77,7 +79,6 @@ def test_a_delayed_write_is_not_made(
 def test_a_delayed_lease_is_not_given(
     store: RedisStorage, delayed: RedisStorage, proxy: Proxy
 ) -> None:
-    delayed.set(MODULE, ANNA, "A")
     proxy.hold = lambda asked: b"EVAL" in asked
     with pytest.raises(StorageUnavailable):
         delayed.conversation(ANNA).__enter__()
@@ -89,15 +90,15 @@ def test_a_delayed_lease_is_not_given(
 def test_a_server_that_stood_still_makes_no_late_write(
     store: RedisStorage, server: RedisServer, prefix: str
 ) -> None:
-    with RedisStorage(server.url(), prefix=prefix, timeout=0.2) as hasty:
-        hasty.set(MODULE, ANNA, "A")
+    with again(lambda: RedisStorage(server.url(), prefix=prefix, timeout=0.2)) as hasty:
+        again(lambda: hasty.set(MODULE, ANNA, "A"))
         server.pause()
         try:
             with pytest.raises(StorageUnavailable):
                 hasty.set(MODULE, ANNA, "LATE")
         finally:
             server.resume()
-        hasty.ping()
+        again(hasty.ping)
     assert contents(store) == {(MODULE, ANNA): "A"}
 
 
