@@ -22,7 +22,7 @@ from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
 from salmon_state.stores.sqlalchemy.diagnosis.mariadb import _durability
 from tests.operate.typing_commands import ANNA, APP, BEN, application_in, process, rows, typed
-from tests.redis_services import RedisSentinel, RedisServer, wait_until
+from tests.redis_services import OWN_DATABASE, RedisSentinel, RedisServer, wait_until
 from tests.services import MariaDBServer, PostgreSQLServer, fresh_url
 from tests.stores.sqlalchemy_places import Place
 
@@ -387,13 +387,14 @@ def test_redis_that_cannot_write_its_files(redis_server: RedisServer) -> None:
 
 @pytest.mark.slow
 def test_redis_that_does_not_tell(redis_server: RedisServer) -> None:
+    redis_server.fresh_database()
     with redis_server.client() as client:
         rights = ["+@all", "-info", "-config"]
         client.acl_setuser(
             "limited", enabled=True, passwords=["+geheim"], keys=["*"], commands=rights
         )
         try:
-            url = redis_server.url(user="limited", password="geheim", db=1)
+            url = redis_server.url(user="limited", password="geheim", db=OWN_DATABASE)
             assert (wrong(url), "geheim" in str(rows(url, "doctor"))) == ({}, False)
             assert "may not ask" in str(rows(url, "doctor"))
         finally:
