@@ -218,3 +218,4 @@ def _close(*stores: StateStorage) -> None:
     for store in stores:
         store.close()
     _OPENED.clear()
+    os.chdir("/")  # a test's own directory is away when the next one comes, which may import more

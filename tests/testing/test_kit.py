@@ -231,6 +231,17 @@ def test_a_process_works() -> None:
         assert process.call(tasks.do, "get", "app", "a@x") == "START"
 
 
+def test_a_process_stays_in_no_tests_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be away when the next test sends it what needs another import."""
+    monkeypatch.chdir(tmp_path)
+    with store_processes(MemoryStorage, 1) as (process,):
+        of_process = Path(f"/proc/{process.call(pid)}/cwd")
+        assert of_process.resolve() == tmp_path
+    assert of_process.resolve() != tmp_path
+
+
 def test_an_error_in_a_process_arrives() -> None:
     with store_processes(MemoryStorage, 1) as (process,):
         with pytest.raises(LookupError, match="in the other process") as caught:
