@@ -18,6 +18,7 @@ from benchmarks import (
     mail,
     operations,
     outbox,
+    post,
     receiving,
     server,
 )
@@ -32,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Places, Plan], dict[str, Any]]] = {
     "conversation": conversation.measure,
     "mail": mail.measure,
     "outbox": outbox.measure,
+    "post": post.measure,
     "server": server.measure,
     "receiving": receiving.measure,
     "contention": contention.measure,

@@ -52,6 +52,7 @@ def _measured(found: Results) -> Iterator[str]:
         ("conversation", _conversation),
         ("mail", _mail),
         ("outbox", _outbox),
+        ("post", _post),
         ("server", _server),
         ("receiving", _receiving),
         ("growth", _growth),
@@ -265,6 +266,31 @@ def _outbox(found: Row) -> Iterator[str]:
                 f"{row['answered_ms']:,.0f}", f"{row['per_second']:,.0f}",
                 f"{row['todays_per_second']:,.0f}", _ratio(row["ratio"]),
                 f"{row['p99_ms']['idle']:.1f}", f"{row['p99_ms']['busy']:.1f}", row["others"],
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+
+
+def _post(found: Row) -> Iterator[str]:
+    yield "## A post on the example"
+    yield ""
+    yield (
+        "The mailing list of `examples/`, as `make run` runs it: its SMTP receiver, and its "
+        "dispatcher in a process of its own. *Others* are mails of strangers who want to "
+        "subscribe, by SMTP, before the post and until its last copy has left; each is answered "
+        "with a mail."
+    )
+    yield ""
+    yield from table(
+        ("store", "subscribers", "answered in, ms", "copies a second",
+         "others' p50 idle, ms", "meanwhile", "p99 idle, ms", "meanwhile", "of"),
+        (
+            (
+                row["group"], f"{row['recipients']:,}", f"{row['answered_ms']:,.0f}",
+                f"{row['per_second']:,.0f}",
+                *(f"{row[p][when]:.1f}" for p in ("p50_ms", "p99_ms") for when in ("idle", "busy")),
+                row["others"],
             )
             for row in found["rows"]
         ),

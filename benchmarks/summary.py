@@ -21,6 +21,7 @@ def summary(found: Results) -> dict[str, list[str]]:
         "mail": _mail,
         "operations": _operations,
         "outbox": _outbox,
+        "post": _post,
         "server": _server,
         "growth": _growth,
     }
@@ -91,6 +92,22 @@ def _outbox(found: Row) -> Iterator[str]:
     head = (
         *("store", "envelope senders", "recorded in, ms", "copies a second", "beside the relay"),
         *("others' p99 before, ms", "meanwhile"),
+    )
+    yield from table(head, [list(cells(row)) for row in found["rows"]])
+
+
+def _post(found: Row) -> Iterator[str]:
+    def cells(row: Row) -> Iterator[str]:
+        yield row["group"]
+        yield f"{row['answered_ms']:,.0f}"
+        yield f"{row['per_second']:,.0f}"
+        yield from (
+            f"{row[p][when]:.1f}" for p in ("p50_ms", "p99_ms") for when in ("idle", "busy")
+        )
+
+    head = (
+        *("store", "answered in, ms", "copies a second"),
+        *("others' p50 before, ms", "meanwhile", "p99 before, ms", "meanwhile"),
     )
     yield from table(head, [list(cells(row)) for row in found["rows"]])
 

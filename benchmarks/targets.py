@@ -32,6 +32,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         yield from _mail(results["mail"]["rows"])
     if "outbox" in results:
         yield from _outbox(results["outbox"]["rows"])
+    if "post" in results:
+        yield from _post(results["post"]["rows"])
     if "server" in results:
         yield from _server(results["server"]["rows"])
     if "receiving" in results:
@@ -113,6 +115,17 @@ def _outbox(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
         measured = f"{ratio['median']:.1f}× ({ratio['low']:.1f}–{ratio['high']:.1f})"
         met = ratio["median"] >= limit
         yield Verdict(f"{name}: rate ÷ that of Salmon's relay", f"≥ {limit}×", measured, met)
+        more = row["p99_ms"]["busy"] / row["p99_ms"]["idle"]
+        yield Verdict(
+            f"{name}: others' conversations, p99 ÷ idle", "≤ 2×", f"{more:.1f}×", more <= 2
+        )
+
+
+def _post(rows: list[dict[str, Any]]) -> Iterator[Verdict]:
+    for row in rows:
+        name = f"{row['group']}: a post to {row['recipients']:,} on the running example"
+        answered = row["answered_ms"]
+        yield Verdict(f"{name}: answered", "≤ 1 s", f"{answered:.0f} ms", answered <= 1000)
         more = row["p99_ms"]["busy"] / row["p99_ms"]["idle"]
         yield Verdict(f"{name}: others' p99 ÷ idle", "≤ 2×", f"{more:.1f}×", more <= 2)
 

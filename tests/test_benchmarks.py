@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import conversation, outbox, receiving
+from benchmarks import conversation, outbox, post, receiving
 from benchmarks.__main__ import save
 from benchmarks.machine import describe
 from benchmarks.operations import OPERATIONS, measure
@@ -87,6 +87,17 @@ def test_a_post_is_measured_beside_one_by_one(tmp_path: Path) -> None:
     save(tmp_path / "outbox.json", {"plan": {}, "machine": about, "seconds": 1, **found})
     write_report(tmp_path)
     assert "## A post to many" in (tmp_path / "performance.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_post_on_the_example_is_measured(tmp_path: Path) -> None:
+    with Places() as places:
+        found = post.measure(places, TINY._replace(rounds=1), ("sqlite",), count=50)
+        about = describe(places.directory)
+    assert len(list(verdicts({"post": found}))) == 2
+    save(tmp_path / "post.json", {"plan": {}, "machine": about, "seconds": 1, **found})
+    write_report(tmp_path)
+    assert "## A post on the example" in (tmp_path / "performance.md").read_text()
 
 
 def test_the_tables_of_the_page_are_those_of_the_results() -> None:
