@@ -118,17 +118,34 @@ def todays_rate(port: int, count: int, *, each: bool) -> float:
     return count / (time.perf_counter() - began)
 
 
-def other_mails(store: StateStorage, is_over: Callable[[int], bool]) -> list[float]:
-    """Returns what each of the mails took that others send one after the other, in seconds."""
+def one_by_one(
+    send: Callable[[int], object], is_over: Callable[[int], bool], rest: float
+) -> list[float]:
+    """Returns what each of the mails took that others send one after the other, in seconds.
+
+    Args:
+        send: Sends one; how many there were before.
+        is_over: Whether there were enough; at least one is sent.
+        rest: Seconds between two.
+    """
     took: list[float] = []
     while not (took and is_over(len(took))):
         began = time.perf_counter()
-        sender = f"{len(took) % 50}@example.com"
-        with store.conversation(sender):
-            store.set("app.handlers", sender, f"STATE_{len(took)}")
+        send(len(took))
         took.append(time.perf_counter() - began)
-        time.sleep(0.002)
+        time.sleep(rest)
     return took
+
+
+def other_mails(store: StateStorage, is_over: Callable[[int], bool]) -> list[float]:
+    """Returns what each of others' conversations took, in seconds."""
+
+    def converse(number: int) -> None:
+        sender = f"{number % 50}@example.com"
+        with store.conversation(sender):
+            store.set("app.handlers", sender, f"STATE_{number}")
+
+    return one_by_one(converse, is_over, 0.002)
 
 
 def post(store: StateStorage, url: str, count: int, *, each: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.outbox import sink
+from benchmarks.outbox import one_by_one, sink
 from benchmarks.places import Places, skipped_if_missing
 from benchmarks.rounds import Plan, percentile
 from salmon_state import open_storage
@@ -43,13 +43,11 @@ def serving(places: Places, url: str, relay: int) -> Iterator[MailServer]:
 
 def others(client: smtplib.SMTP, to: str, is_over: Callable[[int], bool]) -> list[float]:
     """Returns what each mail took of strangers who want to subscribe, in seconds."""
-    took: list[float] = []
-    while not is_over(len(took)):
-        began = time.perf_counter()
+
+    def subscribe(_: int) -> None:
         client.sendmail(f"{time.time_ns()}@example.org", [to], b"Subject: hello\r\n\r\n")
-        took.append(time.perf_counter() - began)
-        time.sleep(0.01)
-    return took
+
+    return one_by_one(subscribe, is_over, 0.01)
 
 
 def post(server: MailServer, subscribers: int, taken: Any) -> dict[str, Any]:
