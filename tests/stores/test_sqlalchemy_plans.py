@@ -71,7 +71,7 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteSta
     """Returns the plan as the store's own connection gets it, in one line."""
     explain = "EXPLAIN QUERY PLAN " if place.kind == "sqlite" else "EXPLAIN "
     if isinstance(statement, WriteStatement):
-        parameters = statement.bind(store._tables.states.write(WRITE, 1))
+        parameters = statement.bind(store._tables.states.write(WRITE, store._tables.locks))
     else:
         parameters = statement.bind(VALUES)
 

@@ -23,6 +23,7 @@ from salmon_state.stores.sqlalchemy.statements import (
     Statement,
     TableStatements,
     parameter,
+    statements_of,
 )
 from salmon_state.stores.sqlalchemy.tables import Tables
 
@@ -70,7 +71,7 @@ class PageStatements(TableStatements):
         names = (f"{which}_{column.key}" for column in (self._at, self._sender, self._name))
         return dict(zip(names, row, strict=True))
 
-    @lru_cache(maxsize=64)  # noqa: B019 - a store has two of these
+    @lru_cache(maxsize=64)  # noqa: B019 - there are few of these
     def page(
         self, *, filters: frozenset[str], by_time: bool, first: bool, by_state: bool = False
     ) -> Statement:
@@ -132,7 +133,7 @@ class PageStatements(TableStatements):
             self._table.update().where(*self._one).values({self._at.name: parameter("until")})
         )
 
-    @lru_cache(maxsize=32)  # noqa: B019 - a store has two of these
+    @lru_cache(maxsize=32)  # noqa: B019 - there are few of these
     def change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
         """Changes or removes the rows of a batch that match; they keep their time.
 
@@ -190,7 +191,7 @@ class Pages:
         self._tables = tables
         self._pool = pool
         self.states, self.entries = (
-            PageStatements(table, database, pool.dialect) for table in tables.tables
+            statements_of(PageStatements, table, database, pool.dialect) for table in tables.tables
         )
         self._indexes = indexes
         self._by_state = database.names[0] in STATE_INDEXES

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from hashlib import sha256
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import Insert
@@ -26,11 +26,14 @@ __all__ = [
     "WriteStatement",
     "form_of",
     "parameter",
+    "statements_of",
 ]
 
 Parameters = tuple[Any, ...]
 
 _UNSEEN = Seen()
+
+AnyStatements = TypeVar("AnyStatements", bound="TableStatements")
 
 
 class Statement:
@@ -163,13 +166,13 @@ class TableStatements:
     Args:
         table: The table of the states, or that of all other kinds.
         database: Which kind of database it is in.
-        dialect: Of the engine that the store was given.
+        dialect: With parameters by position, which cost the drivers least.
     """
 
     def __init__(self, table: sa.Table, database: Database, dialect: sa.Dialect) -> None:
         self._table = table
         self._database = database
-        self._dialect = _positional(dialect)
+        self._dialect = dialect
         *_, self._name, self._key, self._value, self._at = table.c
         self._sender = table.c.sender_digest
         self._kind: list[sa.ColumnElement[bool]] = []
@@ -183,18 +186,38 @@ class TableStatements:
         return Statement(clause, self._dialect)
 
 
-class RowStatements(TableStatements):
-    """What is said about the rows of a sender; arguments as for `TableStatements`.
+def statements_of(
+    kind: type[AnyStatements], table: sa.Table, database: Database, dialect: sa.Dialect
+) -> AnyStatements:
+    """Returns the statements about a table, which stores with equal tables share.
 
     Args:
-        locks: The locks of the rows.
+        kind: Which ones.
+        table: As for `TableStatements`.
+        database: Likewise.
+        dialect: Of the engine that the store was given.
     """
+    style = "qmark" if dialect.paramstyle == "qmark" else "format"
+    key = (kind, table.schema, table.name, *table.c.keys(), database.names, type(dialect), style)
+    made: AnyStatements | None = _made.get(key)
+    if made is None:
+        if len(_made) == _MOST:
+            _made.clear()
+        positional: Any = type(dialect)
+        made = _made[key] = kind(table, database, positional(paramstyle=style))
+    return made
 
-    def __init__(
-        self, table: sa.Table, database: Database, dialect: sa.Dialect, locks: RowLocks
-    ) -> None:
+
+_made: dict[Any, Any] = {}
+_MOST = 100
+"""How many are kept: a process has few, unless each of its stores has a table of its own."""
+
+
+class RowStatements(TableStatements):
+    """What is said about the rows of a sender; arguments as for `TableStatements`."""
+
+    def __init__(self, table: sa.Table, database: Database, dialect: sa.Dialect) -> None:
         super().__init__(table, database, dialect)
-        self._locks = locks
         self._lock = database.sharing(parameter("rows"))
         row = sa.select(self._sender, self._name, self._key, self._value, self._at)
         self.get = self.compile(sa.select(self._value).where(*self._one))
@@ -223,11 +246,14 @@ class RowStatements(TableStatements):
 
     # ---------------------------------------------------------------- writing
 
-    def write(self, write: Write, lock: int | None, deadline: object = None) -> Parameters:
+    def write(
+        self, write: Write, locks: RowLocks, lock: int | None = None, deadline: object = None
+    ) -> Parameters:
         """Returns what it takes to make a write: values for all of `_WRITTEN`.
 
         Args:
             write: The write.
+            locks: The locks of the store's rows.
             lock: The number of the lock to take, if it is not that of the sender's rows.
             deadline: Until when it may be made; see `Database.deadline`.
         """
@@ -246,13 +272,13 @@ class RowStatements(TableStatements):
             None if name is EVERY or isinstance(expect, Seen) else encode_key(name, sender),
             stored,
             at,
-            lock if lock is not None or self._lock is None else self._locks.of(digest),
+            lock if lock is not None or self._lock is None else locks.of(digest),
             seen,
             seen_at,
             deadline,
         )
 
-    @cache  # noqa: B019 - a store has two of these
+    @cache  # noqa: B019 - there are few of these
     def writing(
         self, form: Form, *, timed: bool = False, alone: bool = False, checked: bool = False
     ) -> WriteStatement:
@@ -307,7 +333,7 @@ class RowStatements(TableStatements):
         }
         return {**values, self._at.name: sa.bindparam("at", type_=sa.BigInteger)}
 
-    @cache  # noqa: B019 - a store has two of these
+    @cache  # noqa: B019 - there are few of these
     def condition(self, form: Form) -> WriteStatement:
         """Returns what a statement that ends with a WHERE may say besides, to check something.
 
@@ -322,14 +348,6 @@ class RowStatements(TableStatements):
         if form.at is None:
             return [*value, self._at.is_(None)]
         return [*value, self._at == parameter("seen_at")] if form.at else value
-
-
-def _positional(dialect: sa.Dialect) -> sa.Dialect:
-    """Returns the same dialect with parameters by position, which cost the drivers least."""
-    paramstyle = "qmark" if dialect.paramstyle == "qmark" else "format"
-    kind: Any = type(dialect)
-    positional: sa.Dialect = kind(paramstyle=paramstyle)
-    return positional
 
 
 def parameter(name: str) -> sa.BindParameter[Any]:

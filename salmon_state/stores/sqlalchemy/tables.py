@@ -35,6 +35,7 @@ from salmon_state.stores.sqlalchemy.statements import (
     RowLocks,
     RowStatements,
     form_of,
+    statements_of,
 )
 
 __all__ = ["Tables"]
@@ -87,7 +88,7 @@ class Tables:
         self.tables, self.database, self.pool, self.space = tables, database, pool, space
         self.locks = RowLocks(database, space)
         self.states, self.entries = (
-            RowStatements(table, database, pool.dialect, self.locks) for table in tables
+            statements_of(RowStatements, table, database, pool.dialect) for table in tables
         )
         # The forms of what one statement makes, without a transaction.
         self._alone = (*_PLAIN, "remove", "every") if database.one_writer else (*_PLAIN, "remove")
@@ -187,12 +188,13 @@ class Tables:
         rows, deadline = self.rows(form.kind), self.database.deadline(driver)
         timed = deadline is not None
         statement = rows.writing(form, timed=timed, alone=True, checked=bool(checks))
-        sql, parameters = statement.sql, statement.bind(rows.write(write, None, deadline))
+        values = rows.write(write, self.locks, deadline=deadline)
+        sql, parameters = statement.sql, statement.bind(values)
         for check in checks:
             rows = self.rows(check.kind)
             asked = rows.condition(form_of(check._replace(value="")))
             sql = f"{sql} AND {asked.sql}"
-            parameters += asked.bind(rows.write(check, None))
+            parameters += asked.bind(rows.write(check, self.locks))
         if then:
             count, *_ = self.database.say(driver.cursor(), [(sql, [parameters]), *then])
         else:
@@ -234,7 +236,7 @@ class Tables:
         for write, form in zip(writes, forms, strict=True):
             rows = self.rows(form.kind)
             statement = rows.writing(form, alone=alone)
-            said.append((statement.sql, (statement.bind(rows.write(write, None)),)))
+            said.append((statement.sql, (statement.bind(rows.write(write, self.locks)),)))
         # Of one sender: locks of several are won in an order.
         if not begin and len(writes) == 2 and writes[0].sender == writes[1].sender:
             results = self.database.say_pair(cursor, said)
@@ -283,7 +285,7 @@ class Tables:
     def _step(self, form: Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
         of_kind = self.rows(form.kind)
         statement = of_kind.writing(form)
-        rows = [statement.bind(of_kind.write(write, lock)) for write in writes]
+        rows = [statement.bind(of_kind.write(write, self.locks, lock)) for write in writes]
         return _Step(statement.sql, rows, partial(_counts, form, len(rows)))
 
     # ---------------------------------------------------------------- expectations alone
