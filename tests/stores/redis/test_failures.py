@@ -191,6 +191,7 @@ def test_what_must_not_happen_twice_is_not(through: RedisStorage, proxy: Proxy) 
 
 
 def test_a_commit_whose_reply_is_lost(through: RedisStorage, proxy: Proxy) -> None:
+    converse(through)  # so that the server knows the script
     with pytest.raises(StorageUnavailable), through.conversation(ANNA):  # noqa: PT012
         through.set(MODULE, ANNA, "B")
         cuts = cut_once(proxy, b"EVAL")
