@@ -94,6 +94,13 @@ class Cluster(Server):
     def pools(self) -> list[Connections]:
         return [self._pool(node) for node in self.source.get_primaries()]
 
+    def _together(self, pool: Connections, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return super()._together(pool, commands)
+        except (RedisConnectionError, RedisTimeoutError):
+            self._stale = True  # another one may have the slots by now
+            raise
+
     def by_pool(self, keys: Sequence[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
         found: dict[Connections, list[bytes]] = {}
         for key in keys:

@@ -240,11 +240,15 @@ class Server(Forkable):
         finally:
             pool.pool.release(connection)
 
+    def _together(self, pool: Connections, commands: Sequence[Command]) -> list[Any]:
+        """Returns the replies of one server to commands that may happen twice."""
+        return exchange(pool, commands, again=True)
+
     def batch(
         self, pool: Connections, keys: Sequence[bytes], commands: Sequence[Command]
     ) -> list[Any]:
         """Returns the replies to commands, each about a key of one server, sent together."""
-        replies = exchange(pool, commands, again=True)
+        replies = self._together(pool, commands)
         return [
             self.read(key, command) if isinstance(reply, Exception) else reply
             for key, command, reply in zip(keys, commands, replies, strict=True)
@@ -259,10 +263,10 @@ class Server(Forkable):
     ) -> list[Any]:
         """Does the same for a script that reads, and groups of keys, each of one slot."""
         commands = [self._called(script, keys, argv) for keys in groups]
-        replies = exchange(pool, commands, again=True) if groups else []
+        replies = self._together(pool, commands) if groups else []
         if replies and isinstance(replies[0], ResponseError) and _not_run(replies[0]):
             self.run(script, groups[0], argv, again=True)  # and the server knows it
-            replies = exchange(pool, commands, again=True)
+            replies = self._together(pool, commands)
         return [
             self.run(script, keys, argv, again=True) if isinstance(reply, Exception) else reply
             for keys, reply in zip(groups, replies, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from salmon_state import StorageUnavailable
+from salmon_state.entries import Kind, Write
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing.processes import StoreProcess, store_processes
 from tests.redis_services import (
@@ -21,10 +22,11 @@ from tests.redis_services import (
     fresh_prefix,
     wait_until,
 )
-from tests.services import provide
+from tests.services import again, provide
 from tests.stores.redis import workers
 
 SENDERS = 10
+LATER = 10**17  # in microseconds, far away
 
 
 class Load:
@@ -179,6 +181,24 @@ def test_a_cluster_fails_over_to_what_was_confirmed(cluster: RedisCluster) -> No
     senders, lost, refused = kill_under_load(cluster, primary, wait_replicas=1)
     assert (senders, lost) == (2 * SENDERS, 0)
     assert refused > 0
+
+
+def test_who_only_looks_for_what_is_due_follows_a_failover(cluster: RedisCluster) -> None:
+    """A dispatcher does nothing else while there is nothing to send."""
+    prefix = fresh_prefix()
+    with (
+        RedisStorage(cluster.url(), prefix=prefix, timeout=1) as writer,
+        RedisStorage(cluster.url(), prefix=prefix, timeout=1) as looker,
+    ):
+        assert looker._claim(Kind.OUTGOING, LATER, 9) == []
+        before = cluster.primary_of(writer._keys.of("anna@example.com"))
+        cluster.hurry()
+        before.kill()
+        mail = Write(Kind.OUTGOING, "anna@example.com", "1", b"x", 1)
+        again(lambda: writer._call(writer._commit, [mail]))  # to the new primary
+        [found] = again(lambda: looker._call(looker._claim, Kind.OUTGOING, LATER, 9))
+        assert (found.sender, found.name, found.value) == ("anna@example.com", "1", b"x")
+    cluster.heal()
 
 
 @pytest.mark.stress  # Sentinel takes ten seconds until it makes the old primary a replica
