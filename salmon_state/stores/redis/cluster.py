@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from salmon_state.stores.redis.connections import Command, Connections, exchange, is_dead
+from salmon_state.entries import Kind
+from salmon_state.stores.redis.connections import (
+    Command,
+    Connections,
+    Repeated,
+    exchange,
+    is_dead,
+)
 from salmon_state.stores.redis.servers import Server
 
 __all__ = ["Cluster"]
@@ -28,6 +35,11 @@ class Cluster(Server):
 
     _stale = False
     _known: object = None
+
+    def _begin(self) -> None:
+        super()._begin()
+        # What asks for the first of each sorted set of a kind, server by server.
+        self._looks: dict[Kind, list[tuple[Connections, list[bytes], Repeated]]] = {}
 
     def _ask(self, key: bytes, command: Command, *, again: bool) -> Any:
         (reply,) = self._exchange(key, (command,), again=again)
@@ -83,6 +95,7 @@ class Cluster(Server):
         pools = {client.connection_pool for client in clients if client is not None}
         with self._making:
             self._by_pool = {pool: c for pool, c in self._by_pool.items() if pool in pools}
+        self._looks = {}
         self._stale = False
 
     def _disconnect(self) -> None:
@@ -101,11 +114,30 @@ class Cluster(Server):
             self._stale = True  # another one may have the slots by now
             raise
 
-    def by_pool(self, keys: Sequence[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
-        found: dict[Connections, list[bytes]] = {}
-        for key in keys:
-            found.setdefault(self._pool_of(key), []).append(key)
-        return found.items()
+    def heads(self, kind: Kind, sets: Callable[[Kind], list[bytes]]) -> list[tuple[int, bytes]]:
+        """Does the same; there is a set for each slot, and most are empty: all are asked at once.
+
+        To work out whom to ask, and to put it into bytes, takes longer than the answers. It is kept
+        until slots move.
+        """
+        if self._stale:
+            self._refresh()
+        looks = self._looks.get(kind)
+        if looks is None:
+            by_node: dict[Any, list[bytes]] = {}
+            for key in sets(kind):
+                by_node.setdefault(self.source.get_node_from_key(key), []).append(key)
+            looks = self._looks[kind] = [
+                (self._pool(node), keys, Repeated(_first_of(key) for key in keys))
+                for node, keys in by_node.items()
+            ]
+        found = []
+        for pool, keys, commands in looks:
+            for key, reply in zip(keys, self.batch(pool, keys, commands), strict=True):
+                if reply:
+                    score = reply[0][1] if isinstance(reply[0], (list, tuple)) else reply[1]
+                    found.append((int(float(score)), key))
+        return found
 
     def layout(self) -> object:
         """Returns which server has which slots, and makes the client know it."""
@@ -126,3 +158,7 @@ class Cluster(Server):
             raise reply
         # First and last slot, then the primary's address and name.
         return sorted([*part[:2], *part[2][:3]] for part in reply)
+
+
+def _first_of(key: bytes) -> Command:
+    return (b"ZRANGE", key, b"0", b"0", b"WITHSCORES")

@@ -19,9 +19,15 @@ from redis.sentinel import MasterNotFoundError
 from salmon_state.errors import StorageUnavailable
 from salmon_state.stores.redis.deadlines import CLOCKS, Timed
 
-__all__ = ["Command", "Connections", "ask", "exchange", "is_dead", "talk"]
+__all__ = ["Command", "Connections", "Repeated", "ask", "exchange", "is_dead", "talk"]
 
 Command = tuple[bytes | int, ...]
+
+
+class Repeated(list[Command]):
+    """Commands that are sent together again and again, and put into bytes once."""
+
+    packed: Any = None
 
 
 class Connections:
@@ -173,7 +179,11 @@ def talk(connection: Any, commands: Sequence[Command]) -> list[Any]:
         if any(type(command) is Timed for command in commands):
             deadline = CLOCKS.deadline(connection)
             commands = [(*each, deadline) if type(each) is Timed else each for each in commands]
-        connection.send_packed_command(connection.pack_commands(commands))
+        if type(commands) is Repeated:
+            packed = commands.packed = commands.packed or connection.pack_commands(commands)
+        else:
+            packed = connection.pack_commands(commands)
+        connection.send_packed_command(packed)
         for _ in commands:
             try:
                 replies.append(connection.read_response(disable_decoding=True))

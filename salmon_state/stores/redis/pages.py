@@ -162,16 +162,7 @@ class Pages:
 
     def _heads(self, kind: Kind) -> list[tuple[int, bytes]]:
         """Returns a heap of when the first is due in each set, at the earliest, and the set."""
-        heads = []
-        all_dues = self._keys.all_dues(kind)
-        if len(all_dues) == 1:
-            return [(-_LATEST, all_dues[0])]
-        for pool, dues in self._server.by_pool(all_dues):
-            commands = [(b"ZRANGE", due, 0, 0, b"WITHSCORES") for due in dues]
-            for due, reply in zip(dues, self._server.batch(pool, dues, commands), strict=True):
-                if reply:
-                    score = reply[0][1] if isinstance(reply[0], (list, tuple)) else reply[1]
-                    heads.append((int(float(score)), due))
+        heads = self._server.heads(kind, self._keys.all_dues)
         heapq.heapify(heads)
         return heads
 

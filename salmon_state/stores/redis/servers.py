@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from redis import RedisError, ResponseError
 from redis.exceptions import NoScriptError, RedisClusterException
 
+from salmon_state.entries import Kind
 from salmon_state.errors import StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.stores.redis.connections import Command, Connections, ask, exchange, talk
@@ -209,9 +210,12 @@ class Server(Forkable):
         """Returns the connections to each of the primaries."""
         return [self._only()]
 
-    def by_pool(self, keys: Sequence[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
-        """Returns which of some keys are on which server."""
-        return [(self._only(), list(keys))]
+    def heads(self, kind: Kind, sets: Callable[[Kind], list[bytes]]) -> list[tuple[int, bytes]]:
+        """Returns when the first of each sorted set of a kind is due, at the earliest, and the set.
+
+        Here nobody is asked: whoever looks into the set finds out in the same round trip.
+        """
+        return [(-(2**63), key) for key in sets(kind)]
 
     def layout(self) -> object:
         """Returns what changes when keys move to another server."""
