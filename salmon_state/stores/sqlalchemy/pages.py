@@ -42,6 +42,11 @@ _BEFORE_ALL = (None, b"", b"")
 class PageStatements(TableStatements):
     """What is said about the rows of a table, of whatever sender."""
 
+    def __init__(self, table: sa.Table, database: Database, dialect: sa.Dialect) -> None:
+        super().__init__(table, database, dialect)
+        self.page = lru_cache(maxsize=64)(self._page)  # as in `RowStatements`
+        self.change_batch = lru_cache(maxsize=32)(self._change_batch)
+
     @cached_property
     def count(self) -> Statement:
         """Selects how many there are."""
@@ -71,8 +76,7 @@ class PageStatements(TableStatements):
         names = (f"{which}_{column.key}" for column in (self._at, self._sender, self._name))
         return dict(zip(names, row, strict=True))
 
-    @lru_cache(maxsize=64)  # noqa: B019 - there are few of these
-    def page(
+    def _page(
         self, *, filters: frozenset[str], by_time: bool, first: bool, by_state: bool = False
     ) -> Statement:
         """Selects the next rows in the order of the primary key, or of their time.
@@ -133,8 +137,7 @@ class PageStatements(TableStatements):
             self._table.update().where(*self._one).values({self._at.name: parameter("until")})
         )
 
-    @lru_cache(maxsize=32)  # noqa: B019 - there are few of these
-    def change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
+    def _change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
         """Changes or removes the rows of a batch that match; they keep their time.
 
         Args:

@@ -218,6 +218,8 @@ class RowStatements(TableStatements):
 
     def __init__(self, table: sa.Table, database: Database, dialect: sa.Dialect) -> None:
         super().__init__(table, database, dialect)
+        self.writing = cache(self._writing)  # which go with it, as one of the class would not
+        self.condition = cache(self._condition)
         self._lock = database.sharing(parameter("rows"))
         row = sa.select(self._sender, self._name, self._key, self._value, self._at)
         self.get = self.compile(sa.select(self._value).where(*self._one))
@@ -278,8 +280,7 @@ class RowStatements(TableStatements):
             deadline,
         )
 
-    @cache  # noqa: B019 - there are few of these
-    def writing(
+    def _writing(
         self, form: Form, *, timed: bool = False, alone: bool = False, checked: bool = False
     ) -> WriteStatement:
         """Returns the statement that makes writes of a form.
@@ -299,9 +300,9 @@ class RowStatements(TableStatements):
             guard.append(self._database.in_time(parameter("deadline")))
         if form.what == "insert" and checked:
             return WriteStatement(self._insert_where_missing(), self._dialect)
-        return WriteStatement(self._writing(form, guard), self._dialect)
+        return WriteStatement(self._clause(form, guard), self._dialect)
 
-    def _writing(self, form: Form, guard: list[sa.ColumnElement[bool]]) -> sa.ClauseElement:
+    def _clause(self, form: Form, guard: list[sa.ColumnElement[bool]]) -> sa.ClauseElement:
         if form.what == "put":
             return self._database.upsert(self._insert(guard))
         if form.what == "insert":
@@ -333,8 +334,7 @@ class RowStatements(TableStatements):
         }
         return {**values, self._at.name: sa.bindparam("at", type_=sa.BigInteger)}
 
-    @cache  # noqa: B019 - there are few of these
-    def condition(self, form: Form) -> WriteStatement:
+    def _condition(self, form: Form) -> WriteStatement:
         """Returns what a statement that ends with a WHERE may say besides, to check something.
 
         Args:
