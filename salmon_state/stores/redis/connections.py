@@ -25,7 +25,7 @@ Command = tuple[bytes | int, ...]
 
 
 class Repeated(list[Command]):
-    """Commands that are sent together again and again, and put into bytes once."""
+    """Commands without a deadline that are sent together often, and put into bytes once."""
 
     packed: Any = None
 
@@ -176,12 +176,12 @@ def talk(connection: Any, commands: Sequence[Command]) -> list[Any]:
     """Returns the replies to commands; whatever it raises, the connection has ended."""
     replies: list[Any] = []
     try:
-        if any(type(command) is Timed for command in commands):
-            deadline = CLOCKS.deadline(connection)
-            commands = [(*each, deadline) if type(each) is Timed else each for each in commands]
         if type(commands) is Repeated:
             packed = commands.packed = commands.packed or connection.pack_commands(commands)
         else:
+            if any(type(command) is Timed for command in commands):
+                deadline = CLOCKS.deadline(connection)
+                commands = [(*each, deadline) if type(each) is Timed else each for each in commands]
             packed = connection.pack_commands(commands)
         connection.send_packed_command(packed)
         for _ in commands:
