@@ -212,13 +212,18 @@ def _row(name: str, count: int, found: list[dict[str, Any]], *, each: bool) -> d
     }
 
 
-def main() -> None:
-    """Prints what was measured."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else RECIPIENTS
+def alone(measure: Callable[..., dict[str, Any]], count: int) -> None:
+    """Prints what one measurement finds.
+
+    Args:
+        measure: Measures, given places, a plan and a count.
+        count: The count, unless the command line says another.
+    """
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else count
     with Places() as places:
         for row in measure(places, Plan.short(), count=count)["rows"]:
             print(row)
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure, RECIPIENTS)

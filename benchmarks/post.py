@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import smtplib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.outbox import one_by_one, sink
+from benchmarks.outbox import alone, one_by_one, sink
 from benchmarks.places import Places, skipped_if_missing
 from benchmarks.rounds import Plan, percentile
 from salmon_state import open_storage
@@ -96,13 +95,5 @@ def _row(name: str, count: int, found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Prints what was measured."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else SUBSCRIBERS
-    with Places() as places:
-        for row in measure(places, Plan.short(), count=count)["rows"]:
-            print(row)
-
-
 if __name__ == "__main__":
-    main()
+    alone(measure, SUBSCRIBERS)
