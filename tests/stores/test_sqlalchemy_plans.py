@@ -11,7 +11,8 @@ import pytest
 from salmon_state import SQLAlchemyStorage
 from salmon_state.entries import ANYTHING, EVERY, Kind, Seen, Write
 from salmon_state.stores.encoding import name_digest, sender_digest
-from salmon_state.stores.sqlalchemy.statements import Statement, WriteStatement, form_of
+from salmon_state.stores.sqlalchemy.statements import Statement, WriteStatement
+from salmon_state.stores.sqlalchemy.tables import form_of
 from tests.stores.sqlalchemy_places import Place
 
 ROWS = 50_000
@@ -71,7 +72,7 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteSta
     """Returns the plan as the store's own connection gets it, in one line."""
     explain = "EXPLAIN QUERY PLAN " if place.kind == "sqlite" else "EXPLAIN "
     if isinstance(statement, WriteStatement):
-        parameters = statement.bind(store._tables.states.write(WRITE, store._tables.locks))
+        parameters = statement.bind(store._tables.parameters(WRITE))
     else:
         parameters = statement.bind(VALUES)
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
-from hashlib import sha256
+from collections.abc import Callable, Mapping
+from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import Insert
 
-from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, STATE, Kind, Seen, Write
+from salmon_state.entries import STATE, Kind
 from salmon_state.keys import Sender
-from salmon_state.stores.encoding import encode_key, encode_state, name_digest, sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.encoding import name_digest, sender_digest
+from salmon_state.stores.sqlalchemy.databases.base import Database
 
 __all__ = [
     "Form",
     "Parameters",
-    "RowLocks",
     "RowStatements",
     "Statement",
     "TableStatements",
     "WriteStatement",
-    "form_of",
     "parameter",
     "statements_of",
 ]
 
 Parameters = tuple[Any, ...]
-
-_UNSEEN = Seen()
 
 AnyStatements = TypeVar("AnyStatements", bound="TableStatements")
 
@@ -56,7 +51,7 @@ _WRITTEN = (
     *("sender", "name", "kind", "key", "value", "at", "rows", "seen_value", "seen_at"),
     "deadline",
 )
-"""The parameters of a `WriteStatement`, in the order in which `RowStatements.write` gives them."""
+"""The parameters of a `WriteStatement`, in the order in which they are given; see `Tables`."""
 
 
 class WriteStatement:
@@ -67,7 +62,7 @@ class WriteStatement:
 
     Attributes:
         sql: The text.
-        bind: Returns the parameters, from what `RowStatements.write` returns.
+        bind: Returns the parameters, from those of `_WRITTEN`.
     """
 
     __slots__ = ("bind", "sql")
@@ -93,68 +88,6 @@ class Form(NamedTuple):
     """Whether the value must be the expected one."""
     at: bool | None = False
     """Whether the time must be; ``None`` if there must be none."""
-
-
-_form = lru_cache(maxsize=None)(Form)
-
-
-def form_of(write: Write) -> Form:
-    """Returns the form of a write."""
-    kind, _, name, value, _, expect = write
-    if value is CHECK or (value is None and expect is ABSENT):
-        return _form("check", kind)
-    if name is EVERY:
-        return _form("every", kind, value is None)
-    if isinstance(expect, Seen):
-        at = None if expect.at is None else expect.at is not ANYTHING
-        return _form("change", kind, value is None, True, expect.value is not None, at)
-    if value is None:
-        return _form("remove", kind, True)
-    return _form("put" if expect is ANYTHING else "insert", kind, False, expect is ABSENT)
-
-
-class RowLocks:
-    """Who may write a sender's rows: many at once, each some of them, or one who moves them all.
-
-    `set_all` must move every row that is there when it happens, and nobody may read one of them as
-    it was after a new one has come that is not moved. A statement that goes from row to row finds
-    those that were changed meanwhile and misses those that were made, unless it locks rows that do
-    not exist.
-
-    MariaDB locks gaps between rows, in a transaction that asks for it. PostgreSQL does not: there,
-    whoever writes rows of a sender shares an advisory lock of that sender with all others who do.
-    It costs no round trip, as the statement that writes takes it. Whoever moves them all has the
-    lock alone, before the statement begins that looks for them. As a server has no room for the
-    locks of many thousand senders, whoever writes the rows of that many takes another one, which
-    everybody shares who moves all rows of anybody. They end with the transaction that has them.
-
-    Args:
-        database: The kind of database; where it needs no such locks, nobody asks for one.
-        space: What two stores agree on if they have the same table.
-    """
-
-    def __init__(self, database: Database, space: bytes) -> None:
-        self._alone = database.lock_alone
-        self._shared = database.lock_shared
-        name = sha256(b"rows of " + space).digest()
-        self.of_all = int.from_bytes(name[:8], "big", signed=True)
-        """The number of the lock of whoever writes the rows of many senders."""
-
-    def of(self, digest: bytes) -> int:
-        """Returns the number of the lock of a sender's rows."""
-        return self.of_all ^ int.from_bytes(digest[:8], "big", signed=True)
-
-    def lock_many(self) -> Step:
-        """Returns what waits until nobody moves all rows of a sender; then all may be written."""
-        return f"SELECT {self._alone}", [(self.of_all,)]
-
-    def lock_senders(self, digests: Sequence[bytes]) -> Step:
-        """Returns what waits until nobody writes a row of some senders; then all may be moved.
-
-        Before any other lock, and until nobody writes the rows of many senders either.
-        """
-        locks = [self._shared, *[self._alone] * len(digests)]  # from left to right
-        return f"SELECT {', '.join(locks)}", [(self.of_all, *map(self.of, digests))]
 
 
 class TableStatements:
@@ -247,38 +180,6 @@ class RowStatements(TableStatements):
         return sa.select(*columns).where(*where)
 
     # ---------------------------------------------------------------- writing
-
-    def write(
-        self, write: Write, locks: RowLocks, lock: int | None = None, deadline: object = None
-    ) -> Parameters:
-        """Returns what it takes to make a write: values for all of `_WRITTEN`.
-
-        Args:
-            write: The write.
-            locks: The locks of the store's rows.
-            lock: The number of the lock to take, if it is not that of the sender's rows.
-            deadline: Until when it may be made; see `Database.deadline`.
-        """
-        kind, sender, name, value, at, expect = write
-        digest = sender_digest(sender)
-        stored: Any = None if value is CHECK else value
-        seen: Any
-        seen, seen_at = expect if isinstance(expect, Seen) else _UNSEEN
-        if kind is STATE:
-            stored = None if stored is None else encode_state(stored)
-            seen = None if seen is None else encode_state(seen)
-        return (
-            digest,
-            None if name is EVERY else name_digest(name),
-            int(kind),
-            None if name is EVERY or isinstance(expect, Seen) else encode_key(name, sender),
-            stored,
-            at,
-            lock if lock is not None or self._lock is None else locks.of(digest),
-            seen,
-            seen_at,
-            deadline,
-        )
 
     def _writing(
         self, form: Form, *, timed: bool = False, alone: bool = False, checked: bool = False

@@ -26,21 +26,27 @@ from salmon_state.entries import (
 )
 from salmon_state.errors import Overtaken
 from salmon_state.keys import Sender
-from salmon_state.stores.encoding import decode_row, name_digest, sender_digest
+from salmon_state.stores.encoding import (
+    decode_row,
+    encode_key,
+    encode_state,
+    name_digest,
+    sender_digest,
+)
 from salmon_state.stores.sqlalchemy.databases.base import Database, Step
 from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.statements import (
     Form,
     Parameters,
-    RowLocks,
     RowStatements,
-    form_of,
     statements_of,
 )
 
-__all__ = ["Tables"]
+__all__ = ["Tables", "form_of"]
 
 _KINDS = {int(kind): kind for kind in Kind}
+
+_UNSEEN = Seen()
 
 _AT_ONCE = 500
 """How many rows a driver is given at once."""
@@ -61,6 +67,68 @@ _CONDITIONS = 20
 
 _MANY = 100
 """Of how many senders, at most, a transaction locks the rows one by one."""
+
+
+_form = lru_cache(maxsize=None)(Form)
+
+
+def form_of(write: Write) -> Form:
+    """Returns the form of a write."""
+    kind, _, name, value, _, expect = write
+    if value is CHECK or (value is None and expect is ABSENT):
+        return _form("check", kind)
+    if name is EVERY:
+        return _form("every", kind, value is None)
+    if isinstance(expect, Seen):
+        at = None if expect.at is None else expect.at is not ANYTHING
+        return _form("change", kind, value is None, True, expect.value is not None, at)
+    if value is None:
+        return _form("remove", kind, True)
+    return _form("put" if expect is ANYTHING else "insert", kind, False, expect is ABSENT)
+
+
+class RowLocks:
+    """Who may write a sender's rows: many at once, each some of them, or one who moves them all.
+
+    `set_all` must move every row that is there when it happens, and nobody may read one of them as
+    it was after a new one has come that is not moved. A statement that goes from row to row finds
+    those that were changed meanwhile and misses those that were made, unless it locks rows that do
+    not exist.
+
+    MariaDB locks gaps between rows, in a transaction that asks for it. PostgreSQL does not: there,
+    whoever writes rows of a sender shares an advisory lock of that sender with all others who do.
+    It costs no round trip, as the statement that writes takes it. Whoever moves them all has the
+    lock alone, before the statement begins that looks for them. As a server has no room for the
+    locks of many thousand senders, whoever writes the rows of that many takes another one, which
+    everybody shares who moves all rows of anybody. They end with the transaction that has them.
+
+    Args:
+        database: The kind of database; where it needs no such locks, nobody asks for one.
+        space: What two stores agree on if they have the same table.
+    """
+
+    def __init__(self, database: Database, space: bytes) -> None:
+        self._alone = database.lock_alone
+        self._shared = database.lock_shared
+        name = sha256(b"rows of " + space).digest()
+        self.of_all = int.from_bytes(name[:8], "big", signed=True)
+        """The number of the lock of whoever writes the rows of many senders."""
+
+    def of(self, digest: bytes) -> int:
+        """Returns the number of the lock of a sender's rows."""
+        return self.of_all ^ int.from_bytes(digest[:8], "big", signed=True)
+
+    def lock_many(self) -> Step:
+        """Returns what waits until nobody moves all rows of a sender; then all may be written."""
+        return f"SELECT {self._alone}", [(self.of_all,)]
+
+    def lock_senders(self, digests: Sequence[bytes]) -> Step:
+        """Returns what waits until nobody writes a row of some senders; then all may be moved.
+
+        Before any other lock, and until nobody writes the rows of many senders either.
+        """
+        locks = [self._shared, *[self._alone] * len(digests)]  # from left to right
+        return f"SELECT {', '.join(locks)}", [(self.of_all, *map(self.of, digests))]
 
 
 class _Step(NamedTuple):
@@ -92,6 +160,7 @@ class Tables:
         )
         # The forms of what one statement makes, without a transaction.
         self._alone = (*_PLAIN, "remove", "every") if database.one_writer else (*_PLAIN, "remove")
+        self._shares_locks = bool(database.lock_shared)
         self._fetch_one = database.fetch_one
         self._fetch_all = database.fetch_all
 
@@ -185,16 +254,16 @@ class Tables:
             then: What to say in the same round trip, once it is committed.
         """
         *checks, write = writes
-        rows, deadline = self.rows(form.kind), self.database.deadline(driver)
+        rows = self.rows(form.kind)
+        deadline = self.database.deadline(driver) if self.database.remote else None
         timed = deadline is not None
         statement = rows.writing(form, timed=timed, alone=True, checked=bool(checks))
-        values = rows.write(write, self.locks, deadline=deadline)
-        sql, parameters = statement.sql, statement.bind(values)
+        sql, parameters = statement.sql, statement.bind(self.parameters(write, None, deadline))
         for check in checks:
             rows = self.rows(check.kind)
             asked = rows.condition(form_of(check._replace(value="")))
             sql = f"{sql} AND {asked.sql}"
-            parameters += asked.bind(rows.write(check, self.locks))
+            parameters += asked.bind(self.parameters(check))
         if then:
             count, *_ = self.database.say(driver.cursor(), [(sql, [parameters]), *then])
         else:
@@ -236,7 +305,7 @@ class Tables:
         for write, form in zip(writes, forms, strict=True):
             rows = self.rows(form.kind)
             statement = rows.writing(form, alone=alone)
-            said.append((statement.sql, (statement.bind(rows.write(write, self.locks)),)))
+            said.append((statement.sql, (statement.bind(self.parameters(write)),)))
         # Of one sender: locks of several are won in an order.
         if not begin and len(writes) == 2 and writes[0].sender == writes[1].sender:
             results = self.database.say_pair(cursor, said)
@@ -283,10 +352,40 @@ class Tables:
         return None, self.locks.lock_senders(digests) if digests else None
 
     def _step(self, form: Form, writes: Sequence[Write], lock: int | None = None) -> _Step:
-        of_kind = self.rows(form.kind)
-        statement = of_kind.writing(form)
-        rows = [statement.bind(of_kind.write(write, self.locks, lock)) for write in writes]
+        statement = self.rows(form.kind).writing(form)
+        rows = [statement.bind(self.parameters(write, lock)) for write in writes]
         return _Step(statement.sql, rows, partial(_counts, form, len(rows)))
+
+    def parameters(
+        self, write: Write, lock: int | None = None, deadline: object = None
+    ) -> Parameters:
+        """Returns what a `WriteStatement` takes to make a write.
+
+        Args:
+            write: The write.
+            lock: The number of the lock to take, if it is not that of the sender's rows.
+            deadline: Until when it may be made; see `Database.deadline`.
+        """
+        kind, sender, name, value, at, expect = write
+        digest = sender_digest(sender)
+        stored: Any = None if value is CHECK else value
+        seen: Any
+        seen, seen_at = expect if isinstance(expect, Seen) else _UNSEEN
+        if kind is STATE:
+            stored = None if stored is None else encode_state(stored)
+            seen = None if seen is None else encode_state(seen)
+        return (
+            digest,
+            None if name is EVERY else name_digest(name),
+            int(kind),
+            None if name is EVERY or isinstance(expect, Seen) else encode_key(name, sender),
+            stored,
+            at,
+            self.locks.of(digest) if lock is None and self._shares_locks else lock,
+            seen,
+            seen_at,
+            deadline,
+        )
 
     # ---------------------------------------------------------------- expectations alone
 
