@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -184,13 +185,10 @@ class PostgreSQL(Database):
     def connect(
         self, dialect: sa.Dialect, arguments: Sequence[Any], options: dict[str, Any], timeout: float
     ) -> Any:
-        # Here and not above: only whoever uses PostgreSQL has the driver.
-        from salmon_state.stores.sqlalchemy.databases.psycopg_timeout import BoundedConnection
-
         threshold = options.get("prepare_threshold")
         if threshold is not None:  # text, which psycopg does not take
             options = {**options, "prepare_threshold": _threshold(threshold)}
-        connection = BoundedConnection.connect(*arguments, **options)
+        connection = _bounded_connection().connect(*arguments, **options)
         connection.bound(timeout)
         connection.clock = ServerClock(self.ask_time, connection.patience)
         # Whatever the default is: with a stricter one, writers of the same row fail each other.
@@ -212,6 +210,13 @@ class PostgreSQL(Database):
 
     def owning(self, lock: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         return sa.func.pg_advisory_xact_lock(lock).is_not(None)
+
+    def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
+        if len(steps) != 1 or len(steps[0][1]) != 1 or steps[0][0].startswith("SELECT"):
+            return super().say(cursor, steps)
+        ((sql, (row,)),) = steps  # what most mails write
+        cursor.execute(sql, row)
+        return [cursor.rowcount]
 
     def say_pair(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
         # What a state and the mark of its mail need: as one statement it is prepared, which as
@@ -261,6 +266,84 @@ class PostgreSQL(Database):
     def _lock_schema(self, connection: sa.Connection) -> None:
         # IF NOT EXISTS is no help: two at once still collide in the catalogue.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7957125123961775)")
+
+
+@cache
+def _bounded_connection() -> Any:
+    """Returns the class of our connections, once: only whoever uses PostgreSQL has psycopg.
+
+    libpq bounds connecting, and its TCP options a host that is gone; a server that keeps the
+    connection open and says nothing (stopped, swapping, behind a broken proxy) it waits for without
+    end. PostgreSQL's own ``statement_timeout`` is no help against a server that does not run.
+
+    Nor does it take a commit for one that its standby may not have: when the wait for a synchronous
+    standby is cut short, PostgreSQL reports success all the same, and a warning beside it.
+    """
+    import psycopg
+    from psycopg import capabilities
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        """Raises `psycopg.OperationalError` when an exchange takes longer than it may: see `bound`.
+
+        Shortly before, it asks the server to cancel the statement. One that waits for somebody
+        else's lock would otherwise go on waiting when its client is gone, and change the row in the
+        end, although the client was told that it had not. The connection cannot be used afterwards,
+        not even when the statement reports success: it may have been a commit that waited for a
+        standby.
+
+        And it raises `psycopg.OperationalError` when somebody else ended such a wait.
+
+        Attributes:
+            patience: After how many seconds an exchange is cancelled.
+            clock: The server's.
+        """
+
+        patience: float
+        _reserve: float
+        clock: ServerClock
+
+        def __init__(self, pgconn: psycopg.pq.abc.PGconn, *arguments: Any) -> None:
+            super().__init__(pgconn, *arguments)
+            self.bound(5.0)
+            # The handler knows the list and not the connection: no cycle keeps that open.
+            unconfirmed = self._unconfirmed = list[str]()
+
+            def notice(diagnostic: psycopg.errors.Diagnostic) -> None:
+                # By the function in the server that says it, because the text is in any language.
+                if diagnostic.source_function == "SyncRepWaitForLSN":
+                    unconfirmed.append(str(diagnostic.message_primary))
+
+            self.add_notice_handler(notice)
+
+        def bound(self, timeout: float) -> None:
+            """Says how many seconds an exchange may take, to cancel it included."""
+            self._reserve = min(1.0, timeout / 5)
+            self.patience = timeout - self._reserve
+
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            """Runs an exchange with the server to its end, or to the timeout."""
+            try:
+                result = super().wait(gen, interval, self.patience if timeout is None else timeout)
+            except psycopg.OperationalError:
+                # Cancelling with libpq before 17 would wait for a silent server without end.
+                if (
+                    timeout is not None
+                    or self.pgconn.transaction_status != psycopg.pq.TransactionStatus.ACTIVE
+                    or not capabilities.has_cancel_safe()
+                ):
+                    raise
+                self._try_cancel(timeout=self._reserve / 2)
+                super().wait(gen, interval, timeout=self._reserve / 2)
+                raise psycopg.OperationalError(
+                    f"cancelled after {self.patience:g} s, perhaps in vain"
+                ) from None
+            if self._unconfirmed:
+                raise psycopg.OperationalError(
+                    f"perhaps not on the standby: {self._unconfirmed.pop()}"
+                )
+            return result
+
+    return BoundedConnection
 
 
 def _is_psycopg(cursor: Any) -> bool:
