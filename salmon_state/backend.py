@@ -77,7 +77,14 @@ class Backend:
     _mask = Mask()
     """What hides the secrets that the store was given, from whatever it lets out or logs."""
     _closed = False
-    _clock: Callable[[], int] = staticmethod(lambda: time.time_ns() // 1000)
+    _clock: Callable[[], int]
+    """The time in microseconds since 1970 UTC."""
+    _has_hooks = False
+    """Whether this is more than a store with only ``get``, ``set`` and ``clear``."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._has_hooks = cls._load is not Backend._load
 
     # ---------------------------------------------------------------- required
 
@@ -347,11 +354,6 @@ class Backend:
             f"{type(self).__name__} cannot {what}: it implements get, set and clear only"
         )
 
-    @property
-    def _has_hooks(self) -> bool:
-        """Whether this is more than a store with only ``get``, ``set`` and ``clear``."""
-        return type(self)._load is not Backend._load
-
 
 def _change(entry: Entry, value: Value | None) -> Write:
     """Returns the write that changes what was seen, and nothing newer."""
@@ -367,9 +369,10 @@ class UnitOfWork:
     its own, by `Backend._begin`.
     """
 
+    _locks: tuple[Lock, ...] = ()
+
     def __init__(self, store: Backend) -> None:
         self._store = store
-        self._locks: list[Lock] = []
 
     def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
         """Wins a sender's lock, unless it is the null sender, and returns what `load` does.
@@ -383,7 +386,7 @@ class UnitOfWork:
             ConversationBusy: The lock was not won in time.
         """
         if sender:
-            self._locks.append(self._store._lock(sender, timeout))
+            self._locks += (self._store._lock(sender, timeout),)
         return self._store._load(sender, wants)
 
     def load(self, sender: Sender, wants: Sequence[Want]) -> list[Entry]:
@@ -418,10 +421,12 @@ class UnitOfWork:
     def close(self) -> None:
         """Undoes what is not committed and gives the locks back; called once, whatever happened."""
         if self._locks:
+            *others, last = self._locks
+            self._locks = tuple(others)
             try:
-                self._locks.pop().release()
+                last.release()
             finally:
-                if self._locks:
+                if others:
                     UnitOfWork.close(self)
 
     def connection(self, depth: int) -> Any:
@@ -454,5 +459,5 @@ class LockOnly(UnitOfWork):
     def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
         """Wins a sender's lock; nothing can be read by sender."""
         if sender:
-            self._locks.append(Lock(self._store._threads.acquire(sender, timeout)))
+            self._locks += (Lock(self._store._threads.acquire(sender, timeout)),)
         return []

@@ -28,10 +28,6 @@ def parse_key(key: str) -> tuple[str, Sender]:
     Raises:
         StorageError: The text is no such key, so the entry it stands for is damaged.
     """
-    if "\\" not in key and key.count("'") == 4 and key[:2] == "['" and key[-2:] == "']":
-        module, comma, sender = key[2:-2].partition("', '")
-        if comma:  # the common case
-            return module, sender
     # Not ast.literal_eval: in two threads at once it can fail (CPython issue 106905).
     text = key.encode("ascii", "backslashreplace").decode("ascii")
     end = _end_of_literal(text, 1)

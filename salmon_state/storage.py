@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
@@ -88,6 +89,7 @@ class StateStorage(Backend, routing.StateStorage):
             ``Router.clear_states()`` or a test run by mistake would be a disaster.
     """
 
+    _clock = staticmethod(lambda: time.time_ns() // 1000)
     _protect = False
     _active = Active()  # of no store in particular: `conversation` gives each its own
 

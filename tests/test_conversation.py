@@ -220,8 +220,7 @@ class _Stuck(UnitOfWork):
 
     def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
         entries = super().enter(sender, timeout, wants)
-        self._locks.insert(0, Lock(self._fail))
-        self._locks.append(Lock(self._fail))
+        self._locks = (Lock(self._fail), *self._locks, Lock(self._fail))
         return entries
 
     def _fail(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -169,7 +170,7 @@ class Delivery(Forkable):
             message: The message.
             again: Whether it is handled even if it is known.
         """
-        if _is_too_deep(message):
+        if message.base.mime_part.is_multipart() and _is_too_deep(message):
             log().warning(
                 "a mail from %r has parts within parts within parts: refused", message.From
             )
@@ -199,7 +200,7 @@ class Delivery(Forkable):
                 self._origins.put_back(message, error, self.queue_delay)
             raise
         else:
-            if outermost:
+            if outermost and time.monotonic() >= self._expiry.due:
                 self._expiry.step(store)
 
     def _converse(self, store: StateStorage, message: Any, inbox: Inbox | None) -> None:

@@ -28,10 +28,13 @@ class Expiry:
 
     No thread of its own: a Salmon daemon may not be able to start one, and a process that handles
     no mail has nothing that expires.
+
+    Attributes:
+        due: Before this moment of ``time.monotonic`` a `step` does nothing.
     """
 
     def __init__(self) -> None:
-        self._due = 0.0
+        self.due = 0.0
 
     def step(self, store: StateStorage) -> None:
         """Removes some, unless it did a short while ago; call it outside of a conversation.
@@ -39,9 +42,9 @@ class Expiry:
         What fails is logged and tried again later: the mail that it comes after is committed.
         """
         began = time.monotonic()
-        if began < self._due or not store._has_hooks:
+        if began < self.due or not store._has_hooks:
             return
-        self._due = began + _REST  # before anything else: other threads come as well
+        self.due = began + _REST  # before anything else: other threads come as well
         try:
             more = [_remove(store, kind) for kind in _KINDS]
         except Exception as error:  # noqa: BLE001 - a driver may raise anything
@@ -49,7 +52,7 @@ class Expiry:
         else:
             if any(more):
                 now = time.monotonic()
-                self._due = now + (now - began) * _SHARE
+                self.due = now + (now - began) * _SHARE
 
 
 def _remove(store: StateStorage, kind: Kind) -> bool:

@@ -115,6 +115,10 @@ def decode_key(text: str) -> tuple[str, Sender]:
     Raises:
         StorageError: `encode_key` writes no such text.
     """
+    if "\\" not in text and text.count("'") == 4 and text[:2] == "['" and text[-2:] == "']":
+        name, comma, sender = text[2:-2].partition("', '")
+        if comma:  # the common case
+            return name, sender
     if text.startswith(_COMPRESSED):
         return _parse_json(_decompress(text, _COMPRESSED))
     if text.startswith(_COMPRESSED_ASCII):

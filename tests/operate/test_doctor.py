@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from salmon_state import StateStorage, StorageUnavailable, open_storage
-from salmon_state.backend import Backend
 from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
 from salmon_state.stores.sqlalchemy.diagnosis.mariadb import _durability
@@ -151,7 +150,7 @@ def test_a_clock_that_is_wrong(
     open_storage(url).close()
     assert not found(url, "clock")
     late = staticmethod(lambda: time.time_ns() // 1000 - 5_000_000)
-    monkeypatch.setattr(Backend, "_clock", late)
+    monkeypatch.setattr(StateStorage, "_clock", late)
     assert found(url, "s ahead of ours")
 
 

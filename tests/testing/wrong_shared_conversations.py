@@ -81,7 +81,7 @@ class LocksTheNullSender(LockedTable):
     class Work(UnitOfWork):
         def enter(self, sender: Sender, timeout: float, wants: Sequence[Want]) -> list[Entry]:
             if not sender:
-                self._locks.append(self._store._lock(sender, timeout))
+                self._locks += (self._store._lock(sender, timeout),)
             return super().enter(sender, timeout, wants)
 
 

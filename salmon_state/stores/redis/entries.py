@@ -32,8 +32,8 @@ from salmon.routing import ROUTE_FIRST_STATE
 
 from salmon_state.entries import STATE, Entry, Kind
 from salmon_state.errors import ConfigurationError, StorageError
-from salmon_state.keys import Sender, parse_key
-from salmon_state.stores.encoding import decode_state, encode_state, sender_digest
+from salmon_state.keys import Sender
+from salmon_state.stores.encoding import decode_key, decode_state, encode_state, sender_digest
 
 __all__ = [
     "SENDER",
@@ -262,7 +262,7 @@ def decode_name(key: bytes, field: bytes) -> str:
     if field[:1] not in (b"'", b'"'):
         raise damaged(key, field)
     try:
-        return parse_key(f"[{field.decode('ascii')}, '']")[0]
+        return decode_key(f"[{field.decode('ascii')}, '']")[0]
     except (StorageError, UnicodeDecodeError):
         raise damaged(key, field) from None
 
@@ -270,7 +270,7 @@ def decode_name(key: bytes, field: bytes) -> str:
 def decode_sender(keys: Keys, kind: Kind, key: bytes, text: bytes | None) -> Sender:
     """Returns the sender that the field ``sender`` of a hash names, whose key tells as well."""
     with suppress(StorageError, UnicodeDecodeError):
-        sender = parse_key(f"['', {(text or b'').decode('ascii')}]")[1]
+        sender = decode_key(f"['', {(text or b'').decode('ascii')}]")[1]
         if keys.of(sender, kind) == key:
             return sender
     raise damaged(key, SENDER)

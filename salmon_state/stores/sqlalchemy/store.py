@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IdentifierError, SQLAlchemyError
 
-from salmon_state.backend import Lock, UnitOfWork
+from salmon_state.backend import Lock
 from salmon_state.entries import Entry, Kind, Page, Value, Want, Where, Write
 from salmon_state.errors import ConfigurationError, StorageError, StorageUnavailable
 from salmon_state.findings import Finding
@@ -36,6 +36,7 @@ from salmon_state.stores.sqlalchemy.pages import Pages
 from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.schema import make_metadata, prepare_tables
 from salmon_state.stores.sqlalchemy.tables import Tables
+from salmon_state.stores.sqlalchemy.work import begin
 
 __all__ = ["SQLAlchemyStorage"]
 
@@ -243,8 +244,7 @@ class SQLAlchemyStorage(StateStorage):
             return Lock(self._threads.acquire(sender, timeout))
         return Lock(self._file_locks.acquire(sender, timeout))
 
-    def _begin(self) -> UnitOfWork:
-        return self._database.work(self, self._tables)
+    _begin = begin
 
     # ---------------------------------------------------------------- hooks: the store itself
 

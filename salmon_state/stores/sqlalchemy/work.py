@@ -16,12 +16,18 @@ from salmon_state.stores.sqlalchemy.databases.base import Step
 from salmon_state.stores.sqlalchemy.pool import Loan
 from salmon_state.stores.sqlalchemy.tables import Tables
 
-__all__ = ["BEFORE_HANDLERS", "SQLWork"]
+__all__ = ["BEFORE_HANDLERS", "SQLWork", "begin"]
 
 _Result = TypeVar("_Result")
 
 BEFORE_HANDLERS = "salmon_state"
 """The savepoint from which handlers take part."""
+
+
+def begin(store: Any) -> UnitOfWork:
+    """Returns what an outermost conversation works with: `Backend._begin` of a SQL store."""
+    work: UnitOfWork = store._database.work(store, store._tables)
+    return work
 
 
 class SQLWork(UnitOfWork):
@@ -34,8 +40,7 @@ class SQLWork(UnitOfWork):
     _give_place_back: Callable[[], None] | None = None
 
     def __init__(self, store: Backend, tables: Tables) -> None:
-        super().__init__(store)
-        self._tables = tables
+        self._store, self._tables = store, tables
         self._database = tables.database
         self._pool = tables.pool
         self._savepoints: dict[int, Any] = {}
@@ -104,7 +109,8 @@ class SQLWork(UnitOfWork):
         finally:
             if self._give_place_back is not None:
                 self._give_place_back()
-            super().close()
+            if self._locks:
+                super().close()
 
     def _close_loan(self, loan: Loan) -> None:
         try:
