@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from salmon_state.errors import ConfigurationError
 from salmon_state.masking import check_login, is_secret
 from salmon_state.options import check_query
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.stores.sqlalchemy.databases.mariadb import MariaDB
 from salmon_state.stores.sqlalchemy.databases.postgresql import PostgreSQL
 from salmon_state.stores.sqlalchemy.databases.sqlite import SQLite

@@ -15,7 +15,7 @@ from salmon_state.stores.encoding import (
     name_digest,
     sender_digest,
 )
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.schema import STATE_INDEXES
 from salmon_state.stores.sqlalchemy.statements import (

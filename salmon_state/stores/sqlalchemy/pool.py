@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from salmon_state.errors import Overtaken, StorageUnavailable
 from salmon_state.forks import Forkable, ForkWatch
-from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.sqlalchemy.database import Database, Step
 
 __all__ = ["Loan", "Pool"]
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from salmon_state.errors import ConfigurationError, MigrationPending
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.database import Database
 
 __all__ = ["SCHEMA_VERSION", "indexes_of", "make_metadata", "prepare_tables", "stored_version"]
 

@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import Insert
 from salmon_state.entries import STATE, Kind
 from salmon_state.keys import Sender
 from salmon_state.stores.encoding import name_digest, sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.database import Database
 
 __all__ = [
     "Form",

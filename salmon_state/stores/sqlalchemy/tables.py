@@ -33,7 +33,7 @@ from salmon_state.stores.encoding import (
     name_digest,
     sender_digest,
 )
-from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.sqlalchemy.database import Database, Step
 from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.statements import (
     Form,

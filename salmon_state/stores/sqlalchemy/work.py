@@ -12,7 +12,7 @@ from salmon_state.backend import Backend, UnitOfWork
 from salmon_state.entries import Entry, Kind, Want, Write
 from salmon_state.errors import ConversationBusy, StorageUnavailable, given_up
 from salmon_state.keys import Sender
-from salmon_state.stores.sqlalchemy.databases.base import Step
+from salmon_state.stores.sqlalchemy.database import Step
 from salmon_state.stores.sqlalchemy.pool import Loan
 from salmon_state.stores.sqlalchemy.tables import Tables
 

@@ -27,7 +27,7 @@ from salmon_state.errors import (
 from salmon_state.keys import Sender
 from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.encoding import sender_digest
-from salmon_state.stores.sqlalchemy.databases.base import CAME_TOO_LATE, Database, Step
+from salmon_state.stores.sqlalchemy.database import CAME_TOO_LATE, Database, Step
 from salmon_state.stores.sqlalchemy.tables import Tables
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import sqlite
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.stores.files import create_private_file, make_private, resolve_path
 from salmon_state.stores.locks import FileLocks
-from salmon_state.stores.sqlalchemy.databases.base import Database, Step
+from salmon_state.stores.sqlalchemy.database import Database, Step
 from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
     CANNOT_OPEN,
     NO_DESCRIPTORS,

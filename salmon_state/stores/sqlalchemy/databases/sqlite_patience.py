@@ -36,7 +36,7 @@ from typing import Any
 
 from salmon_state.errors import ConversationBusy
 from salmon_state.stores.locks import READERS, WRITERS, FileQueue
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.thread_locks import ThreadLocks
 
 __all__ = [

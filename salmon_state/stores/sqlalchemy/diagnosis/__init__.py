@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import sqlalchemy as sa
 
 from salmon_state.findings import Finding, compare_clocks
-from salmon_state.stores.sqlalchemy.databases.base import Database
+from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.stores.sqlalchemy.diagnosis.mariadb import diagnose_mariadb
 from salmon_state.stores.sqlalchemy.diagnosis.postgresql import diagnose_postgresql
 from salmon_state.stores.sqlalchemy.diagnosis.sqlite import diagnose_sqlite
