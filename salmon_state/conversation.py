@@ -201,17 +201,17 @@ class Conversation:
 
     def get(self, module: str, sender: Sender) -> str | None:
         """Returns the state as this conversation sees it; ``None`` without an entry."""
-        state: str | None = self._look((STATE, sender, module))
-        return state
+        place = (STATE, sender, module)
+        state = self._draft.look(place)
+        found: str | None = self._read(place) if state is ANYTHING else state
+        return found
 
-    def _look(self, place: Place) -> Any:
-        value = self._draft.look(place)
-        if value is ANYTHING:  # nobody has read it yet
-            value = self._unit.find(*place)
-            if place[0] is not STATE:
-                self._draft.note(place, value)
-            value = self._draft.moved(place, value)
-        return value
+    def _read(self, place: Place) -> Any:
+        """Returns what nobody has read yet."""
+        value = self._unit.find(*place)
+        if place[0] is not STATE:
+            self._draft.note(place, value)
+        return self._draft.moved(place, value)
 
     def set(self, module: str, sender: Sender, state: str | None, now: int) -> None:
         """Sets a state, or removes the entry, at the end of the outermost conversation."""
@@ -283,7 +283,9 @@ class Conversation:
         """
         self._check_hooks(kind)
         try:
-            return self._look((kind, sender, name))
+            place = (kind, sender, name)
+            value = self._draft.look(place)
+            return self._read(place) if value is ANYTHING else value
         except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
             self._store._raise(error)
 

@@ -81,21 +81,21 @@ class Draft:
 
         That a state was found is noted: see `writes`. The null sender's is anybody's.
         """
-        written = self.find(place)
+        written = self._writes.get(place) if self._beneath is None else self.find(place)
         if written is not None:
             return written.value
-        found = self.expected(place)
+        found = self._found.get(place) or self.expected(place)
         if found is ANYTHING:
             return found
         if place[0] is STATE and place[1]:
             self._seen.setdefault(place, found)
-        return self.moved(place, found.value) if isinstance(found, Seen) else None
+        if found is ABSENT:
+            return None
+        return self.moved(place, found.value) if self._moves or self._beneath else found.value
 
     def moved(self, place: Place, value: Any) -> Any:
         """Returns what a value becomes that nobody wrote by its name."""
-        if value is None or not (self._moves or self._beneath):
-            return value
-        move = self.find_move(place[0], place[1])
+        move = None if value is None else self.find_move(place[0], place[1])
         return value if move is None else move.value
 
     def find(self, place: Place) -> Write | None:
