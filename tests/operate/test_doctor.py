@@ -209,6 +209,28 @@ def test_an_index_that_is_missing(
     assert not [row for row in rows(place.url, "doctor") if row["check"] == "indexes"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
+def test_many_states_without_the_indexes_that_are_an_option(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are recommended; for a monitor nothing is wrong."""
+    monkeypatch.setattr("salmon_state.stores.sqlalchemy.diagnosis._MANY", 3)
+    url = fresh_url(request, kind, tmp_path)
+
+    def said() -> list[bool]:
+        return [row["wrong"] for row in rows(url, "doctor") if row["check"] == "indexes"]
+
+    with open_storage(url) as store:
+        for sender in ("a@x", "b@x"):
+            store.set(APP, sender, "POSTING")
+        assert said() == []
+        store.set(APP, "c@x", "POSTING")
+        assert said() == [False]
+    open_storage(url, indexes=True).close()
+    assert said() == []
+
+
 # ---------------------------------------------------------------- PostgreSQL
 
 

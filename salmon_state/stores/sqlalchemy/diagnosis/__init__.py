@@ -15,6 +15,9 @@ from salmon_state.stores.sqlalchemy.schema import indexes_of, stored_version
 
 __all__ = ["diagnose"]
 
+_MANY = 100_000
+"""So many states take a tenth of a second, and more, to be searched."""
+
 _OF_SERVERS: dict[str, Callable[[sa.Connection, sa.MetaData], Iterable[Finding]]] = {
     "sqlite": diagnose_sqlite,
     "postgresql": diagnose_postgresql,
@@ -49,6 +52,7 @@ def diagnose(
     said = version if version >= 0 else "that nothing says, as Alembic made them"
     yield Finding("schema", f"the tables have version {said}")
     yield from _missing_indexes(connection, tables)
+    yield from _recommended_indexes(connection, states)
 
 
 def _missing_indexes(connection: sa.Connection, tables: sa.MetaData) -> Iterator[Finding]:
@@ -60,3 +64,19 @@ def _missing_indexes(connection: sa.Connection, tables: sa.MetaData) -> Iterator
                 statement = sa.schema.CreateIndex(index).compile(dialect=connection.dialect)
                 text = f"the index {index.name} is missing: each look goes through the whole table"
                 yield Finding("indexes", text, " ".join(str(statement).split()))
+
+
+def _recommended_indexes(connection: sa.Connection, states: sa.Table) -> Iterator[Finding]:
+    """Says that there are many states without the indexes that are an option.
+
+    That is no advice: they make each `set` slower, and who never searches has no use for them.
+    """
+    if sa.inspect(connection).get_indexes(states.name, states.schema) or states.indexes:
+        return
+    some = sa.select(sa.literal(1)).select_from(states).limit(_MANY).subquery()
+    if connection.scalar(sa.select(sa.func.count()).select_from(some)) == _MANY:
+        text = (
+            f"{_MANY:,} conversations or more, and no index of their states and times: records, "
+            "rename and purge look at all of them; open_storage(url, indexes=True) makes some"
+        )
+        yield Finding("indexes", text)
