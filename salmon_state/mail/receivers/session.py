@@ -277,9 +277,9 @@ class SMTPClient(SMTP):
         while end < 0:
             searched = max(len(kept) - len(_END) + 1, 0)
             kept += await reader.read(2**30)  # which is all that is there
-            if reader.at_eof():
-                raise ConnectionResetError
             end = kept.find(_END, searched)
+            if end < 0 and reader.at_eof():
+                raise ConnectionResetError
             refused = refused or (
                 self._refusal(len(kept), len(kept))
                 if end < 0
@@ -289,11 +289,20 @@ class SMTPClient(SMTP):
                 self._take(0)
                 del kept[: 1 - len(_END)]
             self._reset_timeout(max(min(limits.silence, until - self.loop.time()), 0.001))
-        if rest := kept[end + len(_END) :]:
-            reader.feed_data(rest)
+        self._give_back(kept[end + len(_END) :])
         # As Salmon's receivers give it to handlers.
         del kept[end:]
         return refused or bytes(kept.replace(b"\r\n.", b"\r\n")[2:].replace(b"\r\n", b"\n"))
+
+    def _give_back(self, rest: bytearray) -> None:
+        """Lets what follows a mail be read as commands."""
+        reader = self._reader
+        if has_ended := reader.at_eof():  # such a one takes nothing any more
+            self._reader = reader = asyncio.StreamReader(self.line_length_limit, self.loop)
+        if rest:
+            reader.feed_data(rest)
+        if has_ended:
+            reader.feed_eof()
 
     def _refusal(self, size: int, memory: int) -> str:
         """Takes memory for a mail of a size; returns what to answer if there is none."""

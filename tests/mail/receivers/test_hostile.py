@@ -144,6 +144,18 @@ def test_a_client_that_stops_talking_still_hears(client: Client, delivered: list
     ]
 
 
+def test_a_client_that_says_all_at_once_and_stops_talking_hears_all(
+    client: Client, delivered: list[Any]
+) -> None:
+    """While the first mail is handled, everything has come, and the end as well."""
+    again = b"MAIL FROM:<a@y>\r\nRCPT TO:<news@x>\r\nDATA\r\n"
+    client.socket.sendall(b"DATA\r\n" + 2 * (MAIL + again) + MAIL + b"QUIT\r\n")
+    client.socket.shutdown(socket.SHUT_WR)
+    heard = codes(list(iter(client.answer, b"")))
+    assert heard == [354, 250, *(2 * [250, 250, 354, 250]), 221]
+    assert len(delivered) == 3
+
+
 def test_a_mail_that_was_not_finished_is_none(client: Client, delivered: list[Any]) -> None:
     client.socket.sendall(b"DATA\r\nSubject: hi\r\n\r\nhello\r\n.")
     client.socket.shutdown(socket.SHUT_WR)
