@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import resource
 import stat
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from salmon_state import ConfigurationError, StateStorage, StorageUnavailable, open_storage
+from tests.descriptors import descriptors_left
 
 ANNA = "anna@example.com"
 
@@ -20,21 +18,6 @@ ANNA = "anna@example.com"
 @pytest.fixture(params=["sqlite", "shelve"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{request.param}:///{tmp_path}/states"
-
-
-@contextmanager
-def descriptors_left(count: int) -> Iterator[None]:
-    """Gives a block in which so many more files can be opened."""
-    gc.collect()  # what another test left would be closed meanwhile
-    opened = [os.open("/", os.O_RDONLY) for _ in range(count + 1)]
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1], limits[1]))
-    for descriptor in opened:
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("existing", [False, True])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, fields
 
-__all__ = ["IN_HAND", "SIZE", "Limits"]
+__all__ = ["IN_HAND", "SHORTAGES", "SIZE", "Limits"]
 
 SIZE = 10 * 1024 * 1024
 """Bytes that a mail may have, unless a receiver is told otherwise."""
 
+SHORTAGES = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+"""The numbers of errors that pass: there are no more descriptors, or no more memory, for now."""
 
 IN_HAND = 8
 """How many times its size a mail takes when a handler has it: measured were 7 with a text and with

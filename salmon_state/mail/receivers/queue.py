@@ -20,12 +20,15 @@ from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
 from salmon_state.mail.receivers.ending import Ending
 from salmon_state.mail.receivers.handling import same_case
 from salmon_state.mail.receivers.limits import SIZE
+from salmon_state.mail.receivers.repeated import Repeated
 from salmon_state.mail.receivers.spool import Claim, Spool
 
 __all__ = ["QueueReceiver", "envelope_of"]
 
 _MOST_CRASHES = 5
 """After so many ends of a process that had it in hand, a mail is taken for the cause."""
+
+_repeated = Repeated()
 
 
 class QueueReceiver(Ending, server.QueueReceiver):
@@ -98,7 +101,11 @@ class QueueReceiver(Ending, server.QueueReceiver):
 
     def _take_one(self) -> bool:
         self._free.acquire()
-        taken = self._next()
+        try:
+            taken = self._next()
+        except OSError as error:  # as for want of descriptors: it may be well a moment later
+            _repeated.say("no mail can be taken from %s: %s", self.queue.dir, error)
+            taken = None
         if taken is None:
             self._free.release()
             return False
@@ -111,13 +118,17 @@ class QueueReceiver(Ending, server.QueueReceiver):
             path, waited = self._next_path()
             if path is None:
                 return None
-            claim = self._spool.claim(path)
+            try:
+                claim = self._spool.claim(path)
+            except OSError:
+                self._put_back(path, waited)
+                raise
             mail = self._parse(claim) if claim else None
             if claim is None or mail is None:  # another process was faster, or it is no mail
                 self._go_on(waited)
                 continue
             with self._lock:
-                if not mail.From or mail.From not in self._in_hand:
+                if self._has_turn(mail.From, waited):
                     self._in_hand.add(mail.From)
                     return claim, mail
                 # Behind those that wait already, and to be read again: not kept in memory.
@@ -125,6 +136,12 @@ class QueueReceiver(Ending, server.QueueReceiver):
                 self._spool.skip.add(path)
             claim.release()
         return None
+
+    def _has_turn(self, sender: str, waited: str) -> bool:
+        """Returns whether none of a sender's mails is in hand, or has waited for longer."""
+        if not sender:
+            return True
+        return sender not in self._in_hand and (sender == waited or sender not in self._waiting)
 
     def _next_path(self) -> tuple[Path | None, str]:
         """Returns a path, and the sender whose turn it was if the mail had to wait for it."""
@@ -137,6 +154,16 @@ class QueueReceiver(Ending, server.QueueReceiver):
                 del self._waiting[sender]
             self._spool.skip.discard(path)
             return path, sender
+
+    def _put_back(self, path: Path, waited: str) -> None:
+        """Makes a path the next one again."""
+        if not waited:
+            self._spool.put_back(path)
+            return
+        with self._lock:
+            self._waiting.setdefault(waited, deque()).appendleft(path)
+            self._spool.skip.add(path)
+            self._ready.appendleft(waited)
 
     def _go_on(self, sender: str) -> None:
         """Makes it the turn of a sender's next mail, if there is one: none is in hand."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import socket
@@ -18,7 +17,7 @@ from salmon.routing import Router
 from salmon_state.log import log
 from salmon_state.mail.delivery import knows_mails
 from salmon_state.mail.receivers.handling import ReceivedMail, handle
-from salmon_state.mail.receivers.limits import IN_HAND, Limits
+from salmon_state.mail.receivers.limits import IN_HAND, SHORTAGES, Limits
 from salmon_state.mail.receivers.repeated import Repeated
 from salmon_state.mail.receivers.sockets import BACKLOG
 from salmon_state.mail.receivers.workers import Workers
@@ -26,8 +25,6 @@ from salmon_state.mail.receivers.workers import Workers
 __all__ = ["ENDING", "Service"]
 
 ENDING = "421 4.3.2 This server is being stopped, please come again"
-
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class _Client(Protocol):
@@ -115,7 +112,7 @@ class Service:
 
     def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
             text = "no more clients are accepted until some have left: %s"
             self.repeated.say(text, error, level=logging.ERROR)  # tried again after a second
         elif not isinstance(error, ConnectionError):

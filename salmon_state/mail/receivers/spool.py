@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from salmon_state.log import log
+from salmon_state.mail.receivers.limits import SHORTAGES
 
 __all__ = ["Claim", "Spool"]
 
@@ -111,7 +112,8 @@ class Spool:
         self.skip: set[Path] = set()
         self._size_limit = size_limit
         self._found: deque[Path] = deque()
-        self._later: list[tuple[int, Path]] = []
+        # Of texts: workers add to it as well, and to compare paths takes more than one step.
+        self._later: list[tuple[int, str]] = []
         self._seen: list[int] = []
         self._scanned_at = self._scan_took = 0.0
         self._directories = [str(directory / name) for name in ("new", "cur", "later")]
@@ -122,15 +124,19 @@ class Spool:
         if not (self._found or self._is_due()) and self._may_have_changed():
             self._scan()
         if self._is_due():
-            return heapq.heappop(self._later)[1]
+            return Path(heapq.heappop(self._later)[1])
         return self._found.popleft() if self._found else None
 
     def _is_due(self) -> bool:
         return bool(self._later) and self._later[0][0] <= time.time_ns() // 1_000_000
 
+    def put_back(self, path: Path) -> None:
+        """Makes a path the next one again."""
+        self._found.appendleft(path)
+
     def add_later(self, due: int, path: Path) -> None:
         """Adds a mail that is not to be taken before a moment, in milliseconds since 1970 UTC."""
-        heapq.heappush(self._later, (due, path))
+        heapq.heappush(self._later, (due, str(path)))
 
     def _may_have_changed(self) -> bool:
         idle = time.monotonic() - self._scanned_at
@@ -149,7 +155,8 @@ class Spool:
         found = [path for name in ("new", "cur") for path in self._list(name)]
         self._found.extend(sorted(found, key=_by_time))
         due = [
-            (int(path.name.partition(",")[0]), path) for path in self._list("later", "[0-9]+,.*")
+            (int(path.name.partition(",")[0]), str(path))
+            for path in self._list("later", "[0-9]+,.*")
         ]
         heapq.heapify(due)
         self._later = due
@@ -164,7 +171,11 @@ class Spool:
                     yield path
 
     def claim(self, path: Path) -> Claim | None:
-        """Takes a mail if nobody has it in hand, and if it is one."""
+        """Takes a mail if nobody has it in hand, and if it is one.
+
+        Raises:
+            OSError: That cannot be said now, for want of descriptors or memory.
+        """
         try:
             # Opening a FIFO would wait for whoever writes to it.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -172,6 +183,8 @@ class Spool:
         except FileNotFoundError:  # somebody was faster
             return None
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             self.leave_alone(path, str(error))
             return None
         try:

@@ -21,6 +21,7 @@ from salmon.server import SMTPError
 from salmon_state import MemoryStorage, attach, detach
 from salmon_state.mail.receivers import QueueReceiver
 from tests.bombs import BOMBS
+from tests.descriptors import descriptors_left
 from tests.end_to_end.mail_server import wait_until
 
 Make = Callable[..., QueueReceiver]
@@ -259,6 +260,35 @@ def test_a_sender_in_hand_keeps_no_worker_from_others(make: Make, handle: Handle
     assert done[3:] == list(range(10))
 
 
+def test_a_mail_that_is_read_when_its_senders_last_one_ends_is_behind_those_that_wait(
+    make: Make, handle: Handle, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    finish = threading.Event()
+
+    def wait_in_the_first(mail: Any) -> None:
+        assert mail["Subject"] != "0" or finish.wait(30)
+        done.append(int(mail["Subject"]))
+
+    handle(wait_in_the_first)
+    made = make(workers=2)
+    parse = made._parse
+
+    def parse_while_the_first_ends(claim: Any) -> Any:
+        mail = parse(claim)
+        if mail is not None and mail["Subject"] == "2" and not finish.is_set():
+            finish.set()
+            wait_until(lambda: not made._in_hand, "the first to end")
+        return mail
+
+    monkeypatch.setattr(made, "_parse", parse_while_the_first_ends)
+    for number in range(4):
+        put(made, number)
+    run(made)
+    wait_until(lambda: not left(made), "the mails")
+    assert done == [0, 1, 2, 3]
+
+
 def test_what_vanishes_while_it_waits_keeps_nobody_from_their_turn(
     make: Make, handle: Handle, run: Run
 ) -> None:
@@ -282,6 +312,34 @@ def test_what_vanishes_while_it_waits_keeps_nobody_from_their_turn(
     finish.set()
     wait_until(lambda: not left(made), "the mails")
     assert done == [0, 3]
+
+
+# ---------------------------------------------------------------- what passes
+
+
+@pytest.mark.parametrize("descriptors", range(4))
+def test_without_descriptors_mails_wait_in_their_order(
+    descriptors: int, make: Make, delivered: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    short, made = make(), make()
+    for number in range(3):
+        put(made, number)
+    with descriptors_left(descriptors):
+        short.start(one_shot=True)
+    made.start(one_shot=True)
+    assert (numbers(delivered), left(made)) == ([0, 1, 2], {})
+    said = [record for record in caplog.records if "left alone" in record.message]
+    assert said == []
+
+
+def test_a_mail_that_cannot_be_opened_for_now_is_not_left_alone(make: Make) -> None:
+    made = make()
+    path = put(made, 0)
+    with descriptors_left(0), pytest.raises(OSError, match="Too many open files"):
+        made._spool.claim(path)
+    claim = made._spool.claim(path)
+    assert claim is not None
+    claim.release()
 
 
 # ---------------------------------------------------------------- what cannot be handled now
