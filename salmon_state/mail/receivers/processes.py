@@ -50,7 +50,12 @@ class Processes:
         until = float("inf")
         while self._children or until == float("inf"):
             while until == float("inf") and len(self._children) < self._number:
-                poll.register(self._fork(), select.POLLIN)
+                try:
+                    poll.register(self._fork(), select.POLLIN)
+                except OSError as error:
+                    log().error("no process can be started to receive mail: %s", error)
+                    self._rest()
+                    break
             for descriptor, _ in poll.poll(200):
                 poll.unregister(descriptor)
                 if descriptor == self._told:
@@ -69,7 +74,12 @@ class Processes:
         pid = os.fork()
         if pid == 0:
             self._live()
-        descriptor = os.pidfd_open(pid)
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:  # nobody would notice its end
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._children[descriptor] = pid
         return descriptor
 
@@ -97,4 +107,7 @@ class Processes:
         if not expected:
             how = os.waitstatus_to_exitcode(status)
             log().error("process %d, which received mail, ended (%d): started again", pid, how)
-            select.select([self._told], [], [], _RESTART_AFTER)
+            self._rest()
+
+    def _rest(self) -> None:
+        select.select([self._told], [], [], _RESTART_AFTER)

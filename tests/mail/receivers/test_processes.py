@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -54,7 +55,11 @@ class Server:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], cwd=directory, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER],
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
@@ -122,6 +127,20 @@ def test_processes_share_a_socket_and_are_started_again(server: Server) -> None:
     slow.close()
     assert server.process.wait(HANG) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_a_process_that_cannot_be_started_now_is_later(server: Server) -> None:
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    killed, other = server.children()
+    os.kill(killed, signal.SIGKILL)
+    assert server.process.stderr is not None
+    lines = iter(server.process.stderr.readline, "")
+    assert any("no process can be started" in line for line in lines)
+    assert server.served_by() == {other}
+    wait_until(lambda: server.children() == {other}, "what cannot be watched to end")
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
+    wait_until(lambda: len(server.served_by()) == 2, "another process")
 
 
 def test_processes_end_with_their_parent(server: Server) -> None:
