@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable
 from email.message import Message
-from email.utils import formatdate, make_msgid, parseaddr
+from email.utils import formatdate, getaddresses, make_msgid, parseaddr
 from typing import Any
 
-__all__ = ["address", "as_bytes"]
+__all__ = ["address", "as_bytes", "header", "recipients_in"]
 
 _PLAIN = re.compile(r"[^\s<>()\[\]\\,:;@\"\x00-\x1f\x7f]+@[^\s<>()\\,;@\"\x00-\x1f\x7f]+")
 
@@ -31,6 +32,25 @@ def address(given: Any, what: str, *, null: bool = False) -> str:
         if (address or (null and given in ("", "<>"))) and address.isprintable():
             return address
     raise ValueError(f"the {what} must be an address such as 'anna@example.com', not {given!r:.80}")
+
+
+def recipients_in(given: Any) -> list[Any]:
+    """Returns the recipients that somebody gave for one: a header may name several.
+
+    Args:
+        given: A text with an address or more, or a list of such.
+    """
+    if isinstance(given, str) and "," in given:
+        return [address for _, address in getaddresses([given])]
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return [given]
+    return [each for text in given for each in recipients_in(text)]
+
+
+def header(message: Any, name: str) -> str | None:
+    """Returns a header of a message; ``None`` if it has none, as a text or bytes."""
+    value = None if isinstance(message, (str, bytes)) else message[name]
+    return None if value is None else str(value)  # Python makes an object of strange ones
 
 
 def as_bytes(message: Any) -> bytes:

@@ -30,7 +30,7 @@ from salmon_state.errors import ConfigurationError, Overtaken
 from salmon_state.keys import Sender
 from salmon_state.mail.batches import Batch, Envelope, Mail, decode, in_groups
 from salmon_state.mail.bodies import LOOK_AFTER, is_needed
-from salmon_state.mail.messages import address, as_bytes
+from salmon_state.mail.messages import address, as_bytes, header, recipients_in
 from salmon_state.storage import StateStorage
 
 __all__ = ["Backlog", "Outbox"]
@@ -104,7 +104,8 @@ class Outbox:
         Args:
             message: A `salmon.mail.MailResponse` or `MailRequest`, an `email.message.Message`,
                 text or bytes. If it has no ``Message-ID`` or no ``Date`` it gets one.
-            To: The recipient in the envelope, or several; by default the message's.
+            To: The recipient in the envelope, or several, also in one text with commas; by default
+                all that are in the message's ``To``.
             From: The sender in the envelope; by default the message's, and ``''`` is the null
                 sender.
 
@@ -113,10 +114,11 @@ class Outbox:
             StorageUnavailable: Outside of a conversation: it cannot be written now.
             StorageError: It is too large for the store.
         """
-        to = To or getattr(message, "To", None) or message["To"]
-        sender = getattr(message, "From", None) or message["From"] if From is None else From
-        recipients: Any = [to] if isinstance(to, str) or to is None else to
-        self.fan_out(message, [(recipient, sender) for recipient in recipients])
+        to = To or getattr(message, "To", None) or header(message, "To")
+        sender: Any = From
+        if From is None:
+            sender = getattr(message, "From", None) or header(message, "From")
+        self.fan_out(message, [(recipient, sender) for recipient in recipients_in(to)])
 
     def reply(self, original: Any, From: str, Subject: str, Body: str) -> None:  # noqa: N803
         """Records an answer to whom a mail came from."""
@@ -151,7 +153,7 @@ class Outbox:
         checked = itertools.chain([first], checked)
         conversation = self.storage._active.conversation
         if conversation is None:
-            writes = self._writes(data, checked, first[1], self._new_name())
+            writes = list(self._writes(data, checked, first[1], self._new_name()))
             self.storage._call(self.storage._commit, writes)
             self._announce()
             return

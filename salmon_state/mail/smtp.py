@@ -19,7 +19,6 @@ from salmon_state.mail.relays import FINAL_TIMEOUT, TIMEOUT
 
 __all__ = ["Addresses", "SMTPSession"]
 
-_TAKEN = (250, 251)
 _LONGEST_LINE = 8192
 _NO_UTF8 = Answer(553, "553 5.6.7 The address is not ASCII, and the relay offers no SMTPUTF8")
 
@@ -107,7 +106,7 @@ class SMTPSession:
             while self._awaited:
                 end = self._answer("", final=True)
                 done = self._awaited.pop(0)
-                if end[0] != 250:
+                if not _is_yes(end):
                     self._refused.update((each, as_answer(end)) for each in done)
             self._wait(self._timeout)
         except OSError as error:
@@ -145,13 +144,14 @@ class SMTPSession:
         self._said = None
         from_whom = self._answer(mail)
         taking: list[str] = []
-        if from_whom[0] == 250 or self.pipelining:
+        if _is_yes(from_whom) or self.pipelining:
             for each, line in zip(recipients, rcpts, strict=True):
                 to_whom = self._answer(line)
-                if from_whom[0] == 250 and to_whom[0] in _TAKEN:
+                said = to_whom if _is_yes(from_whom) else from_whom
+                if _is_yes(said):
                     taking.append(each)
                 else:
-                    refused[each] = as_answer(to_whom if from_whom[0] == 250 else from_whom)
+                    refused[each] = as_answer(said)
         else:
             refused.update((each, as_answer(from_whom)) for each in recipients)
         if taking or self.pipelining:
@@ -235,6 +235,11 @@ class SMTPSession:
                 self._wait(2.0)
                 self._smtp.quit()
         self._smtp.close()
+
+
+def _is_yes(answer: tuple[int, bytes]) -> bool:
+    """Returns what the first digit of an answer says, and no other does (RFC 5321, 4.2)."""
+    return 200 <= answer[0] < 300
 
 
 def _line(command: str) -> bytes:

@@ -87,11 +87,11 @@ class _Connection(socketserver.StreamRequestHandler):
         if command == "MAIL":
             answer = self.server.answer_from(argument)
             self.sender, self.recipients = argument.split(" ")[0], []
-            self.is_open = answer.startswith("250")
+            self.is_open = answer.startswith("2")
             return answer
         if command == "RCPT":
             answer = self.server.answer_to(argument) if self.is_open else "503 no sender"
-            if answer.startswith("250"):
+            if answer.startswith("2"):
                 self.recipients.append(argument)
             return answer
         if command == "DATA":
@@ -105,7 +105,7 @@ class _Connection(socketserver.StreamRequestHandler):
         self._answer("354 go on")
         message = self._message()
         answer = self.server.final_answer(self.recipients)
-        if answer.startswith("250"):
+        if answer.startswith("2"):
             self.server.mails += [(self.sender, each, message) for each in self.recipients]
             self.server.transactions += 1
             self.taken += 1

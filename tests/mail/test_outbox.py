@@ -267,10 +267,33 @@ def test_a_null_sender_is_one() -> None:
     assert envelopes(outbox) == [(ANNA, ""), (BEN, "")]
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        MailResponse(To="Ben <ben@example.com>, anna@example.com", From=LIST, Body="b"),
+        message_from_bytes(f"To: {BEN},\n {ANNA}\nFrom: {LIST}\n\nhi\n".encode()),
+        message_from_bytes(f"To: \xc4 <{BEN}>, {ANNA}\nFrom: \xd6 <{LIST}>\n\nhi\n".encode()),
+    ],
+)
+def test_whoever_a_header_names_is_sent_it(message: Any) -> None:
+    """Salmon's relay would send it to the first of them."""
+    outbox = memory_outbox()
+    outbox.deliver(message)
+    assert envelopes(outbox) == [(BEN, LIST), (ANNA, LIST)]
+
+
+@pytest.mark.parametrize("message", ["Subject: hi\n\nhello\n", b"Subject: hi\n\nhello\n"])
+def test_a_text_names_nobody(message: Any) -> None:
+    with pytest.raises(ValueError, match="recipient must be an address"):
+        memory_outbox().deliver(message, From=LIST)
+
+
 @pytest.mark.parametrize("to", [None, "", 7, "a@x\0.de", "<>"])
 def test_what_is_no_address(to: Any) -> None:
     with pytest.raises(ValueError, match="recipient must be an address"):
         memory_outbox().fan_out(HI, [(to, LIST)])
+    with pytest.raises(ValueError, match="recipient must be an address"):
+        memory_outbox().deliver(HI, To=[ANNA, to], From=LIST)
 
 
 def test_no_address_can_say_more() -> None:

@@ -60,6 +60,17 @@ def test_a_connection_goes_on_after_refusals(sink: SMTPSink) -> None:
     assert sink.connections == 1
 
 
+def test_any_answer_that_begins_with_a_two_is_a_yes(sink: SMTPSink) -> None:
+    """Only its first digit says that (RFC 5321, 4.2); whoever took it for a no would send again."""
+    sink.answer_from = lambda sender: "251 OK"
+    sink.answer_to = lambda recipient: "252 will see"
+    sink.final_answer = lambda recipients: "200 thanks"
+    session = open_session(SMTPRelay("127.0.0.1", sink.port))
+    assert send(session, "me@y", ["a@y", "b@y"]) == {}
+    session.close()
+    assert len(sink.mails) == 2
+
+
 def test_a_relay_that_asks_for_a_message_to_nobody(sink: SMTPSink) -> None:
     """With PIPELINING it may: DATA is on its way before the refusals come (RFC 2920, 3.1)."""
     sink.may_be_nobody = True
