@@ -26,7 +26,7 @@ from salmon_state.entries import (
     from_microseconds,
     in_order,
 )
-from salmon_state.errors import ConfigurationError, Overtaken
+from salmon_state.errors import ConfigurationError, Overtaken, StorageError
 from salmon_state.keys import Sender
 from salmon_state.mail.batches import Batch, Envelope, Mail, decode, in_groups
 from salmon_state.mail.bodies import LOOK_AFTER, is_needed
@@ -142,19 +142,16 @@ class Outbox:
         Raises:
             ValueError, StorageError: As for `deliver`; nothing is recorded.
         """
-        data = as_bytes(message)
-        checked: Iterator[Envelope] = (
-            (address(recipient, "recipient"), address(sender, "envelope sender", null=True))
-            for recipient, sender in envelopes
-        )
+        data, wrong = as_bytes(message), list[Exception]()
+        checked = _checked(envelopes, wrong)
         first = next(checked, None)
         if first is None:
             return
         checked = itertools.chain([first], checked)
         conversation = self.storage._active.conversation
         if conversation is None:
-            writes = list(self._writes(data, checked, first[1], self._new_name()))
-            self.storage._call(self.storage._commit, writes)
+            writes = self._writes(data, checked, first[1], self._new_name())
+            self._commit_all(writes, wrong)
             self._announce()
             return
         outermost = conversation
@@ -164,6 +161,14 @@ class Outbox:
         for write in list(self._writes(data, checked, outermost.sender, body)):
             conversation.add(write)
         conversation.afterwards(self._announce)
+
+    def _commit_all(self, writes: Iterator[Write], wrong: list[Exception]) -> None:
+        try:
+            self.storage._call(self.storage._commit, writes)
+        except StorageError:
+            if wrong:  # it was not the store's
+                raise wrong[0] from None
+            raise
 
     def _body_of(self, conversation: Conversation, data: bytes) -> str:
         """Returns the name for a message, of which a conversation keeps each once."""
@@ -267,6 +272,19 @@ class Outbox:
 
     def __repr__(self) -> str:
         return f"<Outbox of {self.storage!r} to {self.relay!r}>"
+
+
+def _checked(envelopes: Iterable[Envelope], wrong: list[Exception]) -> Iterator[Envelope]:
+    """Yields envelopes that can be written down; what is raised meanwhile is noted as well."""
+    try:
+        for recipient, sender in envelopes:
+            yield (
+                address(recipient, "recipient"),
+                address(sender, "envelope sender", null=True),
+            )
+    except Exception as error:
+        wrong.append(error)
+        raise
 
 
 def _over(mail: Mail, value: bytes | None, at: int | None) -> Write:

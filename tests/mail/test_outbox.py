@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import nullcontext
 from email import message_from_bytes
 from email.message import Message
 from typing import Any
@@ -190,10 +191,11 @@ def test_nobody_is_nobody(outbox: Outbox) -> None:
     assert messages(outbox.storage) == []
 
 
-def test_an_envelope_that_cannot_be_spoils_all(outbox: Outbox) -> None:
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_envelope_that_cannot_be_spoils_all(outbox: Outbox, inside: bool) -> None:
     everybody = [*((f"{n}@x.de", LIST) for n in range(300)), ("", LIST)]
     with (
-        outbox.storage.conversation(ANNA),
+        outbox.storage.conversation(ANNA) if inside else nullcontext(),
         pytest.raises(ValueError, match="recipient must be an address"),
     ):
         outbox.fan_out(HI, everybody)
