@@ -71,10 +71,10 @@ def main() -> int:
     log_to_terminal()
     for number in ENDING:  # before there are threads, which would outlive _leave
         signal.signal(number, stop)
-    # A queue's start() blocks; this thread must be free for the signals.
-    threading.Thread(target=receiver.start, name="start").start()
     sys.stdout.write(_welcome())
     sys.stdout.flush()
+    # A queue's start() blocks; this thread must be free for the signals.
+    threading.Thread(target=receiver.start, name="start").start()
     while not receiver.wait(0.5):
         pass
     Router.STATE_STORE.close()
