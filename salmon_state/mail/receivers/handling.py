@@ -12,10 +12,12 @@ from salmon import routing, server
 from salmon.mail import MailRequest
 
 from salmon_state.log import log
+from salmon_state.mail.delivery import is_attached
 from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
 from salmon_state.mail.receivers.repeated import Repeated
+from salmon_state.stores.disk import Synced, put_off
 
-__all__ = ["ReceivedMail", "handle", "one_answer", "refusal", "same_case"]
+__all__ = ["Handled", "ReceivedMail", "handle", "one_answer", "refusal", "same_case", "settle"]
 
 HANDLED = "250 2.0.0 OK"
 NO_SUCH_RECIPIENT = "550 5.1.1 Nobody has this address here"
@@ -39,6 +41,19 @@ class ReceivedMail:
     sender: str
     recipients: Sequence[str]
     data: bytes
+
+
+@dataclass
+class Handled:
+    """A mail that the router is done with.
+
+    Args:
+        answers: One for each of its recipients, in order.
+        owed: The files that must be brought to the disk before anybody hears them.
+    """
+
+    answers: list[str]
+    owed: set[Synced]
 
 
 def same_case(address: str) -> str:
@@ -66,15 +81,33 @@ def refusal(recipient: str) -> str | None:
     return NO_SUCH_RECIPIENT
 
 
-def handle(mail: ReceivedMail) -> list[str]:
-    """Lets the router deliver a mail; returns an answer for each of its recipients, in order."""
+def handle(mail: ReceivedMail) -> Handled:
+    """Lets the router deliver a mail; `settle` must see what comes of it before its client."""
     data = _with_return_path(mail.sender, mail.data)
     if is_too_complex(data):
         _repeated.say(
             "mails that are too complex to be parsed are refused, one from %r", mail.sender
         )
-        return [TOO_COMPLEX] * len(mail.recipients)
-    return [_handle(mail, recipient, data) for recipient in mail.recipients]
+        return Handled([TOO_COMPLEX] * len(mail.recipients), set())
+    # What handlers write outside of a conversation is none of what may be put off.
+    if not is_attached(routing.Router):
+        return Handled([_handle(mail, recipient, data) for recipient in mail.recipients], set())
+    with put_off() as owed:
+        return Handled([_handle(mail, recipient, data) for recipient in mail.recipients], owed)
+
+
+def settle(mails: Sequence[Handled]) -> None:
+    """Brings to the disk what several mails have written; if it fails, they are to come again."""
+    lost = set()
+    for file in set[Synced]().union(*(mail.owed for mail in mails)):
+        try:
+            file.sync()
+        except OSError as error:
+            log().error("what mails have written is not on the disk: %s", error)
+            lost.add(file)
+    for mail in mails:
+        if mail.owed & lost:
+            mail.answers = [NOT_NOW] * len(mail.answers)
 
 
 def _handle(mail: ReceivedMail, recipient: str, data: bytes) -> str:

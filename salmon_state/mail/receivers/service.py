@@ -16,7 +16,7 @@ from salmon.routing import Router
 
 from salmon_state.log import log
 from salmon_state.mail.delivery import knows_mails
-from salmon_state.mail.receivers.handling import ReceivedMail, handle
+from salmon_state.mail.receivers.handling import Handled, ReceivedMail, handle, settle
 from salmon_state.mail.receivers.limits import IN_HAND, SHORTAGES, Limits
 from salmon_state.mail.receivers.repeated import Repeated
 from salmon_state.mail.receivers.sockets import BACKLOG
@@ -77,8 +77,8 @@ class Service:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._note)
         side_by_side = 2 if getattr(Router.STATE_STORE, "is_remote", False) else 1
-        self._workers: Workers[list[str]] = Workers(
-            self.loop, self._threads, self.limits.waiting, side_by_side
+        self._workers: Workers[Handled] = Workers(
+            self.loop, self._threads, self.limits.waiting, side_by_side, settle
         )
         self._stop = stop
         start = self.loop.create_unix_server if _is_unix(listening) else self.loop.create_server
@@ -165,7 +165,7 @@ class Service:
         Raises:
             TooBusy: It was not, for too long.
         """
-        return await self._workers.submit(mail.sender, partial(handle, mail))
+        return (await self._workers.submit(mail.sender, partial(handle, mail))).answers
 
 
 def _is_unix(listening: socket.socket) -> bool:

@@ -21,6 +21,13 @@ measured to handle 2,300 mails a second, two 1,600 and eight 1,100. With a datab
 handle 1,450 where one handles 1,200, as one runs while the other waits for an answer.
 """
 
+_TOGETHER = 0.002
+"""Seconds for which a worker goes on with further mails before those that it has are settled.
+
+On SQLite four or five mails are settled by one write to the disk then. And as the loop and the
+worker change places less often, a mail takes 0.7 times as much of the processor.
+"""
+
 _Result = TypeVar("_Result")
 
 
@@ -42,18 +49,21 @@ class _Job(Generic[_Result]):
 class Workers(Generic[_Result]):
     """Threads for a loop, in which all public methods are called.
 
-    A sender's next mail begins when the one before has ended, and waits without keeping a worker
+    A sender's next mail begins when the one before is settled, and waits without keeping a worker
     from others; so nobody has more than one worker, however many mails they send. Senders take
     turns in the order in which they came.
 
     A worker that is done takes the next mail itself. If the loop gave it one, it would stand still
-    while the loop wakes up and wakes it.
+    while the loop wakes up and wakes it. Nor is the loop told of each mail, but of those that were
+    handled within a moment, which are settled together before. If the next one takes longer than
+    such a moment, another worker settles those before it.
 
     Args:
         loop: Where the results are told.
         threads: How many mails may be in hand at a time.
         patience: Seconds after which a mail whose turn has not come is given up.
         side_by_side: How many mails are begun before it is known that one of them waits.
+        settle: What is to be done with results before they are told, for several at a time.
     """
 
     def __init__(
@@ -62,24 +72,32 @@ class Workers(Generic[_Result]):
         threads: int,
         patience: float,
         side_by_side: int = 1,
+        settle: Callable[[list[_Result]], None] | None = None,
     ) -> None:
         self._loop = loop
         self._threads = threads
         self._patience = patience
         self._side_by_side = side_by_side
-        self._begun: SimpleQueue[_Job[_Result] | None] = SimpleQueue()  # for workers that rest
-        self._lock = threading.Lock()  # of the four below
+        self._settle = settle
+        self._lock = threading.Lock()  # of all below
         self._behind: dict[str, deque[_Job[_Result]]] = {}  # senders who have a turn, and the rest
         self._ready: deque[_Job[_Result]] = deque()
         self._working = 0
+        self._untold = 0
         self._young: tuple[_Job[_Result], ...] = ()  # in the order in which they began
+        self._done: list[tuple[_Job[_Result], _Result]] = []  # and not settled
+        self._until = 0.0  # more may be done
         self._is_watching = False
+        self._is_closed = False
         self.idle = asyncio.Event()
         self.idle.set()
-        for number in range(threads):
+        self._begun = [SimpleQueue[_Job[_Result] | None]() for _ in range(threads)]
+        # The last one that went to rest is the first to be woken: its caches are warm.
+        self._resting = list(self._begun)
+        for number, begun in enumerate(self._begun):
             # A daemon: one that hangs must not keep the process from ending.
             name = f"worker {number}"
-            threading.Thread(target=self._run, name=name, daemon=True).start()
+            threading.Thread(target=self._run, args=(begun,), name=name, daemon=True).start()
 
     # ---------------------------------------------------------------- in the loop
 
@@ -114,14 +132,17 @@ class Workers(Generic[_Result]):
             if job.began is None and not job.done.done():
                 job.done.set_exception(TooBusy())
 
-    def _tell(self, job: _Job[_Result], result: _Result) -> None:
-        if job.patience is not None:
-            job.patience.cancel()
-        if not job.done.done():  # the client has not gone
-            job.done.set_result(result)
+    def _tell(self, done: list[tuple[_Job[_Result], _Result]]) -> None:
+        for job, result in done:
+            if job.patience is not None:
+                job.patience.cancel()
+            if not job.done.done():  # the client has not gone
+                job.done.set_result(result)
         self._watch()
-        if not self._working and not self._ready:
-            self.idle.set()
+        with self._lock:
+            self._untold -= len(done)
+            if not self._untold and not self._ready:
+                self.idle.set()
 
     def _watch(self) -> None:
         """Has the young looked at when one is old: one timer for many that are done by then."""
@@ -137,6 +158,8 @@ class Workers(Generic[_Result]):
             while self._young and (self._young[0].began or 0.0) <= brief:
                 self._young = self._young[1:]
                 self._begin()
+            if self._done and not self._young and self._resting:
+                self._resting.pop().put(None)
         self._watch()
 
     def close(self) -> None:
@@ -144,33 +167,73 @@ class Workers(Generic[_Result]):
         with self._lock:
             self._ready.clear()
             self._behind.clear()
-        for _ in range(self._threads):
-            self._begun.put(None)
+            self._is_closed = True
+        for begun in self._begun:
+            begun.put(None)
 
     # ---------------------------------------------------------------- in a worker
 
-    def _run(self) -> None:
-        job = self._begun.get()
-        while job is not None:
-            result = job.work()
-            following = self._end(job)
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
-                self._loop.call_soon_threadsafe(self._tell, job, result)
-            job = following or self._begun.get()
+    def _run(self, begun: SimpleQueue[_Job[_Result] | None]) -> None:
+        while True:
+            job = begun.get()
+            if job is None:
+                if self._is_closed:
+                    return
+                job = self._go_on(begun)
+            elif done := self._settled():  # of a worker that may be long at what it does now
+                self._tell_soon(done)
+            while job is not None:
+                result = job.work()
+                job = self._end(job, result) or self._go_on(begun)
 
-    def _end(self, job: _Job[_Result]) -> _Job[_Result] | None:
+    def _end(self, job: _Job[_Result], result: _Result) -> _Job[_Result] | None:
+        """Returns what to do before the results are settled, if anything is."""
         with self._lock:
             self._working -= 1
             self._young = tuple(each for each in self._young if each is not job)
-            self._leave(job)
-            return self._next()
+            if not self._done:
+                self._until = (job.began or 0.0) + _TOGETHER
+            self._done.append((job, result))
+            # There must be one who settles them if the next one takes long.
+            return self._next() if self._resting and self._loop.time() < self._until else None
+
+    def _go_on(self, begun: SimpleQueue[_Job[_Result] | None]) -> _Job[_Result] | None:
+        """Settles what is done, and returns what to do then, if anything is."""
+        done = self._settled()
+        with self._lock:
+            job = self._take(begun)
+        self._tell_soon(done)  # not before there is something new to watch
+        return job
+
+    def _settled(self) -> list[tuple[_Job[_Result], _Result]]:
+        """Returns what is to be told, when it is settled."""
+        with self._lock:
+            done, self._done = self._done, []
+        if done and self._settle is not None:
+            self._settle([result for _, result in done])
+        with self._lock:
+            for job, _ in done:
+                self._leave(job)
+        return done
+
+    def _tell_soon(self, done: list[tuple[_Job[_Result], _Result]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+            self._loop.call_soon_threadsafe(self._tell, done)
 
     # ---------------------------------------------------------------- with the lock
 
     def _begin(self) -> None:
-        job = self._next()
+        """Wakes a worker if there is something to do; one that is about to rest looks itself."""
+        job = self._next() if self._resting else None
         if job is not None:
-            self._begun.put(job)
+            self._resting.pop().put(job)
+
+    def _take(self, begun: SimpleQueue[_Job[_Result] | None]) -> _Job[_Result] | None:
+        """Returns what a worker does next, or lets it rest."""
+        job = self._next()
+        if job is None:
+            self._resting.append(begun)
+        return job
 
     def _next(self) -> _Job[_Result] | None:
         """Returns what is to begin now, if anything may."""
@@ -183,6 +246,7 @@ class Workers(Generic[_Result]):
                 continue
             job.began = self._loop.time()
             self._working += 1
+            self._untold += 1
             self._young = (*self._young, job)
             return job
         return None

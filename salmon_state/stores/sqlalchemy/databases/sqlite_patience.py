@@ -15,7 +15,8 @@ committed does it without the lock, beside others who do the same: eight threads
 the disk can take it, two processes twice as often as before. What is on the disk then is all of
 the WAL up to that commit, and so everything that somebody could have read before it. All else that
 ``NORMAL`` means is done at checkpoints (https://www.sqlite.org/pragma.html#pragma_synchronous). So
-a commit is durable when it returns, as before; but others may read it a moment earlier.
+a commit is durable when it returns, as before; but others may read it a moment earlier. A receiver
+brings the commits of several mails to the disk at a time (`salmon_state.stores.disk`).
 
 And in WAL mode it goes on with a file that somebody has removed or replaced meanwhile: what it
 writes nobody will find again, and what it reads is old. Each write looks whether the file is still
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from salmon_state.errors import ConversationBusy
+from salmon_state.stores.disk import Synced, has_read, sync
 from salmon_state.stores.locks import READERS, WRITERS, FileQueue
 from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.thread_locks import ThreadLocks
@@ -90,7 +92,8 @@ class PatientConnection(sqlite3.Connection):
     """For how long whoever has the turn waits for other processes."""
     look_after = 0.0
     """When what begins no write looks at the file again; a moment of ``time.monotonic``."""
-    _wal = -1
+    wal: Synced | None = None
+    """Where commits are until a checkpoint; ``None`` if SQLite itself brings them to the disk."""
 
     def settle(self, path: str, patience: float, queue: Path) -> None:
         """Says which file it is, for how many seconds to wait, and in which file that is done."""
@@ -110,32 +113,32 @@ class PatientConnection(sqlite3.Connection):
         """
         self.execute("SELECT 1 FROM sqlite_master").fetchone()
         # It is open now, so that it stays until this is closed.
-        self._wal = os.open(os.path.realpath(self._path) + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self.wal = Synced(os.path.realpath(self._path) + "-wal")
         self.execute("PRAGMA synchronous = NORMAL")
 
     @property
     def syncs_by_hand(self) -> bool:
         """Whether it does."""
-        return self._wal >= 0
+        return self.wal is not None
 
     def sync(self) -> None:
         """Returns when what was committed is on the disk, unless SQLite has seen to that.
 
+        Or it is put off, see `salmon_state.stores.disk`.
+
         Raises:
             sqlite3.OperationalError: The disk fails; what was committed may be there or not.
         """
-        if self.syncs_by_hand:
+        if self.wal is not None:
             try:
-                os.fdatasync(self._wal)
+                sync(self.wal)
             except OSError as error:
                 raise sqlite3.OperationalError(f"a commit is not on the disk: {error}") from error
 
     def close(self) -> None:
         """Closes the file, and that of the queue."""
         super().close()
-        if self.syncs_by_hand:
-            descriptor, self._wal = self._wal, -1
-            os.close(descriptor)
+        self.wal = None
         self._give_turn_on()
         self._queue.close()
 
@@ -249,6 +252,7 @@ def fetch_all(driver: Any, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         if not _is_busy(error):
             raise
         rows = driver.cursor().execute(sql, parameters).fetchall()
+    has_read(getattr(driver, "wal", None))
     return rows
 
 
