@@ -47,7 +47,8 @@ class SQLAlchemyStorage(StateStorage):
     """Keeps the states in a SQL database, through SQLAlchemy 2.
 
     Any number of threads and processes share it; with a database server, machines too. On SQLite
-    the file is in WAL mode and every commit reaches the disk before it returns; on a database
+    the file is in WAL mode and every commit reaches the disk before it returns (the receivers of
+    this package bring several mails there at a time, before their clients hear 250); on a database
     server durability is what the server is configured for. After the death of a process or of the
     machine each state is the one last acknowledged; after a failover too, if PostgreSQL waits for
     a synchronous standby: what that has not confirmed within the timeout is `StorageUnavailable`.
