@@ -146,7 +146,8 @@ class Workers(Generic[_Result]):
 
     def _watch(self) -> None:
         """Has the young looked at when one is old: one timer for many that are done by then."""
-        young = self._young
+        with self._lock:  # a worker between two mails has none
+            young = self._young
         if young and not self._is_watching:
             self._is_watching = True
             self._loop.call_at((young[0].began or 0.0) + _BRIEF, self._look)
@@ -181,6 +182,8 @@ class Workers(Generic[_Result]):
                     return
                 job = self._go_on(begun)
             elif done := self._settled():  # of a worker that may be long at what it does now
+                with self._lock:
+                    self._begin()  # what has waited for one of them; this one has something to do
                 self._tell_soon(done)
             while job is not None:
                 result = job.work()
