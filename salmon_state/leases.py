@@ -24,7 +24,7 @@ from salmon_state.entries import (
     Want,
     Write,
 )
-from salmon_state.errors import Overtaken, busy
+from salmon_state.errors import Overtaken, StorageUnavailable, busy
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender
 from salmon_state.log import log
@@ -122,6 +122,7 @@ class Leases(Forkable):
 
         Raises:
             ConversationBusy: Somebody else had it all the time.
+            StorageUnavailable: It was won, and there is no thread to extend it.
         """
         deadline = time.monotonic() + timeout
         pause = _SHORTEST_PAUSE
@@ -132,13 +133,21 @@ class Leases(Forkable):
             # Not all at the same moment, or the same one might lose every time.
             time.sleep(min(pause * random.uniform(0.5, 1.0), remaining))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE)
+        try:
+            self._hold(lease)
+        except RuntimeError as error:
+            self.release(lease)
+            raise StorageUnavailable(f"a lease cannot be extended: {error}") from error
+
+    def _hold(self, lease: Lease) -> None:
         with self._changing:
             self._held.add(lease)
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._extend_all, name="salmon_state leases", daemon=True
                 )
-                self._thread.start()
+                thread.start()
+                self._thread = thread  # not one that was not started: no lease would last
 
     def forget(self, lease: Lease) -> bool:
         """Does not extend a lease any more, and leaves it to itself; returns whether it did."""

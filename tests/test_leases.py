@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from salmon_state import ConversationBusy
+from salmon_state import ConversationBusy, StorageUnavailable
 from salmon_state.entries import Entry, Kind
 from salmon_state.testing.endings import refused
 from salmon_state.testing.mails import can_enter, held_by_another_thread
@@ -104,6 +105,23 @@ def test_a_lease_is_extended_while_it_is_held(open_table: Callable[[], TableStor
         assert can_enter(other, [SENDER]) == [False]
         holder.set(MODULE, SENDER, "POSTING")
     assert contents(other) == {(MODULE, SENDER): "POSTING"}
+
+
+def test_a_lease_that_no_thread_would_extend_is_given_back(
+    open_table: Callable[[], TableStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may have one for the next mail, whose lease is extended then."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = open_table()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StorageUnavailable):
+            store.conversation(SENDER).__enter__()
+    with store.conversation(SENDER, timeout=0):
+        assert store._entry_leases._thread in threading.enumerate()
 
 
 def test_clearing_keeps_the_leases_of_its_own_process(
