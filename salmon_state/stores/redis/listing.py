@@ -123,7 +123,7 @@ local function add(found, at, member, value)
   value = value and redis.call('HGET', key, field) or ''
   local sender = redis.call('HGET', key, 'sender') or ''
   for _, each in ipairs({member, at, sender, value}) do found[#found + 1] = each end
-  return #value
+  return #member + #sender + #value
 end
 """
 

@@ -7,7 +7,7 @@ import os
 from binascii import unhexlify
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from salmon_state.entries import EVERY, STATE, Entry, Kind, Page, Where
@@ -35,7 +35,7 @@ from salmon_state.stores.redis.servers import Server
 __all__ = ["Pages"]
 
 _BYTES = 1_000_000
-"""How many bytes of senders are read at once: an attacker's may have millions each."""
+"""How many bytes are read at once: an attacker's senders may have millions each, as a mail has."""
 _ENTRIES = 500
 _LATEST = 2**63 - 1
 
@@ -91,8 +91,15 @@ class Pages:
     # ---------------------------------------------------------------- what is due
 
     def _by_time(self, kind: Kind, before: int) -> Iterator[list[Entry]]:
-        entries = (entry for *_, entry in self._merged(kind, before))
-        while page := list(islice(entries, _ENTRIES)):
+        page: list[Entry] = []
+        size = 0
+        for *_, entry in self._merged(kind, before):
+            page.append(entry)
+            size += len(entry.value) + len(entry.sender or "")
+            if len(page) == _ENTRIES or size > _BYTES:
+                yield page
+                page, size = [], 0
+        if page:
             yield page
 
     def _merged(self, kind: Kind, before: int) -> Iterator[_Due]:

@@ -148,6 +148,31 @@ def test_what_is_due_of_a_large_commit_is_found_by_whoever_looks(
         assert len(everything(store, Kind.OUTGOING, where)) == MANY + 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "sender", "value"),
+    [(Kind.HANDLED, "\0" * 300_000, b"x"), (Kind.DEAD, ANNA, b"x" * 1_100_000)],
+    ids=["senders", "values"],
+)
+def test_what_is_due_and_large_comes_a_part_at_a_time(
+    store: RedisStorage, kind: Kind, sender: str, value: bytes
+) -> None:
+    """From the server as well as in a page, whatever it is that is large."""
+    store._commit([Write(kind, sender, f"{n}", value, NOON + n, ABSENT) for n in range(8)])
+    replies: list[int] = []
+    run = store._server.run
+
+    def watched(*args: Any, **options: Any) -> Any:
+        reply = run(*args, **options)
+        replies.append(sum(map(len, reply)))
+        return reply
+
+    store._server.run = watched  # type: ignore[method-assign]
+    pages = [page.entries for page in store._pages(kind, Where(before=NOON * 2))]
+    assert [entry.name for entries in pages for entry in entries] == list(map(str, range(8)))
+    assert max(map(len, pages)) <= 4
+    assert max(replies) < 2_500_000
+
+
 def test_what_is_due_and_gone_is_forgotten(store: RedisStorage, raw: Any) -> None:
     """All of many entries go at once, and where they were due they go when they are met."""
     store._commit(outgoing(MANY))
