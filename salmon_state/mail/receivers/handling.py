@@ -122,6 +122,9 @@ def _handle(mail: ReceivedMail, recipient: str, data: bytes) -> str:
     except Exception:  # noqa: BLE001 - Salmon's router and Python's parser let out what they like
         log().exception("a mail from %r to %r cannot be handled", mail.sender, recipient)
         return _keep(data, f"a mail from {mail.sender!r} to {recipient!r} cannot be handled")
+    except BaseException:  # noqa: BLE001 - such as CancelledError; the worker is needed
+        log().exception("a mail from %r to %r was not handled", mail.sender, recipient)
+        return NOT_NOW  # as its conversation has kept nothing
     return HANDLED
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from salmon_state import open_storage
 from salmon_state.mail.receivers.workers import Workers
-from tests.mail.receivers.serving import HANG
+from tests.mail.receivers.serving import HANG, Client, routes, serving
 from tests.services import fresh_url
 
 
@@ -72,6 +72,23 @@ def test_two_are_begun_where_one_waits_for_a_server_anyway() -> None:
         workers.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+def test_whatever_a_handler_raises_there_is_an_answer(error: type[BaseException]) -> None:
+    """And the worker goes on."""
+    errors = [error()]
+
+    def handle(mail: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    with routes(handle), serving("smtp", workers=1) as receiver, Client(receiver) as client:
+        client.hello()
+        for answer in (b"451 4.3.0", b"250 2.0.0"):
+            client.envelope("anna@y", "news@x")
+            [heard] = client.send(b"Subject: hi\r\n\r\nhello\r\n.\r\n")
+            assert heard.startswith(answer)
 
 
 @pytest.mark.parametrize("kind", ["memory", "shelve", "sqlite"])
