@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from salmon_state import ConfigurationError, StateStorage, StorageUnavailable, open_storage
+from salmon_state import (
+    ConfigurationError,
+    SQLAlchemyStorage,
+    StateStorage,
+    StorageUnavailable,
+    open_storage,
+)
 from tests.descriptors import descriptors_left
 
 ANNA = "anna@example.com"
@@ -54,6 +60,18 @@ def test_working_without_descriptors(url: str, left: int) -> None:
         for which in (store, used):
             with which.conversation(ANNA):
                 which.set("app", ANNA, "POSTING")
+
+
+def test_a_handler_asks_again_for_its_connection(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/states.db"
+    with SQLAlchemyStorage(url, pool_size=2) as store, store.conversation(ANNA) as conversation:
+        store._pool.close_idle()
+        with descriptors_left(0):
+            for _ in range(2):
+                with pytest.raises(StorageUnavailable) as raised:
+                    _ = conversation.connection
+                assert "cannot be opened now" in raised.value.detail
+        assert conversation.connection.exec_driver_sql("SELECT 1").scalar() == 1
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o777, 0o644, 0o602])

@@ -138,7 +138,8 @@ class SQLWork(UnitOfWork):
     # ---------------------------------------------------------------- the connection
 
     def _take_place(self) -> None:
-        self._give_place_back = self._pool.take_place()
+        if self._give_place_back is None:  # or there was no connection, and a handler tries again
+            self._give_place_back = self._pool.take_place()
 
     def _on_loan(self, act: Callable[..., _Result], *arguments: object) -> _Result:
         """Returns ``act(cursor, *arguments)``; an error ends the connection.
