@@ -6,7 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -77,7 +83,14 @@ class Cluster(Server):
     def _pool_of(self, key: bytes) -> Connections:
         if self._stale:
             self._refresh()
-        return self._pool(self.source.get_node_from_key(key))
+        return self._pool(self._node_of(key))
+
+    def _node_of(self, key: bytes) -> Any:
+        try:
+            return self.source.get_node_from_key(key)
+        except SlotNotCoveredError:  # when the layout was asked for: somebody may have it by now
+            self._stale = True
+            raise
 
     def _pool_at(self, host: str, port: int) -> Connections | None:
         node = self.source.get_node(host=host, port=port)
@@ -126,7 +139,7 @@ class Cluster(Server):
         if looks is None:
             by_node: dict[Any, list[bytes]] = {}
             for key in sets(kind):
-                by_node.setdefault(self.source.get_node_from_key(key), []).append(key)
+                by_node.setdefault(self._node_of(key), []).append(key)
             looks = self._looks[kind] = [
                 (self._pool(node), keys, Repeated(_first_of(key) for key in keys))
                 for node, keys in by_node.items()

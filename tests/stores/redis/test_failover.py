@@ -200,6 +200,20 @@ def test_who_only_looks_for_what_is_due_follows_a_failover(cluster: RedisCluster
         assert (found.sender, found.name, found.value) == ("anna@example.com", "1", b"x")
 
 
+@pytest.mark.parametrize("kind", [Kind.STATE, Kind.OUTGOING], ids=lambda kind: kind.name)
+def test_a_slot_that_nobody_had_is_looked_for_again(cluster: RedisCluster, kind: Kind) -> None:
+    """A client that takes a layout with holes has one of the moment when somebody died."""
+    with RedisStorage(cluster.url(), prefix=fresh_prefix()) as store:
+        layout = store._server.source.nodes_manager.slots_cache
+        del layout[store._server.source.keyslot(store._keys.of("anna@example.com", kind))]
+        look: Callable[[], object] = partial(store.get, "app", "anna@example.com")
+        if kind is not Kind.STATE:
+            look = partial(store._call, store._claim, kind, LATER, 9)
+        with pytest.raises(StorageUnavailable):
+            look()
+        look()
+
+
 @pytest.mark.stress  # Sentinel takes ten seconds until it makes the old primary a replica
 def test_a_planned_failover_refuses_and_goes_on(sentinel: RedisSentinel) -> None:
     """The old primary lives on as a replica: nobody keeps talking to it."""
