@@ -118,8 +118,8 @@ def open_existing(url: str, **options: Any) -> StateStorage:
 
 def is_salmons_shelf(url: str) -> bool:
     """Returns whether a URL is that of a shelf of Salmon's own, in another form than ours."""
-    scheme, _, path = url.partition(":///")
-    if scheme != "shelve":
+    scheme, _, path = resolve_url(url).partition(":///")
+    if scheme.lower() != "shelve":
         return False
     from salmon_state.stores.shelf.flavours import find_old_shelves  # what others need not wait for
 

@@ -53,7 +53,7 @@ def opened_source(url: str) -> Iterator[StateStorage]:
     """
     if url.startswith(_SHELF) or is_salmons_shelf(url):
         with tempfile.TemporaryDirectory(prefix="salmon-state-") as directory:
-            path = _copied(Path(url.partition(":///")[2]), Path(directory))
+            path = _copied(Path(resolve_url(url).partition(":///")[2]), Path(directory))
             with open_storage(f"shelve:///{path}") as store:
                 yield store
     elif url.startswith(_LIBRELIST):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from dbm import dumb
 from pathlib import Path
 
 import pytest
@@ -321,6 +322,24 @@ def test_salmons_own_shelf(flavour: str, tmp_path: Path, other: str) -> None:
         assert isinstance(looked, ConfigurationError)
         assert "salmon-state copy" in str(looked)
     assert {file: file.read_bytes() for file in before} == before
+
+
+@pytest.mark.parametrize("url", ["shelve:///${RUN}/states", "Shelve:///{}/states"])
+def test_salmons_own_shelf_by_another_url(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it converted, under Salmon's hands."""
+    monkeypatch.setenv("RUN", str(tmp_path))
+    with shelve.Shelf[str](dumb.open(str(tmp_path / "states"), "c")) as shelf:
+        shelf[repr([APP.encode(), ANNA])] = "POSTING"
+    before = sorted(tmp_path.iterdir())
+    given = url.replace("{}", str(tmp_path))
+    looked = typed(given, "list").exception
+    assert isinstance(looked, ConfigurationError)
+    for source in (given, "salmon+shelve:///${RUN}/states"):
+        (done,) = rows(given, "copy", source, "memory://", "--yes")
+        assert (done["entries"], done["equal"]) == (1, True)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_shelf_that_is_not_there(tmp_path: Path, other: str) -> None:
