@@ -61,7 +61,7 @@ def _command(process: str) -> str:
 
 def _is_stopped(process: str) -> bool:
     try:
-        status = Path("/proc", process, "stat").read_text()
+        status = Path("/proc", process, "stat").read_bytes()  # a name in it may be no text
     except OSError:
         return False
-    return status.rpartition(")")[2].split()[0] in ("T", "t")
+    return status.rpartition(b")")[2].split()[0] in (b"T", b"t")

@@ -175,8 +175,10 @@ def test_a_directory_that_everybody_may_write(file: str, tmp_path: Path) -> None
 
 
 def test_a_process_that_is_stopped(file: str) -> None:
+    """Its name is what the system left of a longer one: 15 bytes, whatever the last one is."""
     holder = (
-        "import sys, salmon_state\n"
+        "import pathlib, sys, salmon_state\n"
+        "pathlib.Path('/proc/self/comm').write_bytes('Mailinglisten-Änderung'.encode())\n"
         f"with salmon_state.open_storage({file!r}).conversation({ANNA!r}):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.readline()\n"
