@@ -90,7 +90,7 @@ def create_private_file(path: Path) -> None:
         os.fchmod(descriptor, OWNER_ONLY)
         if os.geteuid() == 0:
             directory = os.stat(path.parent)
-            with contextlib.suppress(PermissionError):  # root of a container may not give away
+            with contextlib.suppress(OSError):  # a container may not, or has no such user
                 os.fchown(descriptor, directory.st_uid, directory.st_gid)
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import closing, suppress
@@ -111,6 +112,21 @@ def test_files_of_somebody_else(url: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "chmod", refuse)  # root, which runs the tests in CI, may do anything
     with pytest.raises(ConfigurationError, match="chmod 600"):
         open_storage(url)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL], ids=errno.errorcode.get)
+def test_a_directory_of_somebody_whom_the_container_does_not_know(
+    url: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root has no number for the owner of a directory that is mounted from outside."""
+
+    def refuse(descriptor: int, user: int, group: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", refuse)
+    with open_storage(url) as store, store.conversation(ANNA):
+        store.set("app", ANNA, "POSTING")
 
 
 def test_a_schema_that_sqlite_does_not_know(tmp_path: Path) -> None:
