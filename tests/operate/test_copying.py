@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shelve
 import sqlite3
@@ -9,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from dbm import dumb
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -330,6 +331,7 @@ def test_salmons_own_shelf_by_another_url(
 ) -> None:
     """Nor is it converted, under Salmon's hands."""
     monkeypatch.setenv("RUN", str(tmp_path))
+    dumb: Any = importlib.import_module("dbm.dumb")
     with shelve.Shelf[str](dumb.open(str(tmp_path / "states"), "c")) as shelf:
         shelf[repr([APP.encode(), ANNA])] = "POSTING"
     before = sorted(tmp_path.iterdir())
