@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from redis import AuthenticationError, BusyLoadingError, ResponseError
+from redis import AuthenticationError, BusyLoadingError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.sentinel import MasterNotFoundError
 
@@ -148,7 +148,10 @@ def exchange(
         if not (again and is_dead(error)):
             raise
         return exchange(connections, commands)
-    connections.give(connection)
+    if replies and isinstance(replies[0], ReadOnlyError):  # see `ask`
+        connections.drop(connection)
+    else:
+        connections.give(connection)
     return replies
 
 
@@ -160,6 +163,9 @@ def ask(connections: Connections, command: Command, *, again: bool = False) -> A
             command = (*command, CLOCKS.deadline(connection))
         connection.send_command(*command)
         reply = connection.read_response(disable_decoding=True)
+    except ReadOnlyError:  # it is a replica by now; a new connection may lead to the primary
+        connections.drop(connection)
+        raise
     except ResponseError:
         connections.give(connection)
         raise

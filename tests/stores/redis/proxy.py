@@ -13,6 +13,7 @@ class Proxy:
 
     Attributes:
         port: Where it listens.
+        target: The port that new connections lead to.
         cut: What decides, for each portion from the server, whether the connection ends before
             it is passed on; it is given the client's last portion and the server's.
         hold: What decides, for each portion from the client, whether it is kept until `let_go`.
@@ -20,7 +21,7 @@ class Proxy:
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cut: Callable[[bytes, bytes], bool] = lambda asked, answered: False
@@ -50,7 +51,7 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
                 self._sockets += [client, server]
                 asked: list[bytes] = [b""]
                 ends = (client, server, asked)

@@ -139,6 +139,24 @@ def check_late_replies(store: RedisStorage, server: RedisServer) -> None:
         assert again(partial(store.get, MODULE, sender)) == f"S {sender}"
 
 
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_an_address_that_leads_to_another_primary(
+    server: RedisServer, proxy: Proxy, raw: Any, sentinel: RedisSentinel, prefix: str, replicas: int
+) -> None:
+    """The old one became a replica and ends no connection: who hears so makes a new one."""
+    url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
+    with RedisStorage(url, prefix=prefix, timeout=30, wait_replicas=replicas) as store:
+        raw.replicaof("127.0.0.1", 1)
+        proxy.target = sentinel.primary().port
+        try:
+            with pytest.raises(StorageUnavailable) as caught:
+                store.set(MODULE, ANNA, "A")
+            assert "read only" in caught.value.detail
+            store.set(MODULE, ANNA, "A")
+        finally:
+            raw.replicaof("NO", "ONE")
+
+
 # ---------------------------------------------------------------- lost replies
 
 
