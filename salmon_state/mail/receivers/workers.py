@@ -124,6 +124,7 @@ class Workers(Generic[_Result]):
             self._begin()
         if job.began is None:
             job.patience = self._loop.call_later(self._patience, self._give_up, job)
+            job.done.add_done_callback(lambda _: self._let_go(job))
         self._watch()
         return job.done
 
@@ -131,6 +132,12 @@ class Workers(Generic[_Result]):
         with self._lock:
             if job.began is None and not job.done.done():
                 job.done.set_exception(TooBusy())
+
+    def _let_go(self, job: _Job[_Result]) -> None:
+        """Forgets what was to be done: a mail is large, and its turn may come much later."""
+        with self._lock:
+            if job.began is None:
+                del job.work
 
     def _tell(self, done: list[tuple[_Job[_Result], _Result]]) -> None:
         for job, result in done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,35 @@ def test_what_waits_at_the_end_is_not_begun() -> None:
 
     asyncio.run(main())
     assert handled == ["first"]
+
+
+@pytest.mark.parametrize("patience", [HANG, 0.0])
+def test_a_mail_that_nobody_waits_for_is_let_go(patience: float) -> None:
+    """Its client has left, or was told to come again; its sender's turn may come much later."""
+    go_on = threading.Event()
+
+    class Mail:
+        def handle(self) -> None:
+            raise AssertionError
+
+    async def main() -> None:
+        workers = Workers[object](asyncio.get_running_loop(), 2, patience)
+        first = workers.submit("a@x", lambda: go_on.wait(HANG))
+        mail = Mail()
+        there = weakref.ref(mail)
+        behind = workers.submit("a@x", mail.handle)
+        del mail
+        if patience:
+            behind.cancel()
+        await asyncio.gather(behind, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert there() is None
+        go_on.set()
+        await first
+        await workers.idle.wait()
+        workers.close()
+
+    asyncio.run(main())
 
 
 def test_two_are_begun_where_one_waits_for_a_server_anyway() -> None:
