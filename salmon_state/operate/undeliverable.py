@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from email.message import Message
 from email.parser import BytesHeaderParser
@@ -82,6 +83,12 @@ def _kept(directory: str | None) -> Iterator[Path]:
     yield from sorted(file for file in found if file.is_file())
 
 
+def _still_there(path: Path) -> Iterator[Kept]:
+    """Yields what is in a file, unless somebody has removed it meanwhile."""
+    with suppress(FileNotFoundError):
+        yield Kept.read(path)
+
+
 def _named(directory: str | None, names: tuple[str, ...]) -> list[Kept]:
     if not names:
         raise click.UsageError("give the names of mails, as `undeliverable list` says them")
@@ -97,7 +104,7 @@ def _named(directory: str | None, names: tuple[str, ...]) -> list[Kept]:
 @click.pass_obj
 def list_(given: Given, directory: str | None) -> None:
     """List the mails, the oldest first."""
-    rows = (Kept.read(path).row() for path in _kept(directory))
+    rows = (kept.row() for path in _kept(directory) for kept in _still_there(path))
     print_rows(rows, ("name", "since", "from", "to", "subject"), to_json=given.to_json)
 
 
@@ -208,13 +215,20 @@ def _deliver(kept: Kept) -> str:
 def prune(given: Given, older_than: str, directory: str | None, dry_run: bool, yes: bool) -> None:
     """Remove the mails that have been there for long."""
     since = time.time() - duration(older_than).total_seconds()
-    old = [path for path in _kept(directory) if path.stat().st_mtime < since]
+    old = [path for path in _kept(directory) if _is_older(path, since)]
     if old and not dry_run:
         confirm(f"Remove {len(old):,} mails?", yes=yes)
         for path in old:
             path.unlink(missing_ok=True)
     did = "to remove" if dry_run else "removed"
     given.say(f"mails {did}: {len(old):,}", removed=len(old))
+
+
+def _is_older(path: Path, since: float) -> bool:
+    """Returns whether a file is there, and is older than that."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime < since
+    return False
 
 
 COMMANDS = (undeliverable,)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from salmon.queue import Queue
 
 from salmon_state import Confirmations, MemoryStorage, open_storage
 from salmon_state.mail.outbox import Outbox
+from salmon_state.operate import undeliverable as commands
 from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
 from tests.redis_services import wait_until
 
@@ -151,6 +153,27 @@ def test_looking_at_what_nobody_took(file: str, queue: Queue, tmp_path: Path) ->
             undeliverable(file, queue, *wrong)
     with pytest.raises(UsageError, match="no Maildir"):
         rows(file, "undeliverable", "list", "--queue", str(tmp_path / "nothing"))
+
+
+def test_what_somebody_removes_meanwhile(
+    file: str, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the directory was listed."""
+    kept = commands._kept
+
+    def removed(directory: str | None) -> Iterator[Path]:
+        first, *others = kept(directory)
+        first.unlink()
+        return iter([first, *others])
+
+    for to in "abc":
+        queue.push(mail(f"{to}@host"))
+    monkeypatch.setattr(commands, "_kept", removed)
+    said = undeliverable(file, queue, "list")
+    assert [row["to"] for row in said] == ["b@host", "c@host"]
+    pruned = undeliverable(file, queue, "prune", "--older-than", "1d", "--yes")
+    assert pruned == [{"removed": 0}]
+    assert len(queue) == 1
 
 
 @pytest.mark.parametrize("attached", [True, False])
