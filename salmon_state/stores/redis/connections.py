@@ -159,9 +159,10 @@ def ask(connections: Connections, command: Command, *, again: bool = False) -> A
     """Does the same for one command, and raises the server's error; the shortest way there is."""
     connection = connections.take()
     try:
-        if type(command) is Timed:
-            command = (*command, CLOCKS.deadline(connection))
-        connection.send_command(*command)
+        if type(command) is Timed:  # sent again, it has the deadline of the other connection
+            connection.send_command(*command, CLOCKS.deadline(connection))
+        else:
+            connection.send_command(*command)
         reply = connection.read_response(disable_decoding=True)
     except ReadOnlyError:  # it is a replica by now; a new connection may lead to the primary
         connections.drop(connection)

@@ -124,6 +124,30 @@ def test_a_connection_to_another_server_asks_for_its_clock(
     assert contents(store) == {(MODULE, ANNA): "B"}
 
 
+def test_what_is_sent_again_goes_by_the_clock_of_its_own_connection(
+    proxy: Proxy, server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may lead to another server by then, with another clock."""
+    url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
+    with RedisStorage(url, prefix=prefix, timeout=60) as store:
+        store.set(MODULE, ANNA, "A")
+        deadlines: list[bytes] = []
+        deadline = CLOCKS.deadline
+
+        def watched(connection: object) -> bytes:
+            deadlines.append(deadline(connection))
+            return deadlines[-1]
+
+        monkeypatch.setattr(CLOCKS, "deadline", watched)
+        cuts = iter([True])
+        proxy.cut = lambda asked, answered: b"EVALSHA" in asked and next(cuts, False)
+        CLOCKS._known[store._server._only()._free[-1]]._ahead += 1_000_000  # the first
+        store.set(MODULE, ANNA, "B")
+        ahead, right = map(int, deadlines)
+        assert ahead - right > 900_000_000_000
+        assert contents(store) == {(MODULE, ANNA): "B"}
+
+
 def test_a_clock_is_asked_again_before_two_clocks_come_apart(store: RedisStorage) -> None:
     store.set(MODULE, ANNA, "A")
     connection = store._server._only()._free[-1]
