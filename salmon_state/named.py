@@ -93,7 +93,8 @@ def named_storage(name: str) -> StateStorage:
             try:
                 named.store = open_storage(named.url, **named.options)
             except ConfigurationError as error:
-                raise ConfigurationError(f"store {name!r}: {error}") from error
+                error.rewrite(lambda text: f"store {name!r}: {text}")
+                raise
         return named.store
 
 

@@ -16,6 +16,7 @@ import pytest
 from salmon_state import (
     ConfigurationError,
     MemoryStorage,
+    MigrationPending,
     StorageUnavailable,
     close_all,
     configure,
@@ -125,6 +126,14 @@ def test_what_cannot_be_opened_names_the_store(monkeypatch: pytest.MonkeyPatch) 
         named_storage("other")
     monkeypatch.setenv("NOT_SET", "")
     assert type(named_storage("main")) is MemoryStorage
+
+
+def test_tables_that_are_to_be_migrated(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/states.db"
+    configure({"main": {"url": url, "options": {"create": False}}})
+    with pytest.raises(MigrationPending, match="store 'main': the table") as raised:
+        named_storage("main")
+    assert "CREATE TABLE" in raised.value.statements[0]
 
 
 def test_reconfiguring_closes_what_changed() -> None:
