@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from salmon_state import StateStorage, StorageUnavailable, open_storage
 from salmon_state.entries import Kind, Write
 from salmon_state.mail.outbox import Outbox
+from salmon_state.stores.redis import diagnosis as redis_diagnosis
 from salmon_state.stores.sqlalchemy.diagnosis.mariadb import _durability
 from tests.operate.typing_commands import ANNA, APP, BEN, application_in, process, rows, typed
 from tests.redis_services import OWN_DATABASE, RedisSentinel, RedisServer, wait_until
@@ -391,6 +393,17 @@ def test_redis(
         finally:
             for name, value in {**base, "appendfsync": "no"}.items():
                 client.config_set(name, value)
+
+
+def test_a_replica_of_redis_that_it_counts_and_does_not_describe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It leaves out one whose address it cannot find out, as its connection is breaking."""
+    monkeypatch.setattr(redis_diagnosis, "_setting", lambda pool, name: None)
+    info = {"connected_slaves": "2", "slave0": "ip=192.0.2.1,port=6379,state=online,offset=1,lag=0"}
+    pool: Any = None
+    said = [*redis_diagnosis._replicas(pool, info, 0)]
+    assert [(finding.text, finding.advice) for finding in said] == [("replicas connected: 2", "")]
 
 
 @pytest.mark.slow

@@ -107,7 +107,8 @@ def _replicas(pool: Connections, info: Info, wait_replicas: int) -> Iterator[Fin
         advice = "start the replicas, or lower wait_replicas"
     yield Finding("replicas", text, advice)
     for index in range(number):
-        replica = dict(part.split("=", 1) for part in info.get(f"slave{index}", "").split(","))
+        told = info.get(f"slave{index}", "")  # nothing while its connection breaks
+        replica = dict(part.split("=", 1) for part in told.split(",") if "=" in part)
         late = int(replica.get("lag", 0)) > _LATE
         if late or replica.get("state", "online") != "online":
             text = f"the replica {replica.get('ip')}:{replica.get('port')} does not keep up: "
