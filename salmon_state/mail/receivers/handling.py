@@ -83,6 +83,14 @@ def refusal(recipient: str) -> str | None:
 
 def handle(mail: ReceivedMail) -> Handled:
     """Lets the router deliver a mail; `settle` must see what comes of it before its client."""
+    try:
+        return _handle_all(mail)
+    except MemoryError:  # already to look at it took too much; the worker is needed
+        log().exception("there is no memory for a mail from %r", mail.sender)
+        return Handled([NOT_NOW] * len(mail.recipients), set())
+
+
+def _handle_all(mail: ReceivedMail) -> Handled:
     data = _with_return_path(mail.sender, mail.data)
     if is_too_complex(data):
         _repeated.say(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from salmon_state import open_storage
+from salmon_state.mail.receivers import handling
 from salmon_state.mail.receivers.workers import Workers
 from tests.mail.receivers.serving import HANG, Client, routes, serving
 from tests.services import fresh_url
@@ -114,6 +115,25 @@ def test_whatever_a_handler_raises_there_is_an_answer(error: type[BaseException]
             raise errors.pop()
 
     with routes(handle), serving("smtp", workers=1) as receiver, Client(receiver) as client:
+        client.hello()
+        for answer in (b"451 4.3.0", b"250 2.0.0"):
+            client.envelope("anna@y", "news@x")
+            [heard] = client.send(b"Subject: hi\r\n\r\nhello\r\n.\r\n")
+            assert heard.startswith(answer)
+
+
+def test_without_memory_for_a_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot even be looked at, and the worker goes on."""
+    shortage = [MemoryError()]
+
+    def look(data: bytes) -> bool:
+        if shortage:
+            raise shortage.pop()
+        return False
+
+    monkeypatch.setattr(handling, "is_too_complex", look)
+    everything = routes(lambda mail: None)
+    with everything, serving("smtp", workers=1) as receiver, Client(receiver) as client:
         client.hello()
         for answer in (b"451 4.3.0", b"250 2.0.0"):
             client.envelope("anna@y", "news@x")
