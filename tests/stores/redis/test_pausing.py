@@ -69,6 +69,23 @@ def test_it_took_longer(server: RedisServer, prefix: str) -> None:
         assert store.get(MODULE, ANNA) == "POSTING"
 
 
+def test_another_one_ended(url: str, prefix: str) -> None:
+    """Redis knows one pause for all: whoever ends his own lets everybody write."""
+    with (
+        RedisStorage(url, prefix=prefix, timeout=30) as store,
+        RedisStorage(url, prefix=prefix, timeout=30) as other,
+    ):
+        first, second = other.paused(60), store.paused(60)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        other.set(MODULE, ANNA, "POSTING")
+        with pytest.raises(StorageUnavailable, match="others may have written"):
+            second.__exit__(None, None, None)
+        with store.paused(60):
+            assert store.get(MODULE, ANNA) == "POSTING"
+
+
 def test_who_pauses_is_killed(server: RedisServer, prefix: str) -> None:
     process = CONTEXT.Process(target=pause_and_die, args=(server.url(), prefix))
     process.start()
