@@ -78,7 +78,12 @@ class Service:
         self.loop.set_exception_handler(self._note)
         side_by_side = 2 if getattr(Router.STATE_STORE, "is_remote", False) else 1
         self._workers: Workers[Handled] = Workers(
-            self.loop, self._threads, self.limits.waiting, side_by_side, settle
+            self.loop,
+            self._threads,
+            self.limits.waiting,
+            side_by_side,
+            settle,
+            lambda mail: not mail.owed,
         )
         self._stop = stop
         start = self.loop.create_unix_server if _is_unix(listening) else self.loop.create_server

@@ -54,9 +54,9 @@ class Workers(Generic[_Result]):
     turns in the order in which they came.
 
     A worker that is done takes the next mail itself. If the loop gave it one, it would stand still
-    while the loop wakes up and wakes it. Nor is the loop told of each mail, but of those that were
-    handled within a moment, which are settled together before. If the next one takes longer than
-    such a moment, another worker settles those before it.
+    while the loop wakes up and wakes it. Nor is the loop told of each mail that is to be settled,
+    but of those that were handled within a moment, which are settled together before. If the next
+    one takes longer than such a moment, another worker settles those before it.
 
     Args:
         loop: Where the results are told.
@@ -64,6 +64,7 @@ class Workers(Generic[_Result]):
         patience: Seconds after which a mail whose turn has not come is given up.
         side_by_side: How many mails are begun before it is known that one of them waits.
         settle: What is to be done with results before they are told, for several at a time.
+        is_settled: Whether there is nothing to be done with a result: then it is told at once.
     """
 
     def __init__(
@@ -72,13 +73,15 @@ class Workers(Generic[_Result]):
         threads: int,
         patience: float,
         side_by_side: int = 1,
-        settle: Callable[[list[_Result]], None] | None = None,
+        settle: Callable[[list[_Result]], None] = lambda results: None,
+        is_settled: Callable[[_Result], bool] = lambda result: False,
     ) -> None:
         self._loop = loop
         self._threads = threads
         self._patience = patience
         self._side_by_side = side_by_side
         self._settle = settle
+        self._is_settled = is_settled
         self._lock = threading.Lock()  # of all below
         self._behind: dict[str, deque[_Job[_Result]]] = {}  # senders who have a turn, and the rest
         self._ready: deque[_Job[_Result]] = deque()
@@ -198,14 +201,22 @@ class Workers(Generic[_Result]):
 
     def _end(self, job: _Job[_Result], result: _Result) -> _Job[_Result] | None:
         """Returns what to do before the results are settled, if anything is."""
+        is_settled = self._is_settled(result)
         with self._lock:
             self._working -= 1
             self._young = tuple(each for each in self._young if each is not job)
-            if not self._done:
-                self._until = (job.began or 0.0) + _TOGETHER
-            self._done.append((job, result))
+            if is_settled:
+                self._leave(job)
+            else:
+                if not self._done:
+                    self._until = (job.began or 0.0) + _TOGETHER
+                self._done.append((job, result))
             # There must be one who settles them if the next one takes long.
-            return self._next() if self._resting and self._loop.time() < self._until else None
+            goes_on = not self._done or (self._resting and self._loop.time() < self._until)
+            following = self._next() if goes_on else None
+        if is_settled:
+            self._tell_soon([(job, result)])
+        return following
 
     def _go_on(self, begun: SimpleQueue[_Job[_Result] | None]) -> _Job[_Result] | None:
         """Settles what is done, and returns what to do then, if anything is."""
@@ -219,7 +230,7 @@ class Workers(Generic[_Result]):
         """Returns what is to be told, when it is settled."""
         with self._lock:
             done, self._done = self._done, []
-        if done and self._settle is not None:
+        if done:
             self._settle([result for _, result in done])
         with self._lock:
             for job, _ in done:

@@ -127,3 +127,19 @@ def test_one_that_waited_for_what_is_settled_beside_a_slow_one_begins() -> None:
     for each in (behind, slow, other):
         each.end.set()
     workers.close()
+
+
+def test_what_is_settled_is_told_at_once() -> None:
+    """Also if the next one takes long, and nobody has looked yet."""
+    first, slow = Mail(), Mail()
+    settled: list[int] = []
+    loop: Any = Loop()
+    workers = Workers[int](loop, 2, HANG, settle=settled.extend, is_settled=lambda _: True)
+    done = [workers.submit(f"{each}@x", each) for each in (first, slow)]
+    first.end.set()
+    assert slow.begun.wait(HANG)
+    loop.hear()
+    assert [each.done() for each in done] == [True, False]
+    assert settled == []
+    slow.end.set()
+    workers.close()
