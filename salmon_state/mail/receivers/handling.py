@@ -5,6 +5,7 @@ from __future__ import annotations
 import mailbox
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +99,8 @@ def _handle_all(mail: ReceivedMail) -> Handled:
         )
         return Handled([TOO_COMPLEX] * len(mail.recipients), set())
     # What handlers write outside of a conversation is none of what may be put off.
-    if not is_attached(routing.Router):
-        return Handled([_handle(mail, recipient, data) for recipient in mail.recipients], set())
-    with put_off() as owed:
+    attached = is_attached(routing.Router)
+    with put_off() if attached else nullcontext(set[Synced]()) as owed:
         return Handled([_handle(mail, recipient, data) for recipient in mail.recipients], owed)
 
 
