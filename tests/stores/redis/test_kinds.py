@@ -154,7 +154,7 @@ def test_what_is_due_of_a_large_commit_is_found_by_whoever_looks(
     ids=["senders", "values"],
 )
 def test_what_is_due_and_large_comes_a_part_at_a_time(
-    store: RedisStorage, kind: Kind, sender: str, value: bytes
+    store: RedisStorage, monkeypatch: pytest.MonkeyPatch, kind: Kind, sender: str, value: bytes
 ) -> None:
     """From the server as well as in a page, whatever it is that is large."""
     store._commit([Write(kind, sender, f"{n}", value, NOON + n, ABSENT) for n in range(8)])
@@ -166,7 +166,7 @@ def test_what_is_due_and_large_comes_a_part_at_a_time(
         replies.append(sum(map(len, reply)))
         return reply
 
-    store._server.run = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(store._server, "run", watched)
     pages = [page.entries for page in store._pages(kind, Where(before=NOON * 2))]
     assert [entry.name for entries in pages for entry in entries] == list(map(str, range(8)))
     assert max(map(len, pages)) <= 4
