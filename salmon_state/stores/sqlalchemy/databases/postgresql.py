@@ -212,9 +212,10 @@ class PostgreSQL(Database):
         return sa.func.pg_advisory_xact_lock(lock).is_not(None)
 
     def say(self, cursor: Any, steps: Sequence[Step]) -> list[Any]:
+        # What most mails write, as `Database` would do it: a mail need not go through that as well.
         if len(steps) != 1 or len(steps[0][1]) != 1 or steps[0][0].startswith("SELECT"):
             return super().say(cursor, steps)
-        ((sql, (row,)),) = steps  # what most mails write
+        ((sql, (row,)),) = steps
         cursor.execute(sql, row)
         return [cursor.rowcount]
 

@@ -71,7 +71,7 @@ def _recommended_indexes(connection: sa.Connection, states: sa.Table) -> Iterato
 
     That is no advice: they make each `set` slower, and who never searches has no use for them.
     """
-    if sa.inspect(connection).get_indexes(states.name, states.schema) or states.indexes:
+    if states.indexes or sa.inspect(connection).get_indexes(states.name, states.schema):
         return
     some = sa.select(sa.literal(1)).select_from(states).limit(_MANY).subquery()
     if connection.scalar(sa.select(sa.func.count()).select_from(some)) == _MANY:
