@@ -113,10 +113,11 @@ def parse_target(url: object, timeout: float) -> Target:
         "max_connections": _UNLIMITED,
         "retry": Retry(NoBackoff(), 0),
     }
+    database = f"?db={options['db']}" if "db" in options else ""  # which wins over the path's
     kind = scheme.partition("+")[2] or scheme
     connect = _KINDS[kind](scheme, address, options)
     shown = f"{quote(unquote(name), safe='')}{':***' if colon else ''}@" if user else ""
-    place = f"{scheme}://{shown}{address}"
+    place = f"{scheme}://{shown}{address}{database}"
     return Target(connect, kind == "cluster", place, tuple(secrets), limit)
 
 

@@ -135,6 +135,20 @@ def test_sentinel() -> None:
         assert watcher.connection_class is SSLConnection
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://h/1?db=2", "redis://h/1?db=2"),
+        ("redis://h?db=2&protocol=3", "redis://h?db=2"),
+        (f"unix://:{ENCODED}@/run/socket?db=3", "unix://:***@/run/socket?db=3"),
+        ("redis+sentinel://h/s/1?db=0", "redis+sentinel://h/s/1?db=0"),
+        ("redis://h/1?protocol=3", "redis://h/1"),
+    ],
+)
+def test_the_database_is_shown_that_is_used(url: str, place: str) -> None:
+    assert parse_target(url, 5.0).place == place
+
+
 BAD_URLS = [
     *("", "redis", "redis:", "redis:/h", "http://h", "redis+proxy://h", "sqlite:///x", "://h"),
     *("redis://h:port", "redis://h:0", "redis://h:65536", "redis://h:123456", "redis://h/db"),
