@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
 import random
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage, StorageError, StorageUnavailable
+from salmon_state.entries import STATE, Kind
 from tests.forking import fork
 from tests.stores.sqlalchemy_places import HANG, Place, eventually, run_threads
 
@@ -237,6 +241,52 @@ def test_close_while_others_work(place: Place) -> None:
         eventually(lambda: place.connections() == 0)
     with pytest.raises(StorageUnavailable, match="unavailable"):
         store.get("app", "a@x")
+
+
+def test_a_connection_that_comes_back_in_the_last_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting ends for one of two reasons, and it may be that both are there."""
+    with SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.db", pool_size=1, timeout=1) as store:
+        loan = store._pool.take()
+
+        def too_late(timeout: float) -> bool:
+            store._pool._idle.append(loan)
+            return False
+
+        monkeypatch.setattr(store._pool._changed, "wait", too_late)
+        assert store.get("app", "a@x") == "START"
+        monkeypatch.setattr(store._pool._changed, "wait", lambda timeout: False)
+        store._pool.take()
+        with pytest.raises(StorageUnavailable):
+            store.get("app", "a@x")
+        store._pool.give_back(loan)
+
+
+def test_a_connection_that_another_thread_takes_first(tmp_path: Path) -> None:
+    """Whoever looks for one slowly looks with a lock held; whoever finds one at once does not."""
+
+    class TakenMeanwhile(list[Any]):
+        def __len__(self) -> int:
+            return 1
+
+        def __bool__(self) -> bool:
+            return True
+
+    with SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.db", pool_size=2) as store:
+        store._pool._idle = TakenMeanwhile()
+        assert store.get("app", "a@x") == "START"
+
+
+def test_a_closed_store_goes(tmp_path: Path) -> None:
+    """With its pool, without waiting for the garbage collector, whatever it was asked."""
+    store = SQLAlchemyStorage(f"sqlite:///{tmp_path}/states.db")
+    pool = weakref.ref(store._pool)
+    store._load("a@x", [(STATE, "app"), (Kind.HANDLED, "1")])
+    store.close()
+    del store
+    gc.collect()
+    assert pool() is None
 
 
 def test_an_applications_own_engine(place: Place) -> None:

@@ -147,22 +147,24 @@ class Pool(Forkable):
 
     def _take_slowly(self) -> Loan:
         deadline = time.monotonic() + self.timeout
+        in_time = True
         with self._changed:
             # Announced before looking: whoever gives back afterwards sees it and notifies.
             self._waiting += 1
             try:
                 while True:
-                    if self._idle:
+                    with suppress(IndexError):  # not looked at before: `take` waits for no lock
                         return self._idle.pop()
                     if self._lent < self._size and not self._forking:
                         self._lent += 1
                         self._connecting += 1
                         break
-                    if not self._changed.wait(deadline - time.monotonic()):
+                    if not in_time:  # looked at once more
                         raise StorageUnavailable(
                             f"all {self._size} connections were in use for {self.timeout:g} s: "
                             "make the store with a larger pool_size"
                         )
+                    in_time = self._changed.wait(deadline - time.monotonic())
             finally:
                 self._waiting -= 1
         try:
