@@ -188,12 +188,8 @@ class Tables:
         parameters: Parameters = ()
         for _, name in wants:
             parameters += (digest,) if name is EVERY else (digest, name_digest(name))
-        return self._union(tuple([(kind, name is EVERY) for kind, name in wants])), parameters
-
-    @lru_cache(maxsize=64)  # noqa: B019 - a store has one of these
-    def _union(self, shape: tuple[tuple[Kind, bool], ...]) -> str:
-        parts = [self.rows(kind).wanted(kind, every=every) for kind, every in shape]
-        return self.states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts)).sql
+        shape = tuple([(kind, name is EVERY) for kind, name in wants])
+        return _union(self.states, self.entries, shape), parameters
 
     def found(self, rows: Sequence[Any], wants: Sequence[Want]) -> list[Entry]:
         """Returns what is in the rows that `wanted` selects."""
@@ -424,6 +420,16 @@ class Tables:
             return [0] * len(asked)
 
         return _Step(statement.sql + self.database.for_share, [statement.bind(values)], counts)
+
+
+@lru_cache(maxsize=64)  # not a method's: it would keep closed stores and their connections
+def _union(
+    states: RowStatements, entries: RowStatements, shape: tuple[tuple[Kind, bool], ...]
+) -> str:
+    parts = [
+        (states if kind is STATE else entries).wanted(kind, every=every) for kind, every in shape
+    ]
+    return states.compile(parts[0] if len(parts) == 1 else sa.union_all(*parts)).sql
 
 
 def _moves_all(writes: Sequence[Write]) -> bool:
