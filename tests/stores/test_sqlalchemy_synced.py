@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 from salmon_state import SQLAlchemyStorage, StorageUnavailable
 from salmon_state.entries import ABSENT, Kind, Where, Write
 from salmon_state.findings import Finding
+from salmon_state.stores.sqlalchemy.databases.sqlite_log import Log
 
 PATIENCE = 60.0
 ANNA = "anna@example.com"
@@ -173,6 +177,113 @@ def test_a_disk_that_fails(
     assert "a commit is not on the disk" in raised.value.detail
     store.set("app", ANNA, "AFTERWARDS")
     assert store.get("app", ANNA) == "AFTERWARDS"
+
+
+class Disk:
+    """What of a file is on a disk that fails for a while, as Linux has it.
+
+    What the disk did not take stays in memory and is told once: nobody brings it there later
+    unless it is written again. Here a page was written again if it was changed, or by `os`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.works = path, True
+        self.kept = bytearray(path.read_bytes())
+        self.seen = bytes(self.kept)
+        self.written: set[int] = set()
+
+    def sync(self, descriptor: int) -> None:
+        if not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+            return
+        now = self.path.read_bytes()
+        if not self.works:
+            self.seen = now
+            self.written.clear()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.kept += bytes(max(0, len(now) - len(self.kept)))
+        for start in range(0, len(now), 4096):
+            page = slice(start, start + 4096)
+            if now[page] != self.seen[page] or start in self.written:
+                self.kept[page] = now[page]
+        self.seen = now
+        self.written.clear()
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> int:
+        first = offset // 4096 * 4096
+        self.written |= set(range(first, offset + len(data), 4096))
+        return _pwrite(descriptor, data, offset)
+
+
+_pwrite = os.pwrite
+
+
+@pytest.fixture
+def disk(path: Path, store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(path.with_name("states.db-wal"))
+    monkeypatch.setattr(os, "fdatasync", disk.sync)
+    monkeypatch.setattr(os, "pwrite", disk.write)
+    return disk
+
+
+def test_what_comes_after_a_disk_that_failed_outlives_the_power(
+    path: Path, store: SQLAlchemyStorage, disk: Disk
+) -> None:
+    """SQLite reads its log up to the first gap: there must be none before what was acknowledged."""
+    store.set("app", "before@x", "WRITTEN")
+    with SQLAlchemyStorage(f"sqlite:///{path}") as other:  # another process, which hears nothing
+        disk.works = False
+        for sender in ("a@x", "b@x", "c@x"):
+            with pytest.raises(StorageUnavailable):
+                store.set("app", sender, "WRITTEN")
+        disk.works = True
+        store.set("app", "later@x", "WRITTEN")
+        other.set("app", "after@x", "WRITTEN")
+        copy = path.parent / "copy" / "states.db"
+        copy.parent.mkdir()
+        shutil.copy(path, copy)
+        copy.with_name("states.db-wal").write_bytes(disk.kept)
+    with SQLAlchemyStorage(f"sqlite:///{copy}") as found:
+        there = [found.get("app", f"{who}@x") for who in ("before", "after", "later")]
+    assert there == ["WRITTEN"] * 3
+
+
+def test_a_disk_that_failed_for_a_moment_fails_nobody(
+    store: SQLAlchemyStorage, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed: list[int] = []
+
+    def once(descriptor: int) -> None:
+        disk.works = bool(failed)
+        failed.append(descriptor)
+        try:
+            disk.sync(descriptor)
+        finally:
+            disk.works = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fdatasync", once)
+        store.set("app", "a@x", "WRITTEN")
+    assert disk.kept == disk.path.read_bytes()
+    assert "written once more" in caplog.text
+
+
+def test_nobody_writes_while_the_log_is_written_once_more(
+    path: Path, store: SQLAlchemyStorage, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def write(descriptor: int, data: bytes, offset: int) -> int:
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("INSERT INTO salmon_state_version VALUES (99)")
+            refused.append("locked")
+        return disk.write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    Log(str(path), PATIENCE)._write_again()
+    assert refused
+    assert disk.kept == disk.path.read_bytes()
+    store.set("app", ANNA, "AFTERWARDS")
 
 
 def test_the_doctor_says_so(store: SQLAlchemyStorage) -> None:

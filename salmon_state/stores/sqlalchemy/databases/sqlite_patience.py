@@ -36,9 +36,10 @@ from pathlib import Path
 from typing import Any
 
 from salmon_state.errors import ConversationBusy
-from salmon_state.stores.disk import Synced, has_read, sync
+from salmon_state.stores.disk import has_read, sync
 from salmon_state.stores.locks import READERS, WRITERS, FileQueue
 from salmon_state.stores.sqlalchemy.database import Database
+from salmon_state.stores.sqlalchemy.databases.sqlite_log import Log
 from salmon_state.thread_locks import ThreadLocks
 
 __all__ = [
@@ -92,7 +93,7 @@ class PatientConnection(sqlite3.Connection):
     """For how long whoever has the turn waits for other processes."""
     look_after = 0.0
     """When what begins no write looks at the file again; a moment of ``time.monotonic``."""
-    wal: Synced | None = None
+    wal: Log | None = None
     """Where commits are until a checkpoint; ``None`` if SQLite itself brings them to the disk."""
 
     def settle(self, path: str, patience: float, queue: Path) -> None:
@@ -113,7 +114,7 @@ class PatientConnection(sqlite3.Connection):
         """
         self.execute("SELECT 1 FROM sqlite_master").fetchone()
         # It is open now, so that it stays until this is closed.
-        self.wal = Synced(os.path.realpath(self._path) + "-wal")
+        self.wal = Log(self._path, self._patience)
         self.execute("PRAGMA synchronous = NORMAL")
 
     @property
