@@ -11,6 +11,7 @@ from typing import Any
 from salmon.queue import Queue
 
 from salmon_state.log import log
+from salmon_state.stores.files import absolute_path
 
 __all__ = ["Origins"]
 
@@ -19,8 +20,7 @@ class Origins:
     """Puts mails back into the queues that they came out of."""
 
     def __init__(self) -> None:
-        # Salmon resolves a queue's path when it opens the queue: a handler may os.chdir later.
-        self._directory = os.getcwd()
+        self._directory = absolute_path(".")  # as Salmon resolves a queue's path at once
         self.renew_locks()
 
     def renew_locks(self) -> None:

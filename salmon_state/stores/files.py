@@ -13,7 +13,14 @@ from salmon_state.errors import ConfigurationError, StorageError, StorageUnavail
 from salmon_state.findings import Finding
 from salmon_state.log import log
 
-__all__ = ["create_private_file", "diagnose_files", "make_private", "may_pass", "resolve_path"]
+__all__ = [
+    "absolute_path",
+    "create_private_file",
+    "diagnose_files",
+    "make_private",
+    "may_pass",
+    "resolve_path",
+]
 
 OWNER_ONLY = 0o600
 _EVERYBODY = 0o007
@@ -32,6 +39,20 @@ _PASSING = (
 )
 
 
+def absolute_path(path: str) -> str:
+    """Returns a path that stays the same when a handler changes the working directory.
+
+    Raises:
+        ConfigurationError: It is relative to a directory that was removed.
+    """
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path!r} is relative, and the working directory cannot be found: {error.strerror}"
+        ) from error
+
+
 def resolve_path(path: str | os.PathLike[str]) -> Path:
     """Returns the absolute path of a store, checking that its directory can hold one.
 
@@ -46,7 +67,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ConfigurationError(f"a store needs the path of a file, got {text!r}")
-    absolute = Path(os.path.abspath(text))
+    absolute = Path(absolute_path(text))
     directory = absolute.parent
     try:
         if absolute.is_dir():

@@ -9,12 +9,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from salmon.routing import RoutingBase
 
 from salmon_state import (
     ConfigurationError,
     SQLAlchemyStorage,
     StateStorage,
     StorageUnavailable,
+    attach,
     open_storage,
 )
 from tests.descriptors import descriptors_left
@@ -148,3 +150,21 @@ def test_a_flip_in_the_schema(url: str, tmp_path: Path, bit: int) -> None:
         path.write_bytes(flipped)
         with suppress(ConfigurationError):
             open_storage(url).close()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///states", "shelve:///states", "rediss://h?ssl_ca_certs=ca.pem"]
+)
+def test_a_working_directory_that_was_removed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths lead nowhere, and absolute ones where they always do."""
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    with pytest.raises(ConfigurationError, match="working directory cannot be found"):
+        open_storage(url)
+    with pytest.raises(ConfigurationError, match="working directory cannot be found"):
+        attach(RoutingBase())
+    open_storage(f"sqlite:///{tmp_path}/states").close()

@@ -23,6 +23,7 @@ from redis.sentinel import (
 from salmon_state.errors import ConfigurationError
 from salmon_state.masking import check_login, is_secret
 from salmon_state.options import check_query, closest
+from salmon_state.stores.files import absolute_path
 
 __all__ = ["Target", "parse_target", "target_of"]
 
@@ -152,7 +153,7 @@ def _options(scheme: str, query: str) -> dict[str, Any]:
 def _secure(options: dict[str, Any]) -> None:
     for name in _TLS_FILES:
         if name in options:
-            options[name] = os.path.abspath(options[name])  # a handler may change the directory
+            options[name] = absolute_path(options[name])
             if not os.path.exists(options[name]):
                 raise ConfigurationError(f"{name}: there is no {options[name]!r}")
     if options.get("ssl_cert_reqs") != "none":
