@@ -19,8 +19,8 @@ def private_directory(path: str) -> Path:
     Returns:
         Its absolute path, so that a handler's later ``os.chdir`` changes nothing.
     """
-    absolute = Path(os.path.abspath(path))
     try:
+        absolute = Path(os.path.abspath(path))
         absolute.mkdir(mode=0o700)
         _give_away(absolute)
     except FileExistsError:
@@ -45,8 +45,8 @@ def private_secret(path: str) -> bytes:
     Two servers that start at the same moment agree on one: the file appears complete or not at
     all, and the first wins.
     """
-    absolute = Path(os.path.abspath(path))
     try:
+        absolute = Path(os.path.abspath(path))
         if not absolute.exists():
             _make_secret(absolute)
         if absolute.stat().st_mode & 0o077:
@@ -79,5 +79,5 @@ def _give_away(path: Path) -> None:
     """
     if os.geteuid() == 0:
         around = path.parent.stat()
-        with contextlib.suppress(PermissionError):  # root of a container may not give away
+        with contextlib.suppress(OSError):  # a container may not, or has no such user
             os.chown(path, around.st_uid, around.st_gid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -71,6 +72,33 @@ def test_a_secret_that_is_none_is_refused(tmp_path: Path) -> None:
         private_secret(str(path))
     with pytest.raises(SettingsError, match="No such file or directory"):
         private_secret(str(tmp_path / "missing" / "secret"))
+
+
+def test_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    for make in (private_directory, private_secret):
+        with pytest.raises(SettingsError, match="run: No such file or directory"):
+            make("run")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL], ids=errno.errorcode.get)
+def test_a_directory_of_somebody_whom_the_container_does_not_know(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root has no number for the owner of a directory that is mounted from outside."""
+
+    def refuse(path: object, user: int, group: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", refuse)
+    assert private_directory(str(tmp_path / "run")).is_dir()
+    assert private_secret(str(tmp_path / "secret"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
