@@ -6,6 +6,7 @@ import logging.config
 from pathlib import Path
 
 from config.environment import SettingsError
+from config.run_directory import give_away
 
 __all__ = ["log_to_file", "log_to_terminal"]
 
@@ -22,6 +23,9 @@ def log_to_file() -> None:
             disable_existing_loggers=False,
             encoding="utf-8",
         )
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):  # the dispatcher opens it once more
+                give_away(Path(handler.baseFilename))
     except OSError as error:
         text = f"cannot write the log to {error.filename}: {error.strerror}"
         raise SettingsError(text) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from config.environment import SettingsError
 
-__all__ = ["private_directory", "private_maildir", "private_secret"]
+__all__ = ["give_away", "private_directory", "private_maildir", "private_secret"]
 
 
 def private_directory(path: str) -> Path:
@@ -22,7 +22,7 @@ def private_directory(path: str) -> Path:
     try:
         absolute = Path(os.path.abspath(path))
         absolute.mkdir(mode=0o700)
-        _give_away(absolute)
+        give_away(absolute)
     except FileExistsError:
         if not absolute.is_dir():
             raise SettingsError(f"{path}: expected a directory, found a file") from None
@@ -66,12 +66,12 @@ def _make_secret(path: Path) -> None:
         file.write(secrets.token_hex(32) + "\n")
         file.flush()
         os.fsync(file.fileno())
-        _give_away(Path(file.name))
+        give_away(Path(file.name))
         with contextlib.suppress(FileExistsError):
             os.link(file.name, path)
 
 
-def _give_away(path: Path) -> None:
+def give_away(path: Path) -> None:
     """Gives what root made to the owner of the directory around it.
 
     ``salmon start --uid`` boots as root and drops its privileges afterwards; what it made before
@@ -80,4 +80,5 @@ def _give_away(path: Path) -> None:
     if os.geteuid() == 0:
         around = path.parent.stat()
         with contextlib.suppress(OSError):  # a container may not, or has no such user
-            os.chown(path, around.st_uid, around.st_gid)
+            # Of a link that its owner has put in place of it, not what it leads to.
+            os.chown(path, around.st_uid, around.st_gid, follow_symlinks=False)

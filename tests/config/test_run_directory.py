@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from config.environment import SettingsError
-from config.run_directory import private_directory, private_maildir, private_secret
+from config.logs import log_to_file
+from config.run_directory import give_away, private_directory, private_maildir, private_secret
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +94,7 @@ def test_a_directory_of_somebody_whom_the_container_does_not_know(
 ) -> None:
     """Its root has no number for the owner of a directory that is mounted from outside."""
 
-    def refuse(path: object, user: int, group: int) -> None:
+    def refuse(path: object, user: int, group: int, **options: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -108,3 +110,38 @@ def test_what_root_makes_belongs_to_whom_the_directory_belongs(tmp_path: Path) -
     private_maildir(str(tmp_path / "mail"))
     for path in tmp_path.rglob("*"):
         assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_log_that_root_opens_belongs_to_whom_the_directory_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ``salmon start --uid`` the dispatcher, which is no longer root's, opens it as well."""
+    os.chown(tmp_path, 12345, 54321)
+    monkeypatch.chdir(tmp_path)
+    private_directory("logs")
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    try:
+        log_to_file()
+        log = tmp_path / "logs" / "salmon.log"
+        assert (log.stat().st_uid, log.stat().st_gid) == (12345, 54321)
+    finally:
+        for handler in root.handlers:
+            if handler not in before:
+                handler.close()
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_a_link_leads_to_is_not_given_away(tmp_path: Path) -> None:
+    """Whoever owns the directory may put one in place of what root has just made there."""
+    theirs, precious = tmp_path / "theirs", tmp_path / "precious"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 54321)
+    precious.touch()
+    link = theirs / "run"
+    link.symlink_to(precious)
+    give_away(link)
+    assert precious.stat().st_uid == 0
