@@ -20,7 +20,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Sends what is in the outbox until the server ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal, and the server's to obey
+        signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     log_to_file()
     log_to_terminal()

@@ -35,11 +35,14 @@ def run(dispatcher: Dispatcher, *, by_stdin: bool = False) -> None:
     Args:
         dispatcher: What to run.
         by_stdin: Whether a parent holds the other end of standard input: what it writes wakes the
-            dispatcher, and when it dies this ends as well. Ctrl-C is then the parent's to obey.
+            dispatcher, and when it dies this ends as well. Ctrl-C and a terminal that closes are
+            then the parent's to obey.
     """
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN if by_stdin else lambda *_: ended.set())
+    if by_stdin:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with dispatcher:
         if by_stdin:
             threading.Thread(target=_listen, args=(dispatcher, ended), daemon=True).start()

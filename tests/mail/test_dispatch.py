@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,31 @@ def test_one_beside_a_server_is_told_and_started_again(
         assert beside._process is not None
         assert beside._process.returncode == 0
         assert outbox.listeners == []
+
+
+def test_a_terminal_that_closes_is_the_servers_to_obey(tmp_path: Path) -> None:
+    """Its SIGHUP goes to both; what is being sent is sent, and then the server ends both."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(recipients: list[str]) -> str:
+        asked.set()
+        go_on.wait(30)
+        return "250 OK"
+
+    url = f"sqlite:///{tmp_path}/states.db"
+    with SMTPSink() as sink, open_storage(url) as store:
+        sink.final_answer = answer
+        outbox = Outbox(store)
+        beside = DispatcherProcess(outbox, [sys.executable, "-c", BESIDE, url, str(sink.port)])
+        beside.start()
+        outbox.deliver("Subject: 1\n\n", To=ANNA, From="")
+        assert asked.wait(30)
+        assert beside._process is not None
+        beside._process.send_signal(signal.SIGHUP)
+        go_on.set()
+        beside.stop()
+        assert beside._process.returncode == 0
+        assert not outbox.backlog().pending
 
 
 @pytest.mark.parametrize(
