@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from salmon_state.checks import check_seconds
 from salmon_state.errors import ConfigurationError, StorageUnavailable
@@ -72,56 +72,59 @@ class DispatcherProcess:
         self._command = command
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: tuple[IO[bytes], IO[bytes]] | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Starts it, and a thread that watches over it."""
+        # One for all that are ever started: forked processes, which record as well, have it too.
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        self._pipe = os.fdopen(reading, "rb", buffering=0), os.fdopen(writing, "wb", buffering=0)
         self._start()
         self._outbox.listeners.append(self.wake)
         self._thread = threading.Thread(target=self._watch, name="dispatcher", daemon=True)
         self._thread.start()
 
-    def _start(self) -> None:
-        process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603 - as given
-        assert process.stdin is not None  # noqa: S101 - for the type checker
-        os.set_blocking(process.stdin.fileno(), False)
-        self._process = process
+    def _start(self) -> subprocess.Popen[bytes]:
+        assert self._pipe is not None  # noqa: S101 - for the type checker
+        self._process = subprocess.Popen(self._command, stdin=self._pipe[0])  # noqa: S603 - as given
+        return self._process
 
     def _watch(self) -> None:
         """Starts it again as often as it ends, and as often as that fails."""
-        ended: Any = self._process
+        ended = self._process
         while ended is not None:
             status = ended.wait()
-            ended.stdin.close()
             if not self._stopping.is_set():
                 log().error("the dispatcher ended with status %d, started again", status)
             ended = None
             while ended is None and not self._stopping.wait(_RESTART_AFTER):
                 try:
-                    self._start()
-                    ended = self._process
+                    ended = self._start()
                 except OSError as error:  # no memory, no descriptors
                     log().error("the dispatcher cannot be started now: %s", error)
 
     def wake(self) -> None:
         """Tells it that there is something to send."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # full, so it knows; or gone
-                os.write(self._process.stdin.fileno(), b"\n")
+        if self._pipe is not None:
+            with contextlib.suppress(ValueError):  # closed: it is being stopped
+                self._pipe[1].write(b"\n")  # or not if it is full, so that it knows
 
     def stop(self, timeout: float = 10.0) -> None:
         """Lets it finish the transactions in hand, and ends it."""
         self._stopping.set()
         if self.wake in self._outbox.listeners:
             self._outbox.listeners.remove(self.wake)
-        if self._process is None or self._process.stdin is None:
+        if self._process is None or self._pipe is None or self._thread is None:
             return
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        reading, writing = self._pipe
+        writing.close()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
             self._process.kill()
-            self._process.wait()
+            self._thread.join()
+        reading.close()
 
 
 _PROGRAM = "python -m salmon_state.mail.dispatch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import MaildirRelay
 from tests.end_to_end.smtp_sink import SMTPSink, wait_for
+from tests.forking import fork
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
 
@@ -93,9 +95,43 @@ def test_one_beside_a_server_is_told_and_started_again(
             wait_for(lambda: len(sink.mails) == 2, "the second")
         finally:
             beside.stop()
+            beside.stop()
         assert beside._process is not None
         assert beside._process.returncode == 0
         assert outbox.listeners == []
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_tells_the_one_that_was_started_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that receives mail is older than a dispatcher that was started again."""
+    monkeypatch.setattr(dispatch, "_RESTART_AFTER", 0.05)
+    url = f"sqlite:///{tmp_path}/states.db"
+    with SMTPSink() as sink, open_storage(url) as store:
+        outbox = Outbox(store)
+        beside = DispatcherProcess(outbox, [sys.executable, "-c", BESIDE, url, str(sink.port)])
+        beside.start()
+        reading, writing = os.pipe()
+        child = fork()
+        if child == 0:
+            os.read(reading, 1)
+            outbox.deliver("Subject: 2\n\n", To=BEN, From="")
+            os._exit(0)
+        try:
+            first = beside._process
+            assert first is not None
+            first.kill()
+            wait_for(lambda: beside._process is not first, "the other one")
+            outbox.deliver("Subject: 1\n\n", To=ANNA, From="")
+            wait_for(lambda: sink.mails and not outbox.backlog().pending, "the first")
+            os.write(writing, b"x")
+            os.waitpid(child, 0)
+            wait_for(lambda: len(sink.mails) == 2, "the second")
+        finally:
+            beside.stop()
+            os.close(reading)
+            os.close(writing)
 
 
 def test_a_terminal_that_closes_is_the_servers_to_obey(tmp_path: Path) -> None:
