@@ -7,12 +7,17 @@ stay half changed; a connection would have two owners.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
+from contextlib import suppress
 from functools import partial
 
 __all__ = ["ForkWatch", "Forkable"]
+
+_LOG_PATIENCE = 5.0
+"""Seconds that a fork waits for somebody who writes to the log."""
 
 
 class Forkable:
@@ -60,3 +65,33 @@ class ForkWatch:
         while self._told:
             self._told.pop().after_fork(child=child)
         self._adding.release()
+
+
+class _Log(Forkable):
+    """The log's handlers, which no other thread may be writing through during a fork.
+
+    Python makes their locks anew in the child, but not those of their streams.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[logging.Handler] = []
+
+    def before_fork(self) -> None:
+        loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+        there = {
+            each for one in loggers if isinstance(one, logging.Logger) for each in one.handlers
+        }
+        self._held = [
+            each for each in there if each.lock and each.lock.acquire(timeout=_LOG_PATIENCE)
+        ]
+
+    def after_fork(self, *, child: bool) -> None:
+        held, self._held = self._held, []
+        for handler in held:
+            with suppress(RuntimeError):  # in the child, of one that was made anew
+                handler.release()
+
+
+_log = _Log()
+_watch = ForkWatch()  # the first: whoever holds what a watch above has kept may still write
+_watch.add(_log)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -179,6 +181,38 @@ def test_the_locks_of_a_delivery(name: str, tmp_path: Path) -> None:
     with held(attrgetter(name)(router.deliver)):
         assert in_child(deliver) == 0
     assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+FORK_WHILE_LOGGING = """\
+import logging, os, select, threading, time
+import salmon_state
+
+reading, writing = os.pipe()
+handler = logging.StreamHandler(os.fdopen(writing, "w"))
+logging.getLogger().addHandler(handler)
+threading.Thread(target=logging.error, args=("x" * 200_000,)).start()
+while handler.lock.acquire(blocking=False):  # until it writes, and waits for somebody who reads
+    handler.lock.release()
+    time.sleep(0.01)
+
+def read():
+    time.sleep(0.5)
+    while os.read(reading, 65536):
+        pass
+
+threading.Thread(target=read, daemon=True).start()
+child = os.fork()
+if child == 0:
+    logging.error("I am here")
+    os._exit(0)
+logging.error("So am I")
+assert select.select([os.pidfd_open(child)], [], [], 20)[0], "it hangs"
+"""
+
+
+def test_a_process_that_is_forked_while_others_log_can_log() -> None:
+    """It would wait for ever for the lock of the stream, which Python does not make anew."""
+    subprocess.run([sys.executable, "-c", FORK_WHILE_LOGGING], check=True, timeout=60)
 
 
 # ---------------------------------------------------------------- all of it at once

@@ -17,9 +17,6 @@ __all__ = ["Processes"]
 _RESTART_AFTER = 1.0
 """Seconds, so that what cannot run is no busy loop."""
 
-_LOG_PATIENCE = 5.0
-"""Seconds for somebody who writes to the log."""
-
 
 class Processes:
     """Children of this process, which end with it, whatever kills it.
@@ -43,7 +40,7 @@ class Processes:
 
     def stop(self) -> None:
         """Tells all of them to end; safe in a signal handler."""
-        with contextlib.suppress(OSError):  # they have ended
+        with contextlib.suppress(OSError):  # they have ended, and there is no -1
             os.write(self._tell, b"x")
 
     def run(self) -> None:
@@ -70,18 +67,14 @@ class Processes:
                 for pid in self._children.values():
                     os.kill(pid, signal.SIGKILL)
                 until = time.monotonic() + self._patience
+        tell, self._tell = self._tell, -1
         os.close(self._told)
-        os.close(self._tell)
+        os.close(tell)
 
     def _fork(self) -> int:
-        held = _hold_log()
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._live()
-        finally:  # of the parent: in the child they were made anew
-            for handler in held:
-                handler.release()
+        pid = os.fork()
+        if pid == 0:
+            self._live()
         try:
             descriptor = os.pidfd_open(pid)
         except OSError:  # nobody would notice its end
@@ -119,14 +112,3 @@ class Processes:
 
     def _rest(self) -> None:
         select.select([self._told], [], [], _RESTART_AFTER)
-
-
-def _hold_log() -> list[logging.Handler]:
-    """Keeps other threads from writing to the log; returns the handlers that are to be released.
-
-    A child would wait for ever for the lock of a stream that one of them writes to while it is
-    forked: of those, Python makes none anew.
-    """
-    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-    handlers = {each for one in loggers if isinstance(one, logging.Logger) for each in one.handlers}
-    return [each for each in handlers if each.lock and each.lock.acquire(timeout=_LOG_PATIENCE)]
