@@ -75,14 +75,22 @@ class ShelfFile:
 
     @contextmanager
     def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-        """Makes all that is read and written inside one step: wholly done at the end, or not."""
+        """Makes all that is read and written inside one step: wholly done at the end, or not.
+
+        Inside another one, it is done when that is.
+        """
+        commit, undo = "COMMIT", ["ROLLBACK"]
+        if self.in_transaction:
+            begin, commit = "SAVEPOINT inside", "RELEASE inside"
+            undo = ["ROLLBACK TO inside", commit]
         self.execute(begin)
         try:
             yield
-            self.execute("COMMIT")
+            self.execute(commit)
         except BaseException:
-            if self.in_transaction:  # SQLite itself rolls back some errors
-                self.execute("ROLLBACK")
+            for statement in undo:
+                if self.in_transaction:  # SQLite itself rolls back some errors
+                    self.execute(statement)
             raise
 
     def copy_to(self, path: Path) -> None:

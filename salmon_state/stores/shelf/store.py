@@ -163,7 +163,8 @@ class ShelveStorage(StateStorage, Forkable):
         deadline = time.monotonic() + self._timeout
         with self._opened() as shelf:
             if shelf.in_transaction:
-                yield shelf
+                with shelf.transaction():
+                    yield shelf
                 return
             remaining = max(0.0, deadline - time.monotonic())
             # The transaction alone would do between stores; the lock also keeps a conversion off.
