@@ -67,7 +67,7 @@ class Log(Synced):
 
     def _write_again(self) -> None:
         uri = f"file://{quote(self._database)}?mode=rw"
-        made = sqlite3.connect(uri, self._patience, isolation_level=None, uri=True)
+        made = sqlite3.connect(uri, timeout=self._patience, isolation_level=None, uri=True)
         with closing(made) as connection:
             connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
             descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
