@@ -141,6 +141,7 @@ def test_a_disk_that_fails(
 def test_without_conversations_nothing_is_put_off(
     store: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(vars(Router), "deliver", raising=False)  # config.testing has attached it
     monkeypatch.setattr(Router, "STATE_STORE", store)
     monkeypatch.setattr(Router, "UNDELIVERABLE_QUEUE", None)
     assert handle(mail(ANNA)).owed == set()
