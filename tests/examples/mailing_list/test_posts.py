@@ -217,7 +217,7 @@ def test_what_a_machine_wrote_is_not_sent_on(sent: SentMail) -> None:
 def test_a_mail_for_which_there_is_no_stack_is_refused_and_its_sender_stays() -> None:
     subscribe(ANNA)
     with pytest.raises(SMTPError) as refused:
-        write_raw(ANNA, NEWS, b"From: " + b"(" * 5_000 + b"\n\nhello\n")
+        write_raw(ANNA, NEWS, b"From: " + b"(" * 5_000 + b")" * 5_000 + b"\n\nhello\n")
     assert str(refused.value) == "554 5.6.0 This mail cannot be understood"
     assert state_of(ANNA) == "POSTING"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,24 @@ class Authority:
 
     def __init__(self, directory: Path, name: str) -> None:
         self.directory = directory
-        self.certificate = self._make(name, "basicConstraints=critical,CA:TRUE")
+        # The usage, too: from 3.13 on Python asks for it.
+        extensions = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign")
+        self.certificate = self._make(name, extensions)
 
     def issue(self, name: str, address: str) -> Path:
         """Returns a certificate for an IP address; its key is beside it."""
         issuer = ("-CA", str(self.certificate), "-CAkey", str(self.certificate.with_suffix(".key")))
-        return self._make(name, f"subjectAltName=IP:{address}", *issuer)
+        return self._make(name, [f"subjectAltName=IP:{address}"], *issuer)
 
-    def _make(self, name: str, extension: str, *issuer: str) -> Path:
+    def _make(self, name: str, extensions: Sequence[str], *issuer: str) -> Path:
         certificate = self.directory / f"{name}.pem"
         subprocess.run(
             [
                 *(program("openssl"), "req", "-x509", "-nodes", "-days", "1", *issuer),
                 *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
                 *("-keyout", str(certificate.with_suffix(".key")), "-out", str(certificate)),
-                *("-config", "/dev/null", "-subj", f"/CN={name}", "-addext", extension),
+                *("-config", "/dev/null", "-subj", f"/CN={name}"),
+                *[text for extension in extensions for text in ("-addext", extension)],
             ],
             check=True,
             capture_output=True,
