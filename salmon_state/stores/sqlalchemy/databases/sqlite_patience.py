@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -105,6 +106,12 @@ class PatientConnection(sqlite3.Connection):
     def cursor(self, factory: Any = None) -> Any:
         """Returns a cursor whose ``execute`` is patient."""
         return super().cursor(factory or _PatientCursor)
+
+    if sys.version_info < (3, 11):  # there this would be done by a cursor of `cursor`
+
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            """Runs a statement without patience, as later versions do."""
+            return sqlite3.Cursor(self).execute(*arguments)
 
     def sync_by_hand(self) -> None:
         """Takes it over from SQLite to bring each commit to the disk; in WAL mode.
