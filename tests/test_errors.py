@@ -39,7 +39,7 @@ def test_the_detail_is_for_people(kind: type[StorageUnavailable]) -> None:
     assert repr(error) == f"{kind.__name__}('refused by db:5432')"
     assert error.__notes__ == ["refused by db:5432"]
     shown = "".join(traceback.format_exception(error))
-    assert ("refused by db:5432" in shown) is (sys.version_info >= (3, 11))
+    assert "refused by db:5432" in shown or sys.version_info < (3, 11)
 
 
 def test_a_detail_is_optional() -> None:

@@ -189,9 +189,9 @@ class SQLite(Database):
         return [f"SQLite: {text}" for (text,) in found if text != "ok"]
 
     def is_damaged(self, error: BaseException) -> bool:
-        return isinstance(error, sqlite3.DatabaseError) and bool(
-            re.search("malformed|not a database|file is encrypted|not decode to UTF-8", str(error))
-        )
+        # Python 3.10 drops the words if they quote what is no UTF-8.
+        words = "malformed|not a database|file is encrypted|not decode to UTF-8|^$"
+        return isinstance(error, sqlite3.DatabaseError) and bool(re.search(words, str(error)))
 
 
 def _explained(path: str) -> sqlite3.OperationalError:
