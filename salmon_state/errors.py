@@ -106,11 +106,3 @@ def busy(timeout: float) -> ConversationBusy:
         if timeout > 0
         else "another mail of the same sender is in hand"
     )
-
-
-def given_up() -> StorageUnavailable:
-    """Returns the error for a commit after a handler's statement failed and it went on."""
-    return StorageUnavailable(
-        "a statement of a handler failed, so that the database gave its transaction up, and the "
-        "handler went on: let the error out, or try statements in connection.begin_nested()"
-    )

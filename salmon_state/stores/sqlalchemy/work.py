@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from salmon_state.backend import Backend, UnitOfWork
 from salmon_state.entries import Entry, Kind, Want, Write
-from salmon_state.errors import ConversationBusy, StorageUnavailable, given_up
+from salmon_state.errors import ConversationBusy, StorageUnavailable
 from salmon_state.keys import Sender
 from salmon_state.stores.sqlalchemy.database import Step
 from salmon_state.stores.sqlalchemy.pool import Loan
@@ -74,7 +74,7 @@ class SQLWork(UnitOfWork):
         if lost and failed:
             self._on_loan(self._recover)
         if lost and not failed:  # the connection is in order
-            raise given_up()
+            raise _given_up()
 
     def _write(self, cursor: Any, writes: Sequence[Write]) -> None:
         assert self._loan is not None  # noqa: S101 - for the type checker
@@ -203,7 +203,7 @@ class SQLWork(UnitOfWork):
         else:
             savepoint.commit()
         if given_it_up and not undo and not failed:
-            raise given_up()
+            raise _given_up()
 
     @property
     def given_up(self) -> bool:
@@ -221,3 +221,11 @@ class SQLWork(UnitOfWork):
     def _recover(self, cursor: Any) -> None:
         """Makes it possible to commit states without what the handler that failed had written."""
         cursor.execute(self._database.begin)
+
+
+def _given_up() -> StorageUnavailable:
+    """Returns the error for a commit after a handler's statement failed and it went on."""
+    return StorageUnavailable(
+        "a statement of a handler failed, so that the database gave its transaction up, and the "
+        "handler went on: let the error out, or try statements in connection.begin_nested()"
+    )
