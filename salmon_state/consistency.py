@@ -8,10 +8,10 @@ from salmon_state.backend import Backend
 from salmon_state.entries import Entry, Kind, Where
 from salmon_state.errors import StorageError, StorageUnavailable
 
-__all__ = ["findings"]
+__all__ = ["find_damage"]
 
 
-def findings(store: Backend) -> Iterator[str]:
+def find_damage(store: Backend) -> Iterator[str]:
     """Yields a sentence for each thing that is damaged; see `StateStorage.check`.
 
     Raises:

@@ -22,7 +22,7 @@ from salmon_state.checks import (
     plain_sender,
     plain_state,
 )
-from salmon_state.consistency import findings
+from salmon_state.consistency import find_damage
 from salmon_state.conversation import Active, Conversation
 from salmon_state.entries import (
     ABSENT,
@@ -555,7 +555,7 @@ class StateStorage(Backend, routing.StateStorage):
             StorageUnavailable: The store cannot be read now; also while iterating.
         """
         self._check_open()
-        return findings(self)
+        return find_damage(self)
 
     @contextmanager
     def paused(self, seconds: float = 10.0) -> Iterator[None]:
