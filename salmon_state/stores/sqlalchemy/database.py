@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert
 
 from salmon_state.backend import UnitOfWork
+from salmon_state.findings import Finding
 from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.locks import FileLocks
 
@@ -33,7 +34,7 @@ class Database:
     """One kind of database; the methods' defaults are what most of them share."""
 
     work: ClassVar[Callable[..., UnitOfWork]] = UnitOfWork
-    """What its conversations work with; made of a store and its `Access`."""
+    """What its conversations work with; made of a store and its `Tables`."""
     names: ClassVar[tuple[str, ...]] = ()
     """The names of SQLAlchemy's dialects."""
     drivers: ClassVar[tuple[str, ...]] = ()
@@ -302,6 +303,11 @@ class Database:
     def examine(self, driver: Any) -> list[str]:
         """Returns what the database finds wrong with its own files, one sentence each."""
         return []
+
+    @staticmethod
+    def diagnose(connection: sa.Connection, tables: sa.MetaData) -> Iterable[Finding]:
+        """Returns what there is to say of the server or the file; see `StateStorage.diagnose`."""
+        raise NotImplementedError
 
     def is_damaged(self, error: BaseException) -> bool:
         """Returns whether the database itself is damaged, so that trying again cannot help."""

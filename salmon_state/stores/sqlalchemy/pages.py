@@ -16,7 +16,6 @@ from salmon_state.stores.encoding import (
     sender_digest,
 )
 from salmon_state.stores.sqlalchemy.database import Database
-from salmon_state.stores.sqlalchemy.pool import Pool
 from salmon_state.stores.sqlalchemy.schema import STATE_INDEXES
 from salmon_state.stores.sqlalchemy.statements import (
     Parameters,
@@ -185,12 +184,11 @@ class Pages:
 
     Args:
         tables: What it asks about one.
-        database: Which kind of database they are in.
-        pool: Its connections.
         indexes: Whether there are indexes of the states.
     """
 
-    def __init__(self, tables: Tables, database: Database, pool: Pool, *, indexes: bool) -> None:
+    def __init__(self, tables: Tables, *, indexes: bool) -> None:
+        database, pool = tables.database, tables.pool
         self._tables = tables
         self._pool = pool
         self.states, self.entries = (

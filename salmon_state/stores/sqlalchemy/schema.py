@@ -14,7 +14,13 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from salmon_state.errors import ConfigurationError, MigrationPending
 from salmon_state.stores.sqlalchemy.database import Database
 
-__all__ = ["SCHEMA_VERSION", "indexes_of", "make_metadata", "prepare_tables", "stored_version"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "make_metadata",
+    "missing_indexes",
+    "prepare_tables",
+    "stored_version",
+]
 
 SCHEMA_VERSION = 2
 """The version of the tables that this code reads and writes."""
@@ -112,11 +118,18 @@ def make_metadata(
     return metadata
 
 
-def indexes_of(table: sa.Table, dialect: sa.Dialect) -> Iterator[sa.Index]:
+def _indexes_of(table: sa.Table, dialect: sa.Dialect) -> Iterator[sa.Index]:
     """Yields the indexes that a table has in a database."""
     for index in table.indexes:
         if index.info.get("dialect", dialect.name) == dialect.name:
             yield index
+
+
+def missing_indexes(connection: sa.Connection, table: sa.Table) -> list[sa.Index]:
+    """Returns the indexes that a table is to have, and has not."""
+    found = sa.inspect(connection).get_indexes(table.name, table.schema)
+    there = {index["name"] for index in found}
+    return [each for each in _indexes_of(table, connection.dialect) if each.name not in there]
 
 
 # ---------------------------------------------------------------- the tables in the database
@@ -210,7 +223,7 @@ def _create_or_migrate(
 def _creating(tables: Iterable[sa.Table], dialect: sa.Dialect) -> Iterator[sa.Executable]:
     for table in tables:
         yield CreateTable(table)
-        for index in indexes_of(table, dialect):
+        for index in _indexes_of(table, dialect):
             yield CreateIndex(index)
 
 
@@ -240,10 +253,7 @@ MIGRATIONS: Mapping[int, _Migration] = {1: _add_entries}
 
 
 def _create_indexes(connection: sa.Connection, database: Database, table: sa.Table) -> None:
-    known = {
-        index["name"] for index in sa.inspect(connection).get_indexes(table.name, table.schema)
-    }
-    missing = [i for i in indexes_of(table, connection.dialect) if i.name not in known]
+    missing = missing_indexes(connection, table)
     if missing:
         with database.schema_lock(connection):
             for index in missing:

@@ -142,7 +142,7 @@ class SQLAlchemyStorage(StateStorage):
         space = f"salmon_state {engine.url.database} {self.table.fullname} ".encode()
         kinds = self.metadata.tables[f"{self.table.key}_entries"]
         self._tables = Tables((self.table, kinds), self._database, self._pool, space)
-        self._rows = Pages(self._tables, self._database, self._pool, indexes=indexes)
+        self._rows = Pages(self._tables, indexes=indexes)
         self._get_sql = self._tables.states.get.sql
         self._fetch_one = self._database.fetch_one
         self._file_locks: FileLocks | None = None

@@ -28,6 +28,7 @@ from salmon_state.keys import Sender
 from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.database import CAME_TOO_LATE, Database, Step
+from salmon_state.stores.sqlalchemy.diagnosis.mariadb import diagnose_mariadb
 from salmon_state.stores.sqlalchemy.tables import Tables
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
@@ -139,6 +140,7 @@ class MariaDB(Database):
     # Whatever the session's time zone is.
     time_question = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
     insert = staticmethod(mysql.insert)
+    diagnose = staticmethod(diagnose_mariadb)
     holds_rows_only = True
     for_share = " FOR UPDATE"  # to share them and then to change one would deadlock with a third
 

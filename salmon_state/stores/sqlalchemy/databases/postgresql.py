@@ -18,6 +18,7 @@ from salmon_state.keys import Sender
 from salmon_state.stores.clock import ServerClock
 from salmon_state.stores.encoding import sender_digest
 from salmon_state.stores.sqlalchemy.database import CAME_TOO_LATE, Database, Step
+from salmon_state.stores.sqlalchemy.diagnosis.postgresql import diagnose_postgresql
 from salmon_state.stores.sqlalchemy.statements import Parameters
 from salmon_state.stores.sqlalchemy.work import BEFORE_HANDLERS, SQLWork
 
@@ -150,6 +151,7 @@ class PostgreSQL(Database):
     package = "psycopg[binary]"
     fewest = 3  # two are quicker prepared and one by one, but for the way
     insert = staticmethod(postgresql.insert)
+    diagnose = staticmethod(diagnose_postgresql)
     # Whatever the server's default is: what waited for a lock must see what happened meanwhile.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     time_question = "SELECT date_part('epoch', clock_timestamp())"

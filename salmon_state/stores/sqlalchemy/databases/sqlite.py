@@ -27,6 +27,7 @@ from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
     fetch_all,
     fetch_one,
 )
+from salmon_state.stores.sqlalchemy.diagnosis.sqlite import diagnose_sqlite
 from salmon_state.stores.sqlalchemy.work import SQLWork
 
 __all__ = ["SQLite"]
@@ -146,6 +147,7 @@ class SQLite(Database):
         return connection
 
     insert = staticmethod(sqlite.insert)
+    diagnose = staticmethod(diagnose_sqlite)
     fetch_one = staticmethod(fetch_one)
     fetch_all = staticmethod(fetch_all)
     execute = staticmethod(execute)

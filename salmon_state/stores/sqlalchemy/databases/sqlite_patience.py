@@ -124,11 +124,6 @@ class PatientConnection(sqlite3.Connection):
         self.wal = Log(self._path, self._patience)
         self.execute("PRAGMA synchronous = NORMAL")
 
-    @property
-    def syncs_by_hand(self) -> bool:
-        """Whether it does."""
-        return self.wal is not None
-
     def sync(self) -> None:
         """Returns when what was committed is on the disk, unless SQLite has seen to that.
 

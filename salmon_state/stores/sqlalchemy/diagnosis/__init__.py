@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
 from salmon_state.findings import Finding, compare_clocks
 from salmon_state.stores.sqlalchemy.database import Database
-from salmon_state.stores.sqlalchemy.diagnosis.mariadb import diagnose_mariadb
-from salmon_state.stores.sqlalchemy.diagnosis.postgresql import diagnose_postgresql
-from salmon_state.stores.sqlalchemy.diagnosis.sqlite import diagnose_sqlite
-from salmon_state.stores.sqlalchemy.schema import indexes_of, stored_version
+from salmon_state.stores.sqlalchemy.schema import missing_indexes, stored_version
 
 __all__ = ["diagnose"]
 
 _MANY = 100_000
 """So many states take a tenth of a second, and more, to be searched."""
-
-_OF_SERVERS: dict[str, Callable[[sa.Connection, sa.MetaData], Iterable[Finding]]] = {
-    "sqlite": diagnose_sqlite,
-    "postgresql": diagnose_postgresql,
-    "mysql": diagnose_mariadb,
-    "mariadb": diagnose_mariadb,
-}
 
 
 def diagnose(
@@ -42,12 +32,10 @@ def diagnose(
         states: That of the states.
         clock: Our time, in microseconds since 1970.
     """
-    yield from _OF_SERVERS[connection.dialect.name](connection, tables)
-    question = database.time_question
-    if question:
-        yield compare_clocks(
-            clock, lambda: float(connection.exec_driver_sql(question).scalar_one())
-        )
+    yield from database.diagnose(connection, tables)
+    if database.remote:
+        driver = connection.connection.driver_connection
+        yield compare_clocks(clock, lambda: database.ask_time(driver))
     version = stored_version(connection, tables.tables[f"{states.key}_version"])
     said = version if version >= 0 else "that nothing says, as Alembic made them"
     yield Finding("schema", f"the tables have version {said}")
@@ -56,14 +44,11 @@ def diagnose(
 
 
 def _missing_indexes(connection: sa.Connection, tables: sa.MetaData) -> Iterator[Finding]:
-    inspector = sa.inspect(connection)
     for table in tables.sorted_tables:
-        there = {index["name"] for index in inspector.get_indexes(table.name, table.schema)}
-        for index in indexes_of(table, connection.dialect):
-            if index.name not in there:
-                statement = sa.schema.CreateIndex(index).compile(dialect=connection.dialect)
-                text = f"the index {index.name} is missing: each look goes through the whole table"
-                yield Finding("indexes", text, " ".join(str(statement).split()))
+        for index in missing_indexes(connection, table):
+            statement = sa.schema.CreateIndex(index).compile(dialect=connection.dialect)
+            text = f"the index {index.name} is missing: each look goes through the whole table"
+            yield Finding("indexes", text, " ".join(str(statement).split()))
 
 
 def _recommended_indexes(connection: sa.Connection, states: sa.Table) -> Iterator[Finding]:

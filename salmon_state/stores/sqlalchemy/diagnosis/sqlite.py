@@ -22,7 +22,7 @@ def diagnose_sqlite(connection: sa.Connection, tables: sa.MetaData) -> Iterator[
     )
     driver = connection.connection.driver_connection
     commits = f"synchronous is {synchronous}"
-    if getattr(driver, "syncs_by_hand", False):  # or it is somebody else's engine
+    if getattr(driver, "wal", None) is not None:  # or it is somebody else's engine
         commits = "each commit is synced"
     yield Finding("durability", f"journal_mode is {journal}, {commits}")
     (file,) = (
