@@ -15,6 +15,7 @@ from salmon_state.log import log
 
 __all__ = [
     "absolute_path",
+    "beside",
     "create_private_file",
     "diagnose_files",
     "make_private",
@@ -51,6 +52,11 @@ def absolute_path(path: str) -> str:
         raise ConfigurationError(
             f"{path!r} is relative, and the working directory cannot be found: {error.strerror}"
         ) from error
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Returns a path with something appended to its name."""
+    return path.with_name(path.name + suffix)
 
 
 def resolve_path(path: str | os.PathLike[str]) -> Path:
@@ -158,7 +164,7 @@ def diagnose_files(path: Path) -> Iterator[Finding]:
     owner = f"owner {status.st_uid}:{status.st_gid}, mode {status.st_mode & 0o777:o}"
     yield Finding("files", f"{path}: {owner}")
     for suffix in ("-wal", "-shm", ".lock", ".conversations"):
-        file = path.with_name(path.name + suffix)
+        file = beside(path, suffix)
         with contextlib.suppress(FileNotFoundError):
             its = file.stat()
             if _rights(its) != _rights(status):

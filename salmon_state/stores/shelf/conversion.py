@@ -19,11 +19,10 @@ from salmon_state.entries import Entry, Kind
 from salmon_state.errors import ConfigurationError
 from salmon_state.keys import Sender
 from salmon_state.log import log
-from salmon_state.stores.files import OWNER_ONLY, create_private_file, make_private
+from salmon_state.stores.files import OWNER_ONLY, beside, create_private_file, make_private
 from salmon_state.stores.shelf.file import database_tables, is_database
 from salmon_state.stores.shelf.flavours import (
     OldShelf,
-    beside,
     find_old_shelves,
     names_of,
     read_old_shelf,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from salmon_state.errors import ConfigurationError
-from salmon_state.stores.files import may_pass
+from salmon_state.stores.files import beside, may_pass
 from salmon_state.stores.shelf.file import is_database
 
-__all__ = ["OldShelf", "beside", "find_old_shelves", "names_of", "read_old_shelf"]
+__all__ = ["OldShelf", "find_old_shelves", "names_of", "read_old_shelf"]
 
 _GDBM_MAGIC = (0x13579ACE, 0x13579ACD, 0x13579ACF)
 _BERKELEY_MAGIC = 0x00061561
@@ -106,11 +106,6 @@ def _dumb_keys(index: Path) -> set[str]:
         return set()
     with open(index, encoding="latin-1") as lines:
         return {ast.literal_eval(line.rstrip())[0] for line in lines}
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """Returns the path with something appended to its name."""
-    return path.with_name(path.name + suffix)
 
 
 def names_of(old: OldShelf) -> str:

@@ -35,6 +35,7 @@ from salmon_state.options import options_of, path_of
 from salmon_state.storage import StateStorage
 from salmon_state.stores.files import (
     OWNER_ONLY,
+    beside,
     create_private_file,
     diagnose_files,
     resolve_path,
@@ -91,8 +92,8 @@ class ShelveStorage(StateStorage, Forkable):
         self._timeout = _checked_timeout(timeout)
         # The target of a symbolic link, so that everybody locks and replaces the same file.
         self._path = resolve_path(os.path.realpath(resolve_path(path)))
-        self._lock_path = self._path.with_name(f"{self._path.name}.lock")
-        self._senders = FileLocks(self._path.with_name(f"{self._path.name}.conversations"))
+        self._lock_path = beside(self._path, ".lock")
+        self._senders = FileLocks(beside(self._path, ".conversations"))
         create_private_file(self._lock_path)
         self._using = threading.RLock()
         self._writing = FileLock(self._lock_path, mode=OWNER_ONLY)
@@ -260,7 +261,7 @@ class ShelveStorage(StateStorage, Forkable):
 
     def _diagnose(self) -> Iterator[Finding]:
         yield from diagnose_files(self._path)
-        yield from diagnose_locks(self._path.with_name(f"{self._path.name}.conversations"))
+        yield from diagnose_locks(beside(self._path, ".conversations"))
 
     def _close(self) -> None:
         with self._using:

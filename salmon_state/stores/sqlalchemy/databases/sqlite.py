@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from salmon_state.errors import ConfigurationError, StorageError
-from salmon_state.stores.files import create_private_file, make_private, resolve_path
+from salmon_state.stores.files import beside, create_private_file, make_private, resolve_path
 from salmon_state.stores.locks import FileLocks
 from salmon_state.stores.sqlalchemy.database import Database, Step
 from salmon_state.stores.sqlalchemy.databases.sqlite_patience import (
@@ -100,7 +100,7 @@ class SQLite(Database):
         path = resolve_path(database)
         create_private_file(path)  # SQLite gives its -wal and -shm files the mode of this one
         for suffix in ("-wal", "-shm"):
-            make_private(path.with_name(path.name + suffix))
+            make_private(beside(path, suffix))
         return url.set(database=str(path))
 
     def options(self, driver: Any) -> Mapping[str, type]:

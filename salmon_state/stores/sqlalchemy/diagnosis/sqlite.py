@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salmon_state.findings import Finding
-from salmon_state.stores.files import diagnose_files
+from salmon_state.stores.files import beside, diagnose_files
 from salmon_state.stores.holders import diagnose_locks
 
 __all__ = ["diagnose_sqlite"]
@@ -31,4 +31,4 @@ def diagnose_sqlite(connection: sa.Connection, tables: sa.MetaData) -> Iterator[
         if schema == (next(iter(tables.tables.values())).schema or "main")
     )
     yield from diagnose_files(file)
-    yield from diagnose_locks(file.with_name(f"{file.name}.conversations"))
+    yield from diagnose_locks(beside(file, ".conversations"))
