@@ -1,4 +1,4 @@
-"""What a URL of a store says: its path, and options that it does not have or not of that kind."""
+"""What a store is given: the path in its URL, and options that there are not or cannot be so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from salmon_state.errors import ConfigurationError
 from salmon_state.masking import is_secret
 
-__all__ = ["check_query", "closest", "did_you_mean", "options_of", "path_of"]
+__all__ = ["check_number", "check_query", "closest", "did_you_mean", "options_of", "path_of"]
 
 _EXPECTED: Mapping[object, str] = {float: "a number", int: "a whole number", bool: "true or false"}
 _TRUTHS = frozenset(["true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"])
@@ -37,6 +37,21 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns the question whether a known name was meant, or which there are."""
     meant = closest(given, known)
     return f"did you mean {meant!r}?" if meant else f"known: {', '.join(known) or 'none'}"
+
+
+def check_number(name: str, value: Any, *, whole: bool = False, most: int = 10**6) -> None:
+    """Raises `ConfigurationError` unless an option is a number above 0 and not too large.
+
+    Args:
+        name: That of the option.
+        value: What it was given.
+        whole: Whether it counts something, and is no number of seconds.
+        most: The largest.
+    """
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= most:
+        what = "a whole number" if whole else "a number of seconds"
+        raise ConfigurationError(f"{name} must be {what} above 0, at most {most:,}, got {value!r}")
 
 
 def check_query(

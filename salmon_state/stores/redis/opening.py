@@ -14,6 +14,7 @@ from redis.sentinel import MasterNotFoundError
 
 from salmon_state.errors import ConfigurationError
 from salmon_state.log import log
+from salmon_state.options import check_number
 from salmon_state.stores.redis.cluster import Cluster
 from salmon_state.stores.redis.diagnosis import info_of, losses
 from salmon_state.stores.redis.entries import Keys
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 
-_FOREVER = 10**6
 _SHORTEST_LEASE = 0.1
 
 
@@ -58,8 +58,8 @@ def check_options(
     Raises:
         ConfigurationError: An option cannot work.
     """
-    _check_seconds("timeout", timeout)
-    _check_seconds("lease", lease)
+    check_number("timeout", timeout)
+    check_number("lease", lease)
     if lease < _SHORTEST_LEASE:
         raise ConfigurationError(f"lease must be {_SHORTEST_LEASE} s or more, got {lease}")
     if isinstance(wait_replicas, bool) or not isinstance(wait_replicas, int) or wait_replicas < 0:
@@ -68,7 +68,7 @@ def check_options(
         )
     if wait_timeout is None:
         wait_timeout = timeout / 2
-    _check_seconds("wait_timeout", wait_timeout)
+    check_number("wait_timeout", wait_timeout)
     if not wait_timeout < timeout:
         raise ConfigurationError(
             "wait_timeout must be less than timeout, or the reply would come too late: "
@@ -78,13 +78,8 @@ def check_options(
     if ttl is None:
         return Options(b"", timeout, wait_replicas, wait)
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    _check_seconds("ttl", seconds, longest=10**10)
+    check_number("ttl", seconds, most=10**10)
     return Options(b"%d" % max(1, round(seconds * 1000)), timeout, wait_replicas, wait)
-
-
-def _check_seconds(name: str, value: object, longest: float = _FOREVER) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < longest:
-        raise ConfigurationError(f"{name} must be greater than 0, in seconds, got {value!r}")
 
 
 def open_server(

@@ -31,7 +31,7 @@ from salmon_state.errors import ConfigurationError, Overtaken, StorageError, Sto
 from salmon_state.findings import Finding
 from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.keys import Sender
-from salmon_state.options import options_of, path_of
+from salmon_state.options import check_number, options_of, path_of
 from salmon_state.storage import StateStorage
 from salmon_state.stores.files import (
     OWNER_ONLY,
@@ -47,7 +47,7 @@ from salmon_state.stores.shelf.tables import Shelf, Table
 
 __all__ = ["ShelveStorage"]
 
-_LONGEST_TIMEOUT = 86_400.0
+_LONGEST_TIMEOUT = 86_400
 
 
 class ShelveStorage(StateStorage, Forkable):
@@ -89,7 +89,8 @@ class ShelveStorage(StateStorage, Forkable):
         self, path: str | os.PathLike[str], *, protect: bool = False, timeout: float = 5.0
     ) -> None:
         super().__init__(protect=protect)
-        self._timeout = _checked_timeout(timeout)
+        check_number("timeout", timeout, most=_LONGEST_TIMEOUT)
+        self._timeout = float(timeout)
         # The target of a symbolic link, so that everybody locks and replaces the same file.
         self._path = resolve_path(os.path.realpath(resolve_path(path)))
         self._lock_path = beside(self._path, ".lock")
@@ -314,16 +315,6 @@ def _wanted(shelf: Shelf, sender: Sender, kind: Kind, name: Any) -> list[Entry]:
 
 
 _watch = ForkWatch()
-
-
-def _checked_timeout(timeout: float) -> float:
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if is_number and 0 < timeout <= _LONGEST_TIMEOUT:
-        return float(timeout)
-    raise ConfigurationError(
-        f"timeout must be a number of seconds above 0 and at most {_LONGEST_TIMEOUT:g}, "
-        f"got {timeout!r}"
-    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

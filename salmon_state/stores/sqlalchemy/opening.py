@@ -17,9 +17,8 @@ from salmon_state.stores.sqlalchemy.databases.mariadb import MariaDB
 from salmon_state.stores.sqlalchemy.databases.postgresql import PostgreSQL
 from salmon_state.stores.sqlalchemy.databases.sqlite import SQLite
 
-__all__ = ["check_positive", "check_table", "database_named", "make_engine", "secrets_of"]
+__all__ = ["check_table", "database_named", "make_engine", "secrets_of"]
 
-_FOREVER = 10**6
 _LONGEST_NAME = 63
 """In bytes; PostgreSQL's limit, and MariaDB has one more."""
 
@@ -113,13 +112,6 @@ def make_engine(
         return kind.connect(dialect, args, options, timeout)
 
     return engine
-
-
-def check_positive(name: str, value: float, *kinds: type) -> None:
-    """Raises `ConfigurationError` unless an option is a positive number of one of some types."""
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < _FOREVER:
-        what = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigurationError(f"{name} must be greater than 0 and an {what}, got {value!r}")
 
 
 def check_table(name: str) -> None:

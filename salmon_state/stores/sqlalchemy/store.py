@@ -15,7 +15,7 @@ from salmon_state.errors import ConfigurationError, StorageError, StorageUnavail
 from salmon_state.findings import Finding
 from salmon_state.keys import Sender
 from salmon_state.masking import Mask
-from salmon_state.options import options_of
+from salmon_state.options import check_number, options_of
 from salmon_state.storage import StateStorage
 from salmon_state.stores.encoding import (
     decode_state,
@@ -26,7 +26,6 @@ from salmon_state.stores.encoding import (
 from salmon_state.stores.locks import FileLocks
 from salmon_state.stores.sqlalchemy.diagnosis import diagnose
 from salmon_state.stores.sqlalchemy.opening import (
-    check_positive,
     check_table,
     database_named,
     make_engine,
@@ -122,8 +121,8 @@ class SQLAlchemyStorage(StateStorage):
         protect: bool = False,
     ) -> None:
         super().__init__(protect=protect)
-        check_positive("timeout", timeout, int, float)
-        check_positive("pool_size", pool_size, int)
+        check_number("timeout", timeout)
+        check_number("pool_size", pool_size, whole=True)
         check_table(table)
         self.metadata = make_metadata(table, schema=schema, indexes=indexes)
         self.table = self.metadata.tables[table if schema is None else f"{schema}.{table}"]
