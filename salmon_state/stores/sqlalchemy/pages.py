@@ -21,7 +21,6 @@ from salmon_state.stores.sqlalchemy.statements import (
     Parameters,
     Statement,
     TableStatements,
-    parameter,
     statements_of,
 )
 from salmon_state.stores.sqlalchemy.tables import Tables
@@ -104,10 +103,10 @@ class PageStatements(TableStatements):
         query = query.where(*self._kind, *self._filtered(filters & found))
         if by_state:
             part = STATE_INDEXES[self._dialect.name]
-            query = query.where(part(self._value) == part(parameter("value")))
+            query = query.where(part(self._value) == part(sa.bindparam("value")))
         if not first:
             query = query.where(self._after(order))
-        return self.compile(query.order_by(*order).limit(parameter("size")))
+        return self.compile(query.order_by(*order).limit(sa.bindparam("size")))
 
     @cached_property
     def batch_end(self) -> Statement:
@@ -117,7 +116,7 @@ class PageStatements(TableStatements):
         """
         order = self._order(by_time=False)
         batch = sa.select(*order).where(*self._kind, self._after(order))
-        rows = batch.order_by(*order).limit(parameter("size")).subquery()
+        rows = batch.order_by(*order).limit(sa.bindparam("size")).subquery()
         # Not max(): PostgreSQL before 18 has none for bytea.
         backwards = [rows.c[column.name].desc() for column in order]
         return self.compile(sa.select(*rows.c).order_by(*backwards).limit(1))
@@ -127,13 +126,13 @@ class PageStatements(TableStatements):
         """Selects those that are due, those first that have been so for longest."""
         columns = (self._sender, self._name, self._key, self._value)
         query = sa.select(*columns).where(*self._kind, *self._filtered(frozenset({"before"})))
-        return self.compile(query.order_by(*self._order(by_time=True)).limit(parameter("size")))
+        return self.compile(query.order_by(*self._order(by_time=True)).limit(sa.bindparam("size")))
 
     @cached_property
     def postpone(self) -> Statement:
         """Gives a row another time."""
         return self.compile(
-            self._table.update().where(*self._one).values({self._at.name: parameter("until")})
+            self._table.update().where(*self._one).values({self._at.name: sa.bindparam("until")})
         )
 
     def _change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
@@ -152,7 +151,7 @@ class PageStatements(TableStatements):
             where.append(owned)
         if remove:
             return self.compile(self._table.delete().where(*where))
-        values = {self._value.name: parameter("to_value")}
+        values: dict[str, Any] = {self._value.name: sa.bindparam("to_value")}
         return self.compile(self._table.update().where(*where).values(values))
 
     def _after(self, order: list[sa.Column[Any]]) -> sa.ColumnElement[bool]:
@@ -166,10 +165,10 @@ class PageStatements(TableStatements):
 
     def _filtered(self, filters: frozenset[str]) -> list[sa.ColumnElement[bool]]:
         conditions = {
-            "sender": self._sender == parameter("sender"),
-            "name": self._name == parameter("name"),
-            "value": self._value == parameter("value"),
-            "before": self._at < parameter("before"),
+            "sender": self._sender == sa.bindparam("sender"),
+            "name": self._name == sa.bindparam("name"),
+            "value": self._value == sa.bindparam("value"),
+            "before": self._at < sa.bindparam("before"),
         }
         return [condition for name, condition in conditions.items() if name in filters]
 

@@ -22,7 +22,6 @@ __all__ = [
     "Statement",
     "TableStatements",
     "WriteStatement",
-    "parameter",
     "statements_of",
 ]
 
@@ -110,9 +109,9 @@ class TableStatements:
         self._sender = table.c.sender_digest
         self._kind: list[sa.ColumnElement[bool]] = []
         if "kind" in table.c:
-            self._kind = [table.c.kind == parameter("kind")]
-        self._all = [self._sender == parameter("sender"), *self._kind]
-        self._one = [*self._all, self._name == parameter("name")]
+            self._kind = [table.c.kind == sa.bindparam("kind")]
+        self._all = [self._sender == sa.bindparam("sender"), *self._kind]
+        self._one = [*self._all, self._name == sa.bindparam("name")]
 
     def compile(self, clause: sa.ClauseElement) -> Statement:
         """Returns a statement that may be run often."""
@@ -153,7 +152,7 @@ class RowStatements(TableStatements):
         super().__init__(table, database, dialect)
         self.writing = cache(self._writing)  # which go with it, as one of the class would not
         self.condition = cache(self._condition)
-        self._lock = database.sharing(parameter("rows"))
+        self._lock = database.sharing(sa.bindparam("rows"))
         row = sa.select(self._sender, self._name, self._key, self._value, self._at)
         self.get = self.compile(sa.select(self._value).where(*self._one))
         self.get_row = self.compile(row.where(*self._one))
@@ -173,9 +172,9 @@ class RowStatements(TableStatements):
         nothing = sa.cast(sa.null(), sa.LargeBinary if kind is STATE else sa.Text)
         values = (self._value, nothing) if kind is STATE else (nothing, self._value)
         number: sa.ColumnElement[Any] = sa.literal_column(str(int(kind)))
-        where = [self._sender == parameter("sender")]
+        where = [self._sender == sa.bindparam("sender")]
         where += [self._table.c.kind == number] if self._kind else []
-        where += [] if every else [self._name == parameter("name")]
+        where += [] if every else [self._name == sa.bindparam("name")]
         columns = (number, self._sender, self._name, self._key, *values, self._at)
         return sa.select(*columns).where(*where)
 
@@ -198,7 +197,7 @@ class RowStatements(TableStatements):
         if self._lock is not None and not (alone and form.what == "change"):
             guard.append(self._lock)
         if timed:  # looked at when the lock is won
-            guard.append(self._database.in_time(parameter("deadline")))
+            guard.append(self._database.in_time(sa.bindparam("deadline")))
         if form.what == "insert" and checked:
             return WriteStatement(self._insert_where_missing(), self._dialect)
         return WriteStatement(self._clause(form, guard), self._dialect)
@@ -211,7 +210,10 @@ class RowStatements(TableStatements):
         where = self._all if form.what == "every" else [*self._one, *self._seen(form), *guard]
         if form.remove:
             return self._table.delete().where(*where)
-        values = {self._value.name: parameter("value"), self._at.name: parameter("at")}
+        values: dict[str, Any] = {
+            self._value.name: sa.bindparam("value"),
+            self._at.name: sa.bindparam("at"),
+        }
         return self._table.update().where(*where).values(values)
 
     def _insert(self, guard: list[sa.ColumnElement[bool]]) -> Insert:
@@ -231,7 +233,7 @@ class RowStatements(TableStatements):
         names = {"sender_digest": "sender", "kind": "kind", self._name.name: "name"}
         names |= {"key": "key", self._value.name: "value"}
         values: dict[str, sa.ColumnElement[Any]] = {
-            column: parameter(name) for column, name in names.items() if column in self._table.c
+            column: sa.bindparam(name) for column, name in names.items() if column in self._table.c
         }
         return {**values, self._at.name: sa.bindparam("at", type_=sa.BigInteger)}
 
@@ -245,12 +247,7 @@ class RowStatements(TableStatements):
         return WriteStatement(~there if form.what == "insert" else there, self._dialect)
 
     def _seen(self, form: Form) -> list[sa.ColumnElement[bool]]:
-        value = [self._value == parameter("seen_value")] if form.value else []
+        value = [self._value == sa.bindparam("seen_value")] if form.value else []
         if form.at is None:
             return [*value, self._at.is_(None)]
-        return [*value, self._at == parameter("seen_at")] if form.at else value
-
-
-def parameter(name: str) -> sa.BindParameter[Any]:
-    """Returns a parameter of a statement."""
-    return sa.bindparam(name)
+        return [*value, self._at == sa.bindparam("seen_at")] if form.at else value
