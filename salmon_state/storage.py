@@ -310,18 +310,10 @@ class StateStorage(Backend, routing.StateStorage):
             StorageUnavailable: The store cannot be read now; also while iterating.
             StorageError: An entry is damaged; also while iterating.
         """
-        if module is not None:
-            module = plain_module(module)
-        if state is not None:
-            state = plain_state(state)
-        sender = plain_sender(sender)
+        where = _where(module, state, None if older_than is None else self._moment(older_than))
+        if sender is not None:
+            where = where._replace(sender=plain_sender(sender))
         self._check_open()
-        where = Where(
-            sender=EVERY if sender is None else sender,
-            name=EVERY if module is None else module,
-            value=state,
-            before=None if older_than is None else self._moment(older_than),
-        )
         return self._go_through(STATE, where, _records)
 
     def _go_through(
@@ -441,14 +433,7 @@ class StateStorage(Backend, routing.StateStorage):
 
         A crash in mid-call may leave some removed and some not; calling it again finishes the work.
         """
-        before = self._moment(older_than)
-        module = None if module is None else plain_module(module)
-        state = None if state is None else plain_state(state)
-        where = Where(
-            name=EVERY if module is None else module,
-            value=state,
-            before=before,
-        )
+        where = _where(module, state, self._moment(older_than))
         return self._call(self._sweep, STATE, where, None)
 
     def _moment(self, ago: timedelta) -> int:
@@ -643,3 +628,12 @@ def _records(entries: list[Entry]) -> Iterator[Record]:
     state: Any
     for _, sender, module, state, at in entries:
         yield Record(module, sender, state, from_microseconds(at))
+
+
+def _where(module: str | None, state: str | None, before: int | None) -> Where:
+    """Returns which states a filter is for, or raises for one of a wrong type."""
+    return Where(
+        name=EVERY if module is None else plain_module(module),
+        value=None if state is None else plain_state(state),
+        before=before,
+    )
