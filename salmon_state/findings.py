@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["STUCK", "Finding", "compare_clocks"]
+__all__ = ["STUCK", "Finding"]
 
 STUCK = 60.0
 """Seconds after which a conversation that is still held is worth a look: no handler takes that."""
-
-_FAR_APART = 1.0
-"""Seconds; what is due and what expires goes by the clocks of all machines."""
 
 
 class Finding(NamedTuple):
@@ -24,20 +20,3 @@ class Finding(NamedTuple):
     """What there is, in a sentence."""
     advice: str = ""
     """What to do about it; empty if nothing is wrong."""
-
-
-def compare_clocks(ours: Callable[[], int], theirs: Callable[[], float]) -> Finding:
-    """Returns how far the clock of a server is from ours.
-
-    Args:
-        ours: Our time, in microseconds since 1970.
-        theirs: Asks the server for its time, in seconds since 1970.
-    """
-    before = ours()
-    answer = theirs()
-    after = ours()
-    ahead = answer - (before + after) / 2e6
-    doubt = (after - before) / 2e6
-    text = f"the server's clock is {abs(ahead):.3f} s {'ahead of' if ahead >= 0 else 'behind'} ours"
-    wrong = abs(ahead) > doubt + _FAR_APART
-    return Finding("clock", text, "set both by NTP (chrony, systemd-timesyncd)" if wrong else "")

@@ -1,4 +1,4 @@
-"""The clock of a server, for what says until when it may be done.
+"""The clock of a server: for what says until when it may be done, and beside ours.
 
 A request that is delayed on its way outlives the patience of who sent it, and the connection: it
 must not undo what was acknowledged in between. So each says a moment by the server's clock.
@@ -11,10 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ServerClock"]
+from salmon_state.findings import Finding
+
+__all__ = ["ServerClock", "compare_clocks"]
 
 _DRIFT = 0.001
 """How much faster one clock may run than another: twice what is allowed to whoever adjusts it."""
+
+_FAR_APART = 1.0
+"""Seconds; what is due and what expires goes by the clocks of all machines."""
 
 
 class ServerClock:
@@ -47,3 +52,20 @@ class ServerClock:
             if now - asked < drift:
                 self._asked_until = now + drift / _DRIFT
         return now + self._ahead
+
+
+def compare_clocks(ours: Callable[[], int], theirs: Callable[[], float]) -> Finding:
+    """Returns how far the clock of a server is from ours.
+
+    Args:
+        ours: Our time, in microseconds since 1970.
+        theirs: Asks the server for its time, in seconds since 1970.
+    """
+    before = ours()
+    answer = theirs()
+    after = ours()
+    ahead = answer - (before + after) / 2e6
+    doubt = (after - before) / 2e6
+    text = f"the server's clock is {abs(ahead):.3f} s {'ahead of' if ahead >= 0 else 'behind'} ours"
+    wrong = abs(ahead) > doubt + _FAR_APART
+    return Finding("clock", text, "set both by NTP (chrony, systemd-timesyncd)" if wrong else "")

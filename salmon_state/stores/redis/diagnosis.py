@@ -13,8 +13,9 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError
 
-from salmon_state.findings import Finding, compare_clocks
+from salmon_state.findings import Finding
 from salmon_state.leases import holder_of
+from salmon_state.stores.clock import compare_clocks
 from salmon_state.stores.redis.connections import Connections, exchange
 from salmon_state.stores.redis.entries import SENDER, Keys, is_lease, lease_of, pairs
 from salmon_state.stores.redis.servers import Server

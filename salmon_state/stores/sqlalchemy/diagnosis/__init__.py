@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
-from salmon_state.findings import Finding, compare_clocks
+from salmon_state.findings import Finding
+from salmon_state.stores.clock import compare_clocks
 from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.stores.sqlalchemy.schema import missing_indexes, stored_version
 
