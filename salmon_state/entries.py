@@ -18,6 +18,7 @@ __all__ = [
     "EVER",
     "EVERY",
     "MICROSECOND",
+    "SECOND",
     "STATE",
     "Condition",
     "Entry",
@@ -242,6 +243,8 @@ def _rank(write: Write) -> tuple[int, Kind, bool, str, str]:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
+SECOND: Final = 1_000_000
+"""In microseconds, of which the times of entries are."""
 
 
 def from_microseconds(moment: int | None) -> datetime | None:

@@ -16,6 +16,7 @@ from typing import Any
 from salmon_state.entries import (
     ABSENT,
     CHECK,
+    SECOND,
     Condition,
     Entry,
     Kind,
@@ -243,7 +244,7 @@ class EntryLeases(Leases):
         self._write(lease, None, Seen(value=lease.token))
 
     def _write(self, lease: Lease, value: Value | None, expect: Condition) -> bool:
-        end = self._clock() + round(self._seconds * 1_000_000)
+        end = self._clock() + round(self._seconds * SECOND)
         try:
             self._commit([Write(Kind.LEASE, lease.sender, "", value, end, expect)])
         except Overtaken:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from salmon_state.checks import check_lifetime, check_seconds
-from salmon_state.entries import MICROSECOND, Kind
+from salmon_state.entries import MICROSECOND, SECOND, Kind
 from salmon_state.errors import StorageError
 from salmon_state.log import log
 from salmon_state.mail.batches import decode
@@ -25,7 +25,6 @@ from salmon_state.mail.verdicts import Schedule
 
 __all__ = ["Dispatcher"]
 
-_SECOND = 1_000_000
 _IDLE = 60.0
 """Seconds after which a connection is closed that nobody needs."""
 _LONGEST_REST = 5.0
@@ -88,7 +87,7 @@ class Dispatcher:
         self._senders = min(connections, max(_THREADS, connections // _SIDE_BY_SIDE))
         self._side_by_side = connections // self._senders
         self._rest = min(poll, lease / 4)
-        self._lease = round(lease * _SECOND)
+        self._lease = round(lease * SECOND)
         turns = Turns(self._store)
         self._commits = Commits(self._store)
         self._bodies = Bodies(self._commits)

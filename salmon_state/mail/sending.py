@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from salmon_state.entries import Entry, Kind, Write
+from salmon_state.entries import SECOND, Entry, Kind, Write
 from salmon_state.log import log
 from salmon_state.mail.answers import NoRoom, RelayDown
 from salmon_state.mail.batches import Batch, Group, Mail
@@ -21,7 +21,6 @@ from salmon_state.mail.verdicts import Schedule, Verdict
 
 __all__ = ["Sending"]
 
-_SECOND = 1_000_000
 _KEPT = "+"
 """Ends the name of a message that is kept for what was given up."""
 _GONE = LookupError("its message is not in the store")
@@ -198,7 +197,7 @@ class Sending:
             waiting.append(group._replace(recipients=sorted(behind), due=due))
         if slow:
             wait = random.uniform(3, 7)  # noqa: S311 - no secret
-            due = self._store._clock() + round(wait * _SECOND)
+            due = self._store._clock() + round(wait * SECOND)
             waiting.append(group._replace(recipients=slow, due=due))
         return group._replace(recipients=going), waiting
 

@@ -6,13 +6,13 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from salmon_state.entries import SECOND
 from salmon_state.mail.answers import Answer, ConnectionLost
 from salmon_state.mail.batches import Batch, Group
 from salmon_state.mail.domains import domain_of
 
 __all__ = ["Schedule", "Verdict"]
 
-_SECOND = 1_000_000
 _TOO_MANY = (452, 552)
 """What a relay says to recipients who are too many for one transaction (RFC 5321, 4.5.3.1.10)."""
 
@@ -85,7 +85,7 @@ class Schedule(NamedTuple):
 
 def _about(seconds: float) -> int:
     """Returns microseconds, give or take a quarter, so that not all come at once."""
-    return round(seconds * random.uniform(0.75, 1.25) * _SECOND)  # noqa: S311 - no secret
+    return round(seconds * random.uniform(0.75, 1.25) * SECOND)  # noqa: S311 - no secret
 
 
 def _words(error: Exception) -> str:
