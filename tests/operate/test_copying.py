@@ -8,7 +8,7 @@ import shelve
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -354,7 +354,7 @@ MADE = datetime(2010, 3, 1, 12, 30)
 
 def test_librelists_table(tmp_path: Path, other: str) -> None:
     django = tmp_path / "django.db"
-    with sqlite3.connect(django) as connection:
+    with closing(sqlite3.connect(django)) as connection, connection:
         connection.execute(
             "CREATE TABLE librelist_userstate (id INTEGER PRIMARY KEY, created_on TIMESTAMP, "
             "state_key VARCHAR(512), from_address VARCHAR(75), state VARCHAR(200))"
