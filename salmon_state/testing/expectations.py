@@ -63,6 +63,7 @@ class ExpectationTests(StoreSuite):
     def test_what_is_written_is_found(self, store: StateStorage, kind: Kind) -> None:
         """Any bytes come back as they were, with their time, by every hook that reads."""
         entries = [Entry(kind, SENDER, f"n{i:02}", v, NOON + i) for i, v in enumerate(VALUES)]
+        assert store._find(*entries[0][:3]) is None
         assert store._commit([Write(*entry) for entry in entries]) == [1] * len(entries)
         assert [store._find(*entry[:3]) for entry in entries] == list(VALUES)
         assert sorted(store._load(SENDER, [(kind, EVERY)])) == entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,6 +88,32 @@ class FileSuite(StoreSuite):
         with pytest.raises(StorageError) as caught, open_at("states") as store:
             store.get(MODULE, SENDER)
         assert not isinstance(caught.value, StorageUnavailable), "nobody mends it by trying again"
+
+    def test_a_backup_moved_into_place(
+        self, open_at: Callable[[str], StateStorage], here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever has the place open writes to what is there now, or says that it cannot."""
+        with open_at("states") as store:
+            store.set(MODULE, SENDER, "ONE")
+        if not (here / "states").exists():
+            pytest.skip("left out: it makes no file of the name that it is given")
+        backup = here.rename(here.with_name("backup"))
+        shutil.copytree(backup, here)
+        monkeypatch.chdir(here)
+        with open_at("states") as store:
+            store.set(MODULE, SENDER, "TWO")
+            shutil.rmtree(here)
+            backup.rename(here)
+            acknowledged = True
+            try:
+                store.set(MODULE, "ben@example.com", "ONE")
+            except StorageUnavailable:
+                acknowledged = False
+        monkeypatch.chdir(here)
+        with open_at("states") as store:
+            assert store.get(MODULE, SENDER) == "ONE"
+            written = store.get(MODULE, "ben@example.com")
+        assert written == ("ONE" if acknowledged else "START"), "it was lost with the old file"
 
     def test_two_places_are_two_stores(
         self, open_at: Callable[[str], StateStorage], here: Path

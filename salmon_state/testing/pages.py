@@ -84,6 +84,42 @@ class PageTests(StoreSuite):
             write(store, [Write(*entry[:3], None) for entry in page.entries[first:]])
         assert (given, store._count(Kind.OUTGOING)) == (1500, 1500 - removed)
 
+    @pytest.mark.parametrize("where", [Where(), Where(before=NOON + 9)], ids=["key", "time"])
+    def test_large_values_fill_pages(self, store: StateStorage, where: Where) -> None:
+        """None is left out where a page ends because of its bytes, nor is one claimed twice."""
+        store._clock = lambda: NOON + 9
+        sizes = {str(number): 300_000 * (1 + number % 5) for number in range(12)}
+        places = [(name, OTHER if size > 1_000_000 else SENDER) for name, size in sizes.items()]
+        for number, (name, sender) in enumerate(places):
+            value = b"%d" % (number % 10) * sizes[name]
+            write(store, [Write(Kind.OUTGOING, sender, name, value, NOON + number % 9)])
+        found = everything(store, Kind.OUTGOING, where)
+        assert {entry.name: len(entry.value) for entry in found} == sizes
+        claimed: list[Entry] = []
+        while taken := store._claim(Kind.OUTGOING, NOON + 100, 5):
+            claimed += taken
+        assert sorted(entry.name for entry in claimed) == sorted(sizes)
+
+    @pytest.mark.parametrize("kind", [kind for kind in BESIDE if kind.due], ids=lambda k: k.name)
+    def test_what_moves_is_where_its_time_is(self, store: StateStorage, kind: Kind) -> None:
+        """Written anew, put off, hurried, or removed and made again: each comes once, in order."""
+        names = [f"{number:02}" for number in range(20)]
+        for step in (1, -1, 1, 7):
+            times = {name: NOON + step * int(name) % 20 for name in names}
+            write(store, [Write(kind, SENDER, name, b"x", at) for name, at in times.items()])
+        for name in names[::4]:
+            write(store, [Write(kind, SENDER, name, None)])
+        write(store, [Write(kind, SENDER, name, b"y", NOON + 50) for name in names[::8]])
+        for number, name in enumerate(names[::4]):
+            times[name] = NOON + 50
+            if number % 2:
+                del times[name]
+        found = everything(store, kind, Where(before=NOON + 60))
+        assert {entry.name: entry.at for entry in found} == times
+        assert [entry.at for entry in found] == sorted(times.values())
+        few = everything(store, kind, Where(before=NOON + 5))
+        assert sorted(e.name for e in few) == sorted(n for n, at in times.items() if at < NOON + 5)
+
     # ---------------------------------------------------------------- sweeps and claims
 
     @pytest.mark.parametrize("value", [b"changed", None], ids=repr)

@@ -17,6 +17,7 @@ from tests.testing import (
     wrong_corners,
     wrong_details,
     wrong_faults,
+    wrong_indexes,
     wrong_limits,
     wrong_moments,
     wrong_neighbours,
@@ -28,7 +29,7 @@ Expected = tuple[type[StateStorage], type[StoreSuite], str]
 
 _THEMES = (
     *(wrong_conversation_cases, wrong_moments, wrong_limits, wrong_details, wrong_corners),
-    *(wrong_churn, wrong_neighbours, wrong_shortcuts),
+    *(wrong_churn, wrong_indexes, wrong_neighbours, wrong_shortcuts),
 )
 IN_MEMORY: tuple[Expected, ...] = (
     *wrong_cases.IN_MEMORY,
