@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import (
@@ -46,6 +46,8 @@ class Cluster(Server):
         super()._begin()
         # What asks for the first of each sorted set of a kind, server by server.
         self._looks: dict[Kind, list[tuple[Connections, list[bytes], Repeated]]] = {}
+        # Keys of all slots, of which the first is this one, by server.
+        self._by_pool_of: dict[bytes, list[tuple[Connections, list[bytes]]]] = {}
 
     def _ask(self, key: bytes, command: Command, *, again: bool) -> Any:
         (reply,) = self._exchange(key, (command,), again=again)
@@ -108,7 +110,7 @@ class Cluster(Server):
         pools = {client.connection_pool for client in clients if client is not None}
         with self._making:
             self._by_pool = {pool: c for pool, c in self._by_pool.items() if pool in pools}
-        self._looks = {}
+        self._looks, self._by_pool_of = {}, {}
         self._stale = False
 
     def _disconnect(self) -> None:
@@ -127,6 +129,18 @@ class Cluster(Server):
             self._stale = True  # another one may have the slots by now
             raise
 
+    def by_pool(self, keys: list[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
+        if self._stale:
+            self._refresh()
+        found = self._by_pool_of.get(keys[0])
+        if found is None:
+            by_node: dict[Any, list[bytes]] = {}
+            for key in keys:
+                by_node.setdefault(self._node_of(key), []).append(key)
+            found = [(self._pool(node), some) for node, some in by_node.items()]
+            self._by_pool_of[keys[0]] = found
+        return found
+
     def heads(self, kind: Kind, sets: Callable[[Kind], list[bytes]]) -> list[tuple[int, bytes]]:
         """Does the same; there is a set for each slot, and most are empty: all are asked at once.
 
@@ -137,12 +151,9 @@ class Cluster(Server):
             self._refresh()
         looks = self._looks.get(kind)
         if looks is None:
-            by_node: dict[Any, list[bytes]] = {}
-            for key in sets(kind):
-                by_node.setdefault(self._node_of(key), []).append(key)
             looks = self._looks[kind] = [
-                (self._pool(node), keys, Repeated(_first_of(key) for key in keys))
-                for node, keys in by_node.items()
+                (pool, keys, Repeated(_first_of(key) for key in keys))
+                for pool, keys in self.by_pool(sets(kind))
             ]
         found = []
         for pool, keys, commands in looks:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from redis.exceptions import TryAgainError
+
 from salmon_state.entries import ABSENT, ANYTHING, CHECK, EVERY, STATE, Kind, Seen, Write
 from salmon_state.errors import ConversationBusy, Overtaken, StorageUnavailable
 from salmon_state.keys import Sender
@@ -19,6 +21,7 @@ from salmon_state.stores.redis.entries import (
     encode_sender,
     encode_time,
     encode_value,
+    is_index,
     lease_of,
 )
 from salmon_state.stores.redis.scripts import (
@@ -30,6 +33,7 @@ from salmon_state.stores.redis.scripts import (
     STAGE,
     STAGED_LOST,
     WRITE,
+    Script,
 )
 from salmon_state.stores.redis.servers import UNREACHABLE, Server
 
@@ -120,15 +124,16 @@ class Commits:
         _, sender, name, value, at, expect = write
         key, text = self._keys.of(sender), encode_sender(sender)
         anyhow = expect is ANYTHING
+        keys = self._keys.index(key), key
         if anyhow and name is not EVERY:
             if value is None:
-                return [self._server.change(FORGET, (key,), (encode_field(name),), again=True)]
+                return [self._change(FORGET, keys, (encode_field(name),), again=True)]
             if not self._ttl and isinstance(value, str):
                 argv = (text, encode_field(name), encode_value(value, at))
-                self._server.change(SET, (key,), argv, again=True)
+                self._change(SET, keys, argv, again=True)
                 return [1]
         rest = (b"change", self._ttl, b"0", text, b"state", b"1", *_encode(write))
-        return _counts(self._server.change(WRITE, (key,), rest, again=anyhow))
+        return _counts(self._change(WRITE, keys, rest, again=anyhow))
 
     def make(self, writes: Iterable[Write], leases: Sequence[Lease] = ()) -> list[int]:
         """Makes all writes if the leases are held, and gives these back.
@@ -188,12 +193,32 @@ class Commits:
         keys = [lease_of(self._keys.of(lease.sender)) for lease in leases]
         argv = [mode, self._ttl, b"%d" % len(leases), *[lease.token for lease in leases]]
         again = part.again and not leases
+        indexes = set()
         for group in part.groups.values():
             keys.append(group.key)
             argv += group.arguments()
             again = again and not group.staged
-        send = self._server.change if mode == b"change" else self._server.run
-        return _counts(send(WRITE, keys, argv, again=again))
+            if group.due == b"state":
+                indexes.add(self._keys.index(group.key))
+        if mode == b"check":
+            return _counts(self._server.run(WRITE, keys, argv, again=again))
+        return _counts(self._change(WRITE, [*indexes, *keys], argv, again=again))
+
+    def _change(
+        self, script: Script, keys: Sequence[bytes], argv: Sequence[bytes], *, again: bool
+    ) -> Any:
+        """Runs a script that keeps the index, if that is the first of its keys."""
+        try:
+            return self._server.change(script, keys, argv, again=again)
+        except TryAgainError:
+            index, *others = keys
+            if not is_index(index):
+                raise
+        # The slot moves to another server, and the hash is where the index is not, or there is
+        # none. Whoever looks something up or has made it must know before that not all is in it.
+        if self._server.read(index, (b"TYPE", index)) != b"none":
+            self._server.read(index, (b"ZREM", index, b"whole", b"building"))
+        return self._server.change(script, others, argv, again=again)
 
     # ---------------------------------------------------------------- more than a step holds
 

@@ -14,6 +14,9 @@ What is due is found by a sorted set for each kind, whose members are the digest
 the field: ``<prefix>:{due}:due:<number>``, in a cluster one for each slot, in that slot. It may
 hold too much, which is removed when it is met, and never too little.
 
+An index of the states, if there is one, is a sorted set in the same places,
+``<prefix>:{due}:index``, whose members are found in the order of their bytes; see `members_of`.
+
 Nothing depends on an encoding, a collation or a Unicode table. A string in Redis may be 512 MB
 long: no sender, however escaped, comes near it.
 """
@@ -30,7 +33,7 @@ from typing import Any
 
 from salmon.routing import ROUTE_FIRST_STATE
 
-from salmon_state.entries import STATE, Entry, Kind
+from salmon_state.entries import EVERY, STATE, Entry, Kind, Where
 from salmon_state.errors import ConfigurationError, StorageError
 from salmon_state.keys import Sender
 from salmon_state.stores.encoding import decode_key, decode_state, encode_state, sender_digest
@@ -48,9 +51,12 @@ __all__ = [
     "encode_sender",
     "encode_time",
     "encode_value",
+    "is_index",
     "is_lease",
     "lease_of",
+    "members_of",
     "pairs",
+    "span_of",
     "tail_of",
     "type_of",
 ]
@@ -91,6 +97,8 @@ class Keys:
         # Without braces in it, no other prefix has keys that match.
         self.everything = _UNSAFE_IN_PATTERN.sub(rb"\\\1", self.head) + b"*"
         self.dues = self.everything + b"}:due:*"
+        self._tags = tags() if clustered else [b"due"]
+        self._indexes = [b"%b%b}:index" % (self.head, tag) for tag in self._tags]
 
     def pattern(self, kind: Kind) -> bytes:
         """Returns the pattern of the hashes of a kind."""
@@ -103,22 +111,30 @@ class Keys:
 
     def due(self, key: bytes, kind: Kind) -> bytes:
         """Returns the key of the set of what is due in a hash."""
-        tag = tags()[self._slot(key)] if self._clustered else b"due"
-        return b"%b%b}:due:%d" % (self.head, tag, kind)
+        return b"%b%b}:due:%d" % (self.head, self._tags[self._place(key)], kind)
 
     def all_dues(self, kind: Kind) -> list[bytes]:
         """Returns the keys of all sets of what is due."""
-        all_tags = tags() if self._clustered else [b"due"]
-        return [b"%b%b}:due:%d" % (self.head, tag, kind) for tag in all_tags]
+        return [b"%b%b}:due:%d" % (self.head, tag, kind) for tag in self._tags]
+
+    def index(self, key: bytes) -> bytes:
+        """Returns the key of the index that a hash of states is in, if there is one."""
+        return self._indexes[self._place(key)]
+
+    def all_indexes(self) -> list[bytes]:
+        """Returns the keys of all parts of the index."""
+        return self._indexes
 
     def by_slot(self, keys: list[bytes]) -> Iterable[list[bytes]]:
         """Returns keys in groups that one script may have."""
         groups: dict[int, list[bytes]] = {}
         for key in keys:
-            groups.setdefault(self._slot(key) if self._clustered else 0, []).append(key)
+            groups.setdefault(self._place(key), []).append(key)
         return groups.values()
 
-    def _slot(self, key: bytes) -> int:
+    def _place(self, key: bytes) -> int:
+        if not self._clustered:
+            return 0
         tag, brace, _ = key[len(self.head) :].partition(b"}")
         return crc_hqx(tag if tag and brace else key, 0) % SLOTS
 
@@ -154,11 +170,16 @@ def is_lease(key: bytes) -> bool:
     return key.endswith(b"}:lease")
 
 
+def is_index(key: bytes) -> bool:
+    """Returns whether a key is that of an index of states."""
+    return key.endswith(b"}:index")
+
+
 def type_of(key: bytes) -> bytes:
     """Returns what is to be under a key, if anything is."""
     if is_lease(key):
         return b"string"
-    return b"zset" if b"}:due:" in key or key.endswith(b":due") else b"hash"
+    return b"zset" if is_index(key) or b"}:due:" in key or key.endswith(b":due") else b"hash"
 
 
 # ---------------------------------------------------------------- writing
@@ -182,6 +203,43 @@ def encode_time(at: int | None) -> bytes:
 def encode_value(state: str, at: int | None) -> bytes:
     """Returns the value of a module's field."""
     return f"{'-' if at is None else at} {encode_state(state)}".encode()
+
+
+# ---------------------------------------------------------------- the index of the states
+
+
+def members_of(keys: Keys, entry: Entry) -> tuple[bytes, bytes]:
+    """Returns what an index has of a state: what finds it by the state, and by its time.
+
+    They are state, name, time and digest of the sender with a space between each and the next, and
+    the same with the time first, behind a space. Neither a state nor a time has a space in it, and
+    no name is the beginning of another one's text, as both are in quotes.
+    """
+    _, sender, name, state, at = entry
+    field, digest = encode_field(name), keys.of(sender)[len(keys.head) : -1]
+    moment = _in_order(at)
+    return (
+        b"%b %b %b %b" % (encode_state(str(state)).encode(), field, moment, digest),
+        b" %b %b %b" % (moment, field, digest),
+    )
+
+
+def span_of(where: Where) -> tuple[bytes, bytes]:
+    """Returns the ends of the range of an index in which all is that matches, and perhaps more."""
+    start, timed = b" ", where.before is not None
+    if where.value is not None:
+        start = encode_state(str(where.value)).encode() + b" "
+        timed = timed and where.name is not EVERY
+        if where.name is not EVERY:
+            start += encode_field(where.name) + b" "
+    if not timed:
+        return b"[" + start, b"(" + start[:-1] + b"!"
+    # What is before 1970 comes first, in no order; what has no time is before the start.
+    return b"[" + start + b"-0", b"(" + start + max(_in_order(where.before), b".")
+
+
+def _in_order(at: int | None) -> bytes:
+    return b"%019d" % at if at is not None and at >= 0 else encode_time(at)
 
 
 # ---------------------------------------------------------------- reading

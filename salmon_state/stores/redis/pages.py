@@ -25,9 +25,12 @@ from salmon_state.stores.redis.entries import (
     decode_sender,
     encode_field,
     encode_time,
+    is_index,
     is_lease,
+    members_of,
     tail_of,
 )
+from salmon_state.stores.redis.indexes import Index
 from salmon_state.stores.redis.listing import CLAIM, COUNT, LOOK, PAGE, PEEK, SOME
 from salmon_state.stores.redis.scripts import DROP
 from salmon_state.stores.redis.servers import Server
@@ -57,6 +60,7 @@ class Pages:
     def __init__(self, server: Server, keys: Keys) -> None:
         self._server = server
         self._keys = keys
+        self._index = Index(server, keys)
 
     def page(self, kind: Kind, where: Where, after: Any) -> Page:
         """Returns what `Backend._page` does."""
@@ -71,6 +75,10 @@ class Pages:
             return self._by_time(kind, _LATEST if where.before is None else where.before)
         if where.sender is not EVERY:
             return self._of_sender(kind, where.sender)
+        if kind is STATE and (where.value is not None or where.before is not None):
+            found = self._index.find(where)
+            if found is not None:
+                return self._by_index(found)
         return self._by_key(kind, where)
 
     # ---------------------------------------------------------------- one sender's
@@ -200,19 +208,48 @@ class Pages:
             latest = encode_time(where.before)
         argv = b"" if where.name is EVERY else encode_field(where.name), state, latest
         for pool, keys in self._hashes(kind):
-            waiting = [list(self._keys.by_slot(keys))]
-            while waiting:
-                page: list[Entry] = []
-                groups = waiting.pop()
-                limit = b"%d" % (_BYTES // (len(groups) or 1))
-                replies = self._server.run_each(pool, LOOK, groups, (*argv, limit))
-                for group, found in zip(groups, replies, strict=True):
-                    for key, reply in zip(group, found, strict=False):
-                        if reply:
-                            page += decode_found(self._keys, kind, key, reply)
-                    if len(found) < len(group):
-                        waiting.append([group[len(found) :]])
+            yield from self._look(kind, pool, keys, argv)
+
+    def _look(
+        self, kind: Kind, pool: Connections, keys: list[bytes], argv: tuple[bytes, bytes, bytes]
+    ) -> Iterator[list[Entry]]:
+        """Yields what is in hashes, if a part of it has the field, the state and the time."""
+        waiting = [list(self._keys.by_slot(keys))]
+        while waiting:
+            page: list[Entry] = []
+            groups = waiting.pop()
+            limit = b"%d" % (_BYTES // (len(groups) or 1))
+            replies = self._server.run_each(pool, LOOK, groups, (*argv, limit))
+            for group, found in zip(groups, replies, strict=True):
+                for key, reply in zip(group, found, strict=False):
+                    if reply:
+                        page += decode_found(self._keys, kind, key, reply)
+                if len(found) < len(group):
+                    waiting.append([group[len(found) :]])
+            yield page
+
+    # ---------------------------------------------------------------- the index of the states
+
+    def _by_index(self, found: Iterator[tuple[Connections, list[bytes]]]) -> Iterator[list[Entry]]:
+        """Yields the states that are in their place in the index, and takes out what is not."""
+        for pool, members in found:
+            missing = dict.fromkeys(members)
+            keys = list(dict.fromkeys(map(self._index.hash_of, members)))
+            for entries in self._look(STATE, pool, keys, (b"", b"", b"")):
+                page = []
+                for entry in entries:
+                    for member in members_of(self._keys, entry):
+                        if member in missing:
+                            del missing[member]
+                            page.append(entry)
                 yield page
+            if missing and not self._server.paused:
+                self._index.prune(list(missing))
+
+    def build_index(self) -> None:
+        """Makes an index of the states, unless there is one and all of them are in it."""
+        if not self._index.is_whole():
+            self._index.build(self._hashes(STATE))
 
     def count(self, kind: Kind) -> int:
         """Returns the number of entries of a kind."""
@@ -233,14 +270,20 @@ class Pages:
         """Removes whatever is under the prefix, but for the leases of running conversations.
 
         What is due is forgotten first: what somebody writes meanwhile is then there in both places,
-        or in that one alone, from which it goes by itself.
+        or in that one alone, from which it goes by itself. So is the index, if there is one.
         """
+        indexed = self._index.is_there()
+        if indexed:
+            self._index.empty()
         for pattern in (self._keys.dues, self._keys.everything):
             for _, keys in self._keys_like(pattern):
                 if pattern == self._keys.everything:
                     keys = [key for key in keys if not (is_lease(key) or b"}:due:" in key)]
+                    keys = [key for key in keys if not (indexed and is_index(key))]
                 for group in self._keys.by_slot(keys):
                     self._server.change(DROP, group, ())
+        if indexed:
+            self._index.build(self._hashes(STATE))
 
     def _keys_like(self, pattern: bytes) -> Iterator[tuple[Connections, list[bytes]]]:
         """Yields keys that match, as they come: some hundred at a time, or none."""

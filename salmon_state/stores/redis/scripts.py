@@ -12,6 +12,7 @@ import hashlib
 __all__ = [
     "DROP",
     "FORGET",
+    "INDEX",
     "LEASE_LOST",
     "OVERTAKEN",
     "SET",
@@ -48,8 +49,48 @@ class Script:
 
 # ---------------------------------------------------------------- writing
 
-WRITE = Script("""
--- KEYS: the leases to be held; then the hash of each group of writes.
+# Whoever writes states keeps the index of them where there is one, whether he knew of it or not.
+INDEX = """
+local function is_there(index)
+  return redis.call('TYPE', index).ok == 'zset'
+end
+
+local function split(value)
+  local at, state = string.match(value, '^(%-?%d*) ([!-~]+)$')
+  if at ~= '' then return at, state end
+end
+
+local function members(key, field, value)
+  local at, state = split(value)
+  if not at then return end
+  if string.sub(at, 1, 1) ~= '-' then at = string.rep('0', 19 - #at) .. at end
+  local digest = string.match(key, '{(.-)}')
+  return state .. ' ' .. field .. ' ' .. at .. ' ' .. digest,
+    ' ' .. at .. ' ' .. field .. ' ' .. digest
+end
+
+local function drop(index, key, field, value, kept)
+  local by_state, by_time = members(key, field, value)
+  if by_time == kept then by_time = by_state end
+  if by_state then redis.call('ZREM', index, by_state, by_time) end
+end
+
+-- Whoever may write states and not the index hears so before anything has changed.
+local function set(index, key, sender, field, value)
+  local old, by_state, by_time = index and redis.call('HGET', key, field), nil, nil
+  if index and old ~= value then
+    by_state, by_time = members(key, field, value)
+    redis.call('ZADD', index, 0, by_state, 0, by_time)
+  end
+  redis.call('HSET', key, 'sender', sender, field, value)
+  if by_state and old then drop(index, key, field, old, by_time) end
+end
+"""
+
+WRITE = Script(
+    INDEX
+    + """
+-- KEYS: the index, or none; the leases to be held; then the hash of each group of writes.
 -- ARGV: 'check' or 'change'; the time to live of states in milliseconds or ''; how many leases, and
 -- their tokens; then for each group the text of its sender, where its entries are due ('' if they
 -- are not, 'state' if they are states), how many writes, and for each of these the field or '' for
@@ -57,23 +98,19 @@ WRITE = Script("""
 -- to write and (k)eep the time to live, or to (m)erge what was staged under the name in the place
 -- of the field: the first time, how many.
 local ttl, leases = ARGV[2], tonumber(ARGV[3])
+local indexes = string.sub(KEYS[1], -7) == '}:index' and 1 or 0
 for i = 1, leases do
-  if redis.call('GET', KEYS[i]) ~= ARGV[3 + i] then return -1 end
+  if redis.call('GET', KEYS[indexes + i]) ~= ARGV[3 + i] then return -1 end
 end
 local groups, start = {}, 4 + leases
-for i = leases + 1, #KEYS do
+for i = indexes + leases + 1, #KEYS do
   local due, ends = ARGV[start + 1], start + 2 + 4 * ARGV[start + 2]
   groups[#groups + 1] = {KEYS[i], ARGV[start], due, start + 3, ends}
   start = ends + 1
-  if #KEYS > leases + 1 or #due > 5 then  -- what is none raises before anything is written
+  if #KEYS > indexes + leases + 1 or #due > 5 then  -- what is none raises before any write
     redis.call('HLEN', KEYS[i])
     if #due > 5 then redis.call('ZCARD', due) end
   end
-end
-
-local function split(value)
-  local at, state = string.match(value, '^(%-?%d*) ([!-~]+)$')
-  if at ~= '' then return at, state end
 end
 
 local function all_names(key, is_state)
@@ -143,6 +180,7 @@ for _, group in ipairs(groups) do
   end
 end
 if ARGV[1] == 'check' then return {} end
+local index = indexes == 1 and is_there(KEYS[1]) and KEYS[1]
 
 local function merge(key, staged, anyhow)
   local from, into = staged, key
@@ -174,8 +212,10 @@ local function remove(key, due, digest, field)
     names = all_names(key, due == 'state')
   end
   for _, each in ipairs(names) do
+    local old = index and due == 'state' and redis.call('HGET', key, each)
     if redis.call('HDEL', key, each) == 1 then
       count = count + 1
+      if old then drop(index, key, each, old) end
       if due ~= 'state' then redis.call('HDEL', key, '@' .. each) end
       if digest then redis.call('ZREM', due, digest .. each) end
     end
@@ -205,7 +245,7 @@ for _, group in ipairs(groups) do
       local names = field == '' and all_names(key, due == 'state') or {field}
       for _, each in ipairs(names) do
         if due == 'state' then
-          redis.call('HSET', key, 'sender', sender, each, value)
+          set(index, key, sender, each, value)
         else
           redis.call('HSET', key, 'sender', sender, each, value, '@' .. each, at)
           if digest and at ~= '-' then redis.call('ZADD', due, at, digest .. each) end
@@ -227,23 +267,40 @@ end
 if ttl ~= '' then
   for key in pairs(written) do redis.call('PEXPIRE', key, ttl) end
 end
-for i = 1, leases do redis.call('DEL', KEYS[i]) end
+for i = indexes + 1, indexes + leases do redis.call('DEL', KEYS[i]) end
 return counts
-""")
+"""
+)
 
-# The same for one state that is set, or goes, at two thirds of the time.
-SET = Script("""
-return redis.call('HSET', KEYS[1], 'sender', ARGV[1], ARGV[2], ARGV[3])
-""")
+# The same for one state that is set, or goes, at two thirds of the time. KEYS: the index, or none;
+# the hash.
+SET = Script(
+    """
+local key, index = KEYS[#KEYS], KEYS[1]
+if #KEYS == 1 or redis.call('TYPE', index).ok ~= 'zset' then  -- what comes next takes time
+  return redis.call('HSET', key, 'sender', ARGV[1], ARGV[2], ARGV[3])
+end
+"""
+    + INDEX
+    + """
+set(index, key, ARGV[1], ARGV[2], ARGV[3])
+return 1
+"""
+)
 
-FORGET = Script("""
-local count = redis.call('HDEL', KEYS[1], ARGV[1])
-if count == 1 and redis.call('HLEN', KEYS[1]) == 1
-    and redis.call('HEXISTS', KEYS[1], 'sender') == 1 then
-  redis.call('DEL', KEYS[1])
+FORGET = Script(
+    INDEX
+    + """
+local key, index = KEYS[#KEYS], KEYS[1]
+local old = #KEYS == 2 and is_there(index) and redis.call('HGET', key, ARGV[1])
+local count = redis.call('HDEL', key, ARGV[1])
+if old then drop(index, key, ARGV[1], old) end
+if count == 1 and redis.call('HLEN', key) == 1 and redis.call('HEXISTS', key, 'sender') == 1 then
+  redis.call('DEL', key)
 end
 return count
-""")
+"""
+)
 
 # KEYS: what is to become a part of a hash, and of what is due in it. ARGV: how long it waits for
 # that, in milliseconds; '' if nothing is due; fields, times, values; the deadline.

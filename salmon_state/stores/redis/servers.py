@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from redis import RedisError, ResponseError
@@ -209,6 +209,10 @@ class Server(Forkable):
     def pools(self) -> list[Connections]:
         """Returns the connections to each of the primaries."""
         return [self._only()]
+
+    def by_pool(self, keys: list[bytes]) -> Iterable[tuple[Connections, list[bytes]]]:
+        """Returns keys, always the same behind the same first one, by the primary that has them."""
+        return [(self._only(), keys)]
 
     def heads(self, kind: Kind, sets: Callable[[Kind], list[bytes]]) -> list[tuple[int, bytes]]:
         """Returns when the first of each sorted set of a kind is due, at the earliest, and the set.

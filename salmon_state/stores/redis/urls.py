@@ -45,7 +45,9 @@ _TYPES = {
     **dict.fromkeys(("decode_responses", "socket_keepalive", "ssl_check_hostname"), bool),
     "socket_read_size": int,
 }
-_ARGUMENTS = ("lease", "prefix", "protect", "timeout", "ttl", "wait_replicas", "wait_timeout")
+_ARGUMENTS = (
+    *("indexes", "lease", "prefix", "protect", "timeout", "ttl", "wait_replicas", "wait_timeout"),
+)
 """What a store takes as arguments, and no URL has."""
 _SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
 _EXAMPLES = (

@@ -388,6 +388,7 @@ def test_writes_that_replicas_confirm_in_a_cluster(cluster: RedisCluster, prefix
 
 def test_slots_that_move(cluster: RedisCluster) -> None:
     """Keys move to another primary while the store reads, sets, lists and converses."""
+    cluster.empty()
     prefix = fresh_prefix()
     sender = f"{prefix}@x"  # alone in its slot
     with RedisStorage(cluster.url(), prefix=prefix) as store, cluster.client() as client:
