@@ -407,6 +407,31 @@ def test_a_replica_of_redis_that_it_counts_and_does_not_describe(
 
 
 @pytest.mark.slow
+def test_many_states_in_redis_without_an_index(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is recommended, and nothing wrong; one that is not whole is to be finished."""
+    monkeypatch.setattr(redis_diagnosis, "_MANY", 3)
+    url = redis_server.fresh_database()
+
+    def said() -> list[bool]:
+        return [row["wrong"] for row in rows(url, "doctor") if row["check"] == "indexes"]
+
+    with open_storage(url) as store:
+        for sender in ("a@x", "b@x"):
+            store.set(APP, sender, "POSTING")
+        assert said() == []
+        store.set(APP, "c@x", "POSTING")
+        assert said() == [False]
+    open_storage(url, indexes=True).close()
+    assert said() == []
+    with redis_server.client(db=OWN_DATABASE) as client:
+        client.zrem("salmon_state:{due}:index", "whole")
+    assert said() == [True]
+    open_storage(url, indexes=True).close()
+    assert said() == []
+
+
 def test_redis_that_cannot_write_its_files(redis_server: RedisServer) -> None:
     url = redis_server.fresh_database()
     with redis_server.client() as client:

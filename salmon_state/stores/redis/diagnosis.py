@@ -18,12 +18,15 @@ from salmon_state.leases import holder_of
 from salmon_state.stores.clock import compare_clocks
 from salmon_state.stores.redis.connections import Connections, exchange
 from salmon_state.stores.redis.entries import SENDER, Keys, is_lease, lease_of, pairs
+from salmon_state.stores.redis.indexes import Index
 from salmon_state.stores.redis.servers import Server
 
 __all__ = ["diagnose", "info_of", "losses"]
 
 Info = dict[str, str]
 
+_MANY = 100_000
+"""So many keys take half a second, and more, to be searched."""
 _LATE = 10
 """Seconds without a word from a replica that is well says something each second."""
 
@@ -50,6 +53,7 @@ def diagnose(
             yield Finding("durability", "this user may not ask with INFO how durable Redis is")
         yield compare_clocks(clock, lambda pool=pool: _time(pool))  # type: ignore[misc]
     yield from _masters(server.source)
+    yield from _index(server, Index(server, keys))
     yield from _leases(server, keys)
 
 
@@ -146,6 +150,23 @@ def _masters(source: Any) -> Iterator[Finding]:
                     yield Finding("writers", text, advice)
             primary = sentinel.sentinel_get_master_addr_by_name(source.service_name)
             yield Finding("writers", f"a Sentinel says that the primary is {primary}")
+
+
+def _index(server: Server, index: Index) -> Iterator[Finding]:
+    """Says that there are many keys, and no index of the states; see that of SQL databases."""
+    if index.is_there():
+        if not index.is_whole():
+            text = "the index of the states is not whole, so that records, rename and purge search"
+            yield Finding("indexes", text, "open_storage(url, indexes=True) finishes it")
+        return
+    sizes = [exchange(pool, ((b"DBSIZE",),), again=True)[0] for pool in server.pools()]
+    number = sum(size for size in sizes if isinstance(size, int))  # some may not be told
+    if number >= _MANY:
+        text = (
+            f"{number:,} keys, others' among them, and no index of the states: records, rename and "
+            "purge look at all of them; open_storage(url, indexes=True) makes one"
+        )
+        yield Finding("indexes", text)
 
 
 def _leases(server: Server, keys: Keys) -> Iterator[Finding]:
