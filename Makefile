@@ -52,7 +52,7 @@ stress: $(VENV)/.development ## the long fault runs
 	$(BIN)/python -m pytest -m stress -v $(PYTEST_ARGS)
 
 stores: $(VENV)/.development ## write to docs/stores.md what the kit finds of each store
-	$(BIN)/python -m $(PYTEST) -q -m '' -k 'not ForLong and not TimeToLive and not InARedisCluster' \
+	$(BIN)/python -m $(PYTEST) -q -m '' -k 'not ForLong and not TimeToLive and not InARedisCluster and not AnIndex' \
 		--salmon-state-summary=docs/stores.md tests/stores/test_kit.py \
 		tests/stores/test_kit_faults.py \
 		tests/examples/test_file_store.py::TestFileStorage \

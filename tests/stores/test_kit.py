@@ -178,6 +178,20 @@ class TestRedisWithTimeToLive(EveryStoreSuites):
         return partial(RedisStorage, redis_server.url(), prefix=fresh_prefix(), ttl=3600)
 
 
+class TestRedisWithAnIndex(OnRedis, EveryStoreSuites, SharedEntrySuite):
+    """Where each write of a state keeps it, and filters use it."""
+
+    store_name = "Redis with an index"
+    runs = conversation_runs = 10
+
+    @pytest.fixture
+    def open_store(self, redis_server: RedisServer) -> OpenStore:
+        redis_server.empty()
+        return partial(
+            RedisStorage, redis_server.url(), prefix=fresh_prefix(), lease=LEASE, indexes=True
+        )
+
+
 @pytest.mark.stress  # the same code once the primary is found; test_failover is about that
 class TestRedisSentinel(OnRedis, SharedStoreSuites):
     store_name = "Redis Sentinel"
@@ -207,6 +221,21 @@ class TestInARedisCluster(InARedisCluster, EntrySuite, SharedEntrySuite):
 @pytest.mark.stress
 class TestRedisCluster(InARedisCluster, SharedStoreSuites):
     kills = 3
+
+
+@pytest.mark.stress  # it takes a second to make one, of a part for each slot
+class TestRedisClusterWithAnIndex(InARedisCluster, EveryStoreSuites, SharedEntrySuite):
+    """Where it has a part in each slot."""
+
+    store_name = "Redis Cluster with an index"
+    runs = conversation_runs = 3
+
+    @pytest.fixture
+    def open_store(self, redis_cluster: RedisCluster) -> OpenStore:
+        redis_cluster.empty()
+        return partial(
+            RedisStorage, redis_cluster.url(), prefix=fresh_prefix(), lease=LEASE, indexes=True
+        )
 
 
 # ---------------------------------------------------------------- for long
