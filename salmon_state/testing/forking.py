@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -22,8 +23,8 @@ def fork_while_opening(
 ) -> list[int]:
     """Forks while another thread opens a store, at so many moments; returns how children ended.
 
-    That is 0, or -14 for a child that was still not done after so many seconds, and then no
-    further one is tried.
+    That is 0, or -9 for a child that was still not done after so many seconds, and was killed;
+    then no further one is tried.
     """
     stops = _stops(partial(_open_and_use, open_store), None, forks)
     return _fork_at(stops, store, open_store, seconds)
@@ -54,8 +55,8 @@ def _fork_at(
 ) -> list[int]:
     ended = []
     for number, stop in enumerate(stops):
-        child = partial(_in_child, store, open_store, number, seconds)
-        ended.append(stop.run_beside(child)[1])
+        fork = partial(_fork, store, open_store, number, seconds)
+        ended.append(stop.run_beside(fork)[1])
         store.set(MODULE, f"parent{number}@x", "PARENT")
         if ended[-1] != 0:  # the next one would be stuck as long
             break
@@ -67,7 +68,7 @@ def _open_and_use(open_store: Callable[[], StateStorage]) -> None:
         store.get(MODULE, SENDER)
 
 
-def _in_child(
+def _fork(
     store: StateStorage, open_store: Callable[[], StateStorage], number: int, seconds: int
 ) -> int:
     with warnings.catch_warnings():
@@ -76,8 +77,6 @@ def _in_child(
     if child == 0:
         status = 1
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(seconds)
             if number % 2:
                 store.close()  # which is the parent's to use
             with open_store() if number % 2 else store as own:
@@ -86,4 +85,14 @@ def _in_child(
                 status = 0 if own.get(MODULE, f"child{number}@x") == "CHILD" else 2
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return _ending_of(child, seconds)
+
+
+def _ending_of(child: int, seconds: int) -> int:
+    # From here, as a child may be stuck in what the store does before `os.fork` returns in it.
+    deadline = time.monotonic() + seconds
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1])

@@ -138,7 +138,10 @@ class StoreProcess:
     def _receive(self) -> tuple[str, Any]:
         if not self._pipe.poll(PATIENCE):
             self.discard()
-            raise AssertionError(f"the process was stuck for {PATIENCE} seconds and was killed")
+            raise AssertionError(
+                f"another process was stuck in the store for {PATIENCE:g} seconds, the limit of "
+                "the kit, and was killed"
+            )
         try:
             kind, value = self._pipe.recv()
         except EOFError:

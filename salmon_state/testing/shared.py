@@ -40,7 +40,7 @@ class SharedSuite(SharedChurnTests):
         steps_recorded: How many things each process does to each of these senders.
         moments: At how many moments of a call another store comes, at most 16.
         forks: At how many moments of opening the store another thread forks, at most 16.
-        fork_seconds: After how many seconds a forked child is taken to be stuck.
+        fork_seconds: After how many seconds a forked child is taken to be stuck, and is killed.
     """
 
     writers = 3
@@ -91,7 +91,10 @@ class SharedSuite(SharedChurnTests):
         self, fork: Callable[..., list[int]], open_store: OpenStore, other: StoreProcess
     ) -> None:
         ended = other.call(fork, open_store, self.forks, self.fork_seconds)
-        assert ended == [0] * self.forks, f"children ended with {ended}; -14 is a child that hung"
+        assert ended == [0] * self.forks, (
+            f"forked children ended with {ended}; -9 is one that was stuck, and was killed "
+            f"after fork_seconds = {self.fork_seconds}"
+        )
         with open_store() as store:
             for number in range(self.forks):
                 assert store.get(MODULE, f"child{number}@x") == "CHILD"

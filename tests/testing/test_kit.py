@@ -23,6 +23,7 @@ from salmon_state.testing import HOSTILE_KEYS, processes, tasks, versions
 from salmon_state.testing.abilities import ABILITIES, ability_of
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.threads import run_together
+from tests.testing import wrong_suites
 
 
 def test_hostile_keys_are_all_different() -> None:
@@ -266,6 +267,17 @@ def test_a_stuck_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
             process.call(wait)
         monkeypatch.undo()
         assert not process.usable
+
+
+def test_a_forked_child_that_is_stuck_is_killed_and_named() -> None:
+    """Wherever it is: this one is in what the store does before its fork has returned."""
+    test = "test_forks_while_another_thread_writes"
+    suite = f"{wrong_suites.__file__}::TestWaitsInTheChild_{test}::{test}"
+    root = Path(wrong_suites.__file__).parents[2]
+    ended = run_python(
+        "import pytest; pytest.main()", "-p", "no:cacheprovider", suite, directory=root
+    )
+    assert "-9 is one that was stuck, and was killed after fork_seconds = 1" in ended.stdout
 
 
 def test_a_process_that_is_busy_is_not_used_again() -> None:

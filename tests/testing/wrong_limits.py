@@ -246,6 +246,18 @@ class ForgetsForks(TableStorage):
         pass
 
 
+class WaitsInTheChild(TableStorage):
+    """A child waits for a thread that it does not have before it begins anew."""
+
+    def before_fork(self) -> None:
+        pass
+
+    def after_fork(self, *, child: bool) -> None:
+        if child:
+            self._inside.acquire()
+            self._inside.release()
+
+
 class OpensOneAtATime(TableStorage):
     """Has a lock for opening, which a child finds locked for ever."""
 
@@ -300,6 +312,7 @@ ON_DISK = (
     (LapsesSilently, SharedConversationSuite, "test_a_lock_that_lapsed_is_noticed"),
     (ForgetsForks, SharedSuite, "test_forks_while_another_thread_opens"),
     (ForgetsForks, SharedSuite, "test_forks_while_another_thread_writes"),
+    (WaitsInTheChild, SharedSuite, "test_forks_while_another_thread_writes"),
     (OpensOneAtATime, SharedSuite, "test_forks_while_another_thread_opens"),
     (FollowsTheDirectory, FileSuite, "test_the_working_directory_may_change"),
     (IsForEverybody, FileSuite, "test_nobody_else_reads_its_files"),
