@@ -209,7 +209,7 @@ class EntryLeases(Leases):
         commit: Callable[[Iterable[Write]], object],
         load: Callable[[Sender, Sequence[Want]], list[Entry]],
         clock: Callable[[], int],
-        seconds: float = LEASE_SECONDS,
+        seconds: float,
     ) -> None:
         super().__init__(seconds)
         self._commit = commit

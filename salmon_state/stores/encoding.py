@@ -133,15 +133,12 @@ def _as_json(module: str, sender: Sender) -> str:
 def _parse_json(text: str) -> tuple[str, Sender]:
     try:
         module, sender = json.loads(text)
-        if _as_json(module, sender) == text and type(module) is str and _is_sender(sender):
+        is_key = type(module) is str and type(sender) in (str, type(None))
+        if is_key and _as_json(module, sender) == text:
             return module, sender
     except (ValueError, TypeError, RecursionError):
         pass
     raise StorageError(f"damaged key {text[:200]!r}: expected the JSON of [module, sender]")
-
-
-def _is_sender(value: object) -> bool:
-    return value is None or type(value) is str
 
 
 def _decompress(text: str, prefix: str) -> str:

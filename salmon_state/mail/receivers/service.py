@@ -86,7 +86,8 @@ class Service:
             lambda mail: not mail.owed,
         )
         self._stop = stop
-        start = self.loop.create_unix_server if _is_unix(listening) else self.loop.create_server
+        is_unix = listening.family == socket.AF_UNIX
+        start = self.loop.create_unix_server if is_unix else self.loop.create_server
         # One at a turn of the loop, so that other processes get their share.
         protocol: Any = partial(self._client, self)
         server: Any = await start(protocol, sock=listening, backlog=1)
@@ -171,7 +172,3 @@ class Service:
             TooBusy: It was not, for too long.
         """
         return (await self._workers.submit(mail.sender, partial(handle, mail))).answers
-
-
-def _is_unix(listening: socket.socket) -> bool:
-    return listening.family == socket.AF_UNIX

@@ -411,7 +411,7 @@ class Pool(Forkable):
             return False  # it was a new one
         return self._is_broken(error, None if loan is None else loan.driver)
 
-    def _is_broken(self, error: BaseException, driver: Any = None) -> bool:
+    def _is_broken(self, error: BaseException, driver: Any) -> bool:
         dialect: Any = self._engine.dialect
         return isinstance(error, self.driver_error) and (
             self._database.is_gone(error) or bool(dialect.is_disconnect(error, driver, None))
