@@ -190,23 +190,7 @@ class Backend:
             where: Which of them.
             value: The new value, which does not match `where`; ``None`` removes.
         """
-        total = 0
-        for page in self._pages(kind, where):
-            for entries in self._atomic(page.entries):
-                try:
-                    total += sum(self._commit(in_order(_change(e, value) for e in entries)))
-                except Overtaken:
-                    total += sum(self._sweep_one(entry, where, value) for entry in entries)
-        return total
-
-    def _sweep_one(self, entry: Entry, where: Where, value: Value | None) -> int:
-        found = [entry]
-        while found and where.matches(found[0]):
-            try:
-                return self._commit([_change(found[0], value)])[0]
-            except Overtaken:
-                found = self._load(entry.sender, ((entry.kind, entry.name),))
-        return 0
+        return self._rewrite(kind, where, lambda entry: [_change(entry, value)], where.matches)
 
     def _lock(self, sender: Sender, timeout: float) -> Lock:
         """Waits for a sender's lock; the default is a LEASE entry.
@@ -337,6 +321,44 @@ class Backend:
             if after is None:
                 return
             self._check_open()
+
+    def _rewrite(
+        self,
+        kind: Kind,
+        where: Where,
+        writes: Callable[[Entry], list[Write]],
+        may: Callable[[Entry], bool],
+    ) -> int:
+        """Makes some writes for each entry that matches; returns for how many.
+
+        Args:
+            kind: Of which kind.
+            where: Which of them.
+            writes: What to write, expecting that the entry is still as it was seen.
+            may: Whether that is to be, asked again when somebody else has written.
+        """
+        total = 0
+        for page in self._pages(kind, where):
+            for entries in self._atomic(page.entries):
+                try:
+                    self._commit(in_order(each for entry in entries for each in writes(entry)))
+                    total += len(entries)
+                except Overtaken:
+                    total += sum(self._rewrite_one(entry, writes, may) for entry in entries)
+        return total
+
+    def _rewrite_one(
+        self, entry: Entry, writes: Callable[[Entry], list[Write]], may: Callable[[Entry], bool]
+    ) -> bool:
+        found = [entry]
+        while found and may(found[0]):
+            try:
+                self._commit(in_order(writes(found[0])))
+            except Overtaken:
+                found = self._load(entry.sender, ((entry.kind, entry.name),))
+            else:
+                return True
+        return False
 
     def _atomic(self, entries: list[Entry]) -> Iterator[list[Entry]]:
         """Yields the entries in parts that one commit may change."""

@@ -41,7 +41,6 @@ from salmon_state.entries import (
 from salmon_state.errors import Overtaken, StorageError
 from salmon_state.findings import Finding
 from salmon_state.keys import Sender
-from salmon_state.moving import move_module
 from salmon_state.thread_locks import ThreadLocks
 
 __all__ = ["Record", "StateStorage"]
@@ -411,7 +410,18 @@ class StateStorage(Backend, routing.StateStorage):
         old, new = plain_module(old), plain_module(new)
         if old == new:
             return sum(1 for _ in self.records(module=old))
-        return self._call(move_module, self, old, new)
+
+        def moves(entry: Entry) -> list[Write]:
+            _, sender, _, state, at = entry
+            return [
+                Write(STATE, sender, old, None, None, Seen(state, at)),
+                Write(STATE, sender, new, state, at, ABSENT),
+            ]
+
+        def is_free(entry: Entry) -> bool:
+            return not self._load(entry.sender, ((STATE, new),))
+
+        return self._call(self._rewrite, STATE, Where(name=old), moves, is_free)
 
     def purge(
         self, *, older_than: timedelta, module: str | None = None, state: str | None = None
