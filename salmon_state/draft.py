@@ -100,20 +100,16 @@ class Draft:
 
     def find(self, place: Place) -> Write | None:
         """Returns what is meant to be written about one entry, by its name."""
-        layer: Draft | None = self
-        while layer is not None:
+        for layer in self._layers():
             if place in layer._writes:
                 return layer._writes[place]
-            layer = layer._beneath
         return None
 
     def find_move(self, kind: Kind, sender: Sender) -> Write | None:
         """Returns what is meant to become of all entries of a sender that were not written."""
-        layer: Draft | None = self
-        while layer is not None:
-            if layer._moves and (kind, sender) in layer._moves:
+        for layer in self._layers():
+            if (kind, sender) in layer._moves:
                 return layer._moves[kind, sender]
-            layer = layer._beneath
         return None
 
     def names(self, kind: Kind, sender: Sender) -> set[str]:
