@@ -14,7 +14,7 @@ from salmon.mail import MailRequest
 
 from salmon_state.log import log
 from salmon_state.mail.delivery import is_attached
-from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
+from salmon_state.mail.receivers.complexity import TOO_COMPLEX, is_too_complex
 from salmon_state.mail.receivers.repeated import Repeated
 from salmon_state.stores.disk import Synced, put_off
 

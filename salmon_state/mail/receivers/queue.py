@@ -16,7 +16,7 @@ from salmon import routing, server
 from salmon.mail import MailRequest
 
 from salmon_state.log import log
-from salmon_state.mail.receivers.bounds import TOO_COMPLEX, is_too_complex
+from salmon_state.mail.receivers.complexity import TOO_COMPLEX, is_too_complex
 from salmon_state.mail.receivers.ending import Ending
 from salmon_state.mail.receivers.handling import same_case
 from salmon_state.mail.receivers.limits import SIZE

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Session, TLSSetupException
 
-from salmon_state.mail.receivers.bounds import TOO_LARGE
 from salmon_state.mail.receivers.handling import ReceivedMail, one_answer, refusal, same_case
 from salmon_state.mail.receivers.limits import IN_HAND
 from salmon_state.mail.receivers.service import ENDING, Service
@@ -308,7 +307,7 @@ class SMTPClient(SMTP):
         """Takes memory for a mail of a size; returns what to answer if there is none."""
         service = self._service
         if size > service.limits.size:
-            return TOO_LARGE
+            return "552 5.3.4 This mail is too large"
         if memory - self._taken > service.memory:
             service.repeated.say("there is no memory for more mails: clients are to come again")
             return "452 4.3.1 Too many mails at once, please try again"

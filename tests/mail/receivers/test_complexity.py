@@ -6,7 +6,7 @@ from email.message import EmailMessage
 
 import pytest
 
-from salmon_state.mail.receivers.bounds import is_too_complex
+from salmon_state.mail.receivers.complexity import is_too_complex
 from tests.bombs import BOMBS, forwarded, nested
 
 

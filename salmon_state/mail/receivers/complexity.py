@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["TOO_COMPLEX", "TOO_LARGE", "is_too_complex"]
+__all__ = ["TOO_COMPLEX", "is_too_complex"]
 
-TOO_LARGE = "552 5.3.4 This mail is too large"
 TOO_COMPLEX = "554 5.6.0 This mail is too complex to be read"
 
 _LONGEST_HEAD = 128 * 1024
