@@ -325,6 +325,19 @@ def test_salmons_own_shelf(flavour: str, tmp_path: Path, other: str) -> None:
     assert {file: file.read_bytes() for file in before} == before
 
 
+def test_salmons_own_shelf_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it begins with: that of gdbm has the name of ours."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/states").write_bytes((0x13579ACE).to_bytes(4, "little") + bytes(60))
+    looked = typed("shelve:///run/states", "list").exception
+    assert isinstance(looked, ConfigurationError)
+    assert "salmon-state copy" in str(looked)
+    assert [file.name for file in Path("run").iterdir()] == ["states"]
+
+
 @pytest.mark.parametrize("url", ["shelve:///${RUN}/states", "Shelve:///{}/states"])
 def test_salmons_own_shelf_by_another_url(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

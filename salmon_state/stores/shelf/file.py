@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_from_bytes
 
 __all__ = ["ShelfFile", "database_tables", "is_database"]
 
@@ -130,7 +129,7 @@ def database_tables(path: Path, timeout: float) -> set[str] | None:
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
-    uri = f"file://{quote_from_bytes(bytes(path))}?mode=rw"
+    uri = f"{path.absolute().as_uri()}?mode=rw"
     return sqlite3.connect(
         uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
     )

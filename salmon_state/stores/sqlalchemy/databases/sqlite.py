@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
@@ -122,7 +121,7 @@ class SQLite(Database):
     ) -> Any:
         path, *rest = arguments
         # mode=rw: SQLite would make a new file, readable by others, if ours had been removed.
-        uri = f"file://{quote(path)}?mode=rw"
+        uri = f"{Path(path).as_uri()}?mode=rw"
         connection: Any = None
         try:
             connection = sqlite3.connect(uri, *rest, uri=True, factory=PatientConnection, **options)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
-from urllib.parse import quote
+from pathlib import Path
 
 from salmon_state.log import log
 from salmon_state.stores.disk import Synced
@@ -66,7 +66,7 @@ class Log(Synced):
         _torn.discard(self._path)
 
     def _write_again(self) -> None:
-        uri = f"file://{quote(self._database)}?mode=rw"
+        uri = f"{Path(self._database).as_uri()}?mode=rw"
         made = sqlite3.connect(uri, timeout=self._patience, isolation_level=None, uri=True)
         with closing(made) as connection:
             connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
