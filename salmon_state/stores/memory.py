@@ -118,10 +118,11 @@ class _Table:
 
     def entries(self, cells: Iterable[_Cell], where: Where) -> list[Entry]:
         """Returns those that are still there and match."""
+        value = where.value  # by which most are told apart from what nobody asks for
         found = [
             Entry(self.kind, cell.sender, cell.name, cell.value, cell.at)
             for cell in cells
-            if cell.value is not None
+            if cell.value is not None and (value is None or cell.value == value)
         ]
         return found if where == _ALL else [entry for entry in found if where.matches(entry)]
 
