@@ -110,6 +110,38 @@ def test_a_failure_says_what_is_wrong_and_where_that_is_written(tmp_path: Path) 
     assert errors[-1] == "E       assert 1 == 2"
 
 
+def test_a_write_that_fails_says_what_was_expected(tmp_path: Path) -> None:
+    text = """
+import contextlib, pytest
+from salmon_state import MemoryStorage, StorageError
+from salmon_state.testing import FaultSuite
+
+class Full(MemoryStorage):
+    full = False
+
+    def _commit(self, writes):
+        if self.full: raise StorageError("no space")
+        return super()._commit(writes)
+
+class TestFull(FaultSuite):
+    @pytest.fixture
+    def open_store(self): return Full
+
+    @pytest.fixture
+    def fail_writes(self, store):
+        @contextlib.contextmanager
+        def full():
+            store.full = True
+            yield
+            store.full = False
+        return full
+"""
+    output = run_kit(tmp_path, text, "-k", "test_a_write_that_fails and compare_and_set")
+    wrong = "expected StorageUnavailable and no change: StorageError was raised, unchanged=True"
+    assert wrong in output
+    assert "is True" not in output
+
+
 LIMITED = """
 import pytest
 from salmon_state import MemoryStorage, StorageError
