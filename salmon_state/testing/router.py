@@ -50,7 +50,7 @@ class RouterSuite(StoreSuite):
     The router's routes, handlers and settings are restored after each test.
     """
 
-    @pytest.fixture(autouse=True)
+    @pytest.fixture
     def _salmon(
         self, store: StateStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[None]:
@@ -63,7 +63,7 @@ class RouterSuite(StoreSuite):
             yield
 
     @pytest.fixture
-    def anna(self) -> RouterConversation:
+    def anna(self, _salmon: None) -> RouterConversation:
         """Somebody who writes."""
         return RouterConversation("anna@example.com", "hello")
 

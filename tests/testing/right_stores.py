@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -157,6 +158,24 @@ class ShortLeases(TableStorage):
     """Whoever was killed in a conversation keeps it for a short time."""
 
     lease_seconds = 3
+
+
+class OneProcess(TableStorage):
+    """Whoever opens it keeps all other processes out, as some databases do."""
+
+    locks_processes = False
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self._opened = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._opened)
+            raise StorageUnavailable("another process has it open") from None
+        super().__init__(path, **options)
+
+    def _close(self) -> None:
+        os.close(self._opened)
 
 
 class TablePlace(InADirectory):

@@ -21,13 +21,14 @@ from salmon_state.testing import (
     FaultSuite,
     FileSuite,
     OpenStore,
+    RouterSuite,
     SharedConversationSuite,
     SharedEntrySuite,
     SharedStoreSuites,
     SharedSuite,
     StoreSuite,
 )
-from tests.testing.right_stores import ShortLeases, TablePlace, TableStorage
+from tests.testing.right_stores import OneProcess, ShortLeases, TablePlace, TableStorage
 from tests.testing.wrong_shared_conversations import LockedTable
 
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
@@ -69,6 +70,16 @@ class TestTable(Table, DurableSuite, SharedSuite, SharedEntrySuite, SharedConver
     reopening_runs = 5
     mails = 20  # the default lock is two commits
     histories = 1
+
+
+class TestOneProcess(TablePlace, RouterSuite, DurableSuite):
+    """No suite holds the store open while another one has a process open it."""
+
+    reopening_runs = 1
+
+    @pytest.fixture
+    def open_store(self, place: Path) -> OpenStore:
+        return partial(OneProcess, str(place / "states.db"))
 
 
 @pytest.mark.stress
