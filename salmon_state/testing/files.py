@@ -27,12 +27,18 @@ class FileSuite(StoreSuite):
 
     @pytest.fixture
     def open_at(self) -> Callable[[str], StateStorage]:
-        """Returns what opens the store at a path, which may be relative."""
+        """Returns what opens the store at a path, of a file or a directory as it likes.
+
+        The path may be relative, and nothing need be there.
+        """
         raise NotImplementedError(f"{type(self).__name__} must override the fixture open_at")
 
     @pytest.fixture
     def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """Makes a fresh directory the working directory, of a name that means more in a URL."""
+        """Makes a fresh directory the working directory, of a name that means more in a URL.
+
+        It is overridden for a store whose paths cannot have such characters.
+        """
         here = tmp_path / "here #1? 50%41"
         here.mkdir()
         monkeypatch.chdir(here)
