@@ -43,7 +43,7 @@ class StoreReport:
     """By ability, those that failed with some, or whose store could not be opened."""
     expected: dict[str, set[str]] = field(default_factory=dict)
     """By ability, the tests that the store's classes have."""
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
     """Why, by the name of a test, whether or not it passed with other parameters."""
     limits: dict[str, str] = field(default_factory=dict)
     declared: dict[str, bool] = field(default_factory=dict)
@@ -57,7 +57,9 @@ class StoreReport:
         self.declared.update(record["declared"])
         self.counts.update(record["tally"])
         if outcome == "skipped":
-            self.skipped[test] = record["reason"]
+            reasons = self.skipped.setdefault(test, [])
+            if record["reason"] not in reasons:
+                reasons.append(record["reason"])
             return
         (self.passed if outcome == "passed" else self.failed).setdefault(ability, set()).add(test)
         self.counts["tests"] += outcome == "passed"
@@ -76,7 +78,7 @@ class StoreReport:
     def left_out(self) -> dict[str, str]:
         """Returns why, by the name of a test that was asked with no parameter."""
         passed = set().union(*self.passed.values())
-        return {test: reason for test, reason in self.skipped.items() if test not in passed}
+        return {test: "; ".join(why) for test, why in self.skipped.items() if test not in passed}
 
     def notes(self) -> Iterator[str]:
         """Yields what the store says of itself, its limits, and what was left out, and why."""

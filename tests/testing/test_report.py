@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from salmon_state.testing import StoreSuite
 from salmon_state.testing.abilities import ABILITIES
-from salmon_state.testing.report import MARK
+from salmon_state.testing.report import MARK, StoreReport
 from tests.documentation import CHECKOUT
 from tests.examples import test_file_store
 from tests.stores import test_kit, test_kit_faults
@@ -79,6 +80,16 @@ def test_a_run_says_what_it_found(tmp_path: Path, options: tuple[str, ...]) -> N
     assert "  left out test_clear: nobody clears" in lines
     assert "  limit memory = 100,000,000: it is in memory" in lines
     assert "  FAILED: ping, close, repr" in lines
+
+
+def test_all_reasons_are_given() -> None:
+    """A test may be left out with each of its parameters, for another reason."""
+    report = StoreReport()
+    record: dict[str, Any] = {"ability": "other Pythons", "test": "test_it", "of": ["test_it"]}
+    record |= {"limits": {}, "declared": {}, "tally": {}}
+    for reason in ("no Python 3.10", "python3.12 has no lmdb", "no Python 3.10"):
+        report.add({**record, "reason": reason}, "skipped")
+    assert list(report.notes()) == ["left out test_it: no Python 3.10; python3.12 has no lmdb"]
 
 
 def test_a_page_is_written_below_what_is_there(tmp_path: Path) -> None:
