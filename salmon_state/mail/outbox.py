@@ -26,7 +26,7 @@ from salmon_state.entries import (
     from_microseconds,
     in_order,
 )
-from salmon_state.errors import ConfigurationError, Overtaken, StorageError
+from salmon_state.errors import ConfigurationError, Overtaken
 from salmon_state.keys import Sender
 from salmon_state.mail.batches import Batch, Envelope, Mail, decode, in_groups
 from salmon_state.mail.bodies import LOOK_AFTER, is_needed
@@ -163,12 +163,13 @@ class Outbox:
         conversation.afterwards(self._announce)
 
     def _commit_all(self, writes: Iterator[Write], wrong: list[Exception]) -> None:
+        self.storage._check_open()
         try:
-            self.storage._call(self.storage._commit, writes)
-        except StorageError:
-            if wrong:  # it was not the store's
+            self.storage._commit(writes)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; see _raise
+            if wrong:  # and it is not the store that failed
                 raise wrong[0] from None
-            raise
+            self.storage._raise(error)
 
     def _body_of(self, conversation: Conversation, data: bytes) -> str:
         """Returns the name for a message, of which a conversation keeps each once."""
