@@ -2,6 +2,7 @@
 
 It is the server that ``salmon start`` would start, with something to read on the terminal and an
 end that lets the mail in hand finish. Ctrl-C, SIGTERM and SIGHUP end it; a second one kills it.
+Under ``nohup`` it goes on when its terminal closes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ Ctrl-C stops the server; started again, {again}.
 
 def main() -> int:
     """Serves until a signal comes; returns the status to exit with."""
-    for number in ENDING:
+    ending = [number for number in ENDING if not _is_nohup(number)]
+    for number in ending:
         signal.signal(number, _leave)
 
     # Importing it boots the server: not before Ctrl-C has its handler.
@@ -61,21 +63,29 @@ def main() -> int:
 
     receiver = settings.receiver
     stopped_by: list[int] = []
+    failed = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped_by.append(number)
-        for each in ENDING:
+        for each in ending:
             signal.signal(each, signal.SIG_DFL)
         receiver.stop()
 
+    def start() -> None:
+        try:
+            receiver.start()
+        except Exception:
+            LOG.exception("the server cannot be started")
+            failed.set()
+
     log_to_terminal()
-    for number in ENDING:  # before there are threads, which would outlive _leave
+    for number in ending:  # before there are threads, which would outlive _leave
         signal.signal(number, stop)
     sys.stdout.write(_welcome())
     sys.stdout.flush()
     # A queue's start() blocks; this thread must be free for the signals.
-    threading.Thread(target=receiver.start, name="start").start()
-    while not receiver.wait(0.5):
+    threading.Thread(target=start, name="start").start()
+    while not receiver.wait(0.5) and not failed.is_set():
         pass
     Router.STATE_STORE.close()
     if not stopped_by:
@@ -83,6 +93,10 @@ def main() -> int:
         return 1
     LOG.info("stopped by %s", signal.Signals(stopped_by[0]).name)
     return 0
+
+
+def _is_nohup(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

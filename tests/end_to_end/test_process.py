@@ -8,6 +8,7 @@ import smtplib
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -82,6 +83,47 @@ def test_what_is_being_sent_is_sent_before_the_end(
     assert [mail[:2] for mail in sink.mails] == [("<>", f"<{ANNA}>")]
     assert states() == {ANNA: "CONFIRMING"}
     assert "Traceback" not in server.output(), server.output()
+
+
+def test_under_nohup_a_terminal_may_close(serve: Serve, states: States) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does for its command
+    try:
+        server = serve()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    server.send(ANNA, "news-subscribe")
+    assert states() == {ANNA: "CONFIRMING"}
+    assert server.stop() == 0
+
+
+WITHOUT_PROCESSES = """
+import subprocess, sys
+
+def refuse(*arguments, **options):
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+
+subprocess.Popen = refuse
+from config.serve import main
+sys.exit(main())
+"""
+
+
+def test_a_server_that_cannot_start_ends(tmp_path: Path) -> None:
+    """So that somebody can start it anew; it would listen, and greet nobody."""
+    server = MailServer(tmp_path, DISPATCHER="process")
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PROCESSES],
+        cwd=tmp_path,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 1
+    assert "the server cannot be started" in ended.stderr
+    assert "Resource temporarily unavailable" in (tmp_path / "logs" / "salmon.log").read_text()
 
 
 def test_several_processes(serve: Serve, states: States) -> None:
