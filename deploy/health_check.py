@@ -26,9 +26,13 @@ def main(servers: list[str]) -> int:
 def _servers(servers: list[str]) -> Iterator[str]:
     for server in servers:
         host, _, port = server.rpartition(":")
+        host = host.strip("[]")
+        if not host:  # smtplib would ask nobody
+            yield f"{server!r} is no server: expected host:port, such as 127.0.0.1:8823"
+            continue
         try:
             # The greeting of LMTP is that of SMTP, and so is leaving.
-            with smtplib.SMTP(host.strip("[]"), int(port), timeout=PATIENCE):
+            with smtplib.SMTP(host, int(port), timeout=PATIENCE):
                 pass
         except (OSError, smtplib.SMTPException, ValueError) as error:
             yield f"{server} does not greet: {error}"

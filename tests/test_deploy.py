@@ -154,6 +154,20 @@ def test_logrotate_reads_its_lines(tmp_path: Path) -> None:
     assert (tmp_path / "salmon.log.1").read_text() == "a line\n"
 
 
+def test_a_monitor_that_names_no_host_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hear for ever that all is well, from nobody."""
+    monkeypatch.setenv("SALMON_STATE_URL", "memory://")
+    assert health_check.main(["8823", ":8823", "[]:8823"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" is no server")[0] for line in lines] == [
+        "'8823'",
+        "':8823'",
+        "'[]:8823'",
+    ]
+
+
 @pytest.mark.slow
 def test_a_monitor_is_told_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
