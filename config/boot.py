@@ -23,7 +23,7 @@ from config.run_directory import private_directory, private_maildir, private_sec
 from config.sending import Sending, make_relay
 from examples.mailing_list import settings as lists
 from examples.mailing_list import subscribers
-from salmon_state import ConfigurationError, StorageUnavailable, attach, open_storage
+from salmon_state import StorageError, attach, open_storage
 from salmon_state.mail.outbox import Outbox
 
 # A Salmon daemon has umask 0, with which the mails in the queues and the log would be everybody's.
@@ -35,7 +35,7 @@ log_to_file()
 
 lists.list_names = settings.list_names
 lists.list_domain = settings.list_domain
-lists.list_secret = settings.list_secret_given.encode() or private_secret(settings.list_secret_file)
+lists.list_secret = settings.list_secret_given or private_secret(settings.list_secret_file)
 
 
 def _open_store() -> None:
@@ -47,10 +47,8 @@ def _open_store() -> None:
 
 try:
     when_there(_open_store, settings.state_patience)
-except ConfigurationError as error:
-    raise SettingsError(f"SALMON_STATE_URL: {error}") from None
-except StorageUnavailable as error:
-    raise SettingsError(f"SALMON_STATE_URL: {error.detail}") from None
+except StorageError as error:
+    raise SettingsError(f"SALMON_STATE_URL: {getattr(error, 'detail', error)}") from None
 
 lists.relay = Outbox(Router.STATE_STORE, make_relay())
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 from functools import partial
 
 from config import settings
 from config.logs import log_to_file, log_to_terminal
 from config.patience import when_there
 from config.sending import make_relay
-from salmon_state import open_storage
+from salmon_state import StorageError, open_storage
 from salmon_state.mail.dispatch import run
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 
 __all__ = ["main"]
+
+LOG = logging.getLogger("config.dispatch")
 
 
 def main() -> None:
@@ -25,7 +29,12 @@ def main() -> None:
     os.umask(0o077)
     log_to_file()
     log_to_terminal()
-    with when_there(partial(open_storage, settings.state_url), settings.state_patience) as store:
+    try:
+        store = when_there(partial(open_storage, settings.state_url), settings.state_patience)
+    except StorageError as error:
+        LOG.error("the store cannot be opened: %s", getattr(error, "detail", error))
+        sys.exit(1)
+    with store:
         outbox = Outbox(store, make_relay())
         run(Dispatcher(outbox, connections=settings.relay_connections), by_stdin=True)
 

@@ -87,7 +87,7 @@ list_domain = word(
     "one domain name such as lists.example.com",
 )
 list_secret_file = "run/list.secret"  # noqa: S105 - the name of a file
-list_secret_given = text("SALMON_LIST_SECRET")
+list_secret_given = text("SALMON_LIST_SECRET").encode("utf-8", "surrogateescape")
 if list_secret_given and len(list_secret_given) < 32:
     raise SettingsError("SALMON_LIST_SECRET: expected at least 32 characters, got fewer")
 

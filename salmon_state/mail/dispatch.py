@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from salmon_state.checks import check_seconds
-from salmon_state.errors import ConfigurationError, StorageUnavailable
+from salmon_state.errors import StorageError
 from salmon_state.log import log
 from salmon_state.mail.batches import Mail
 from salmon_state.mail.dispatcher import Dispatcher
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None, *, url: str = "", program: str 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     try:
         store = open_storage(options.url)
-    except (ConfigurationError, StorageUnavailable) as error:
+    except StorageError as error:
         sys.stderr.write(f"{getattr(error, 'detail', error)}\n")
         return 1
     with store:

@@ -168,7 +168,7 @@ def open_session(relay: Any) -> Session:
         except BaseException:
             connection.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # no host is called so, or no login can be
         raise RelayDown(f"{relay!r}: {type(error).__name__}: {error}") from error
 
 

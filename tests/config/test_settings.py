@@ -133,3 +133,8 @@ def test_a_secret_is_not_shown(
 def test_a_list_whose_name_begins_like_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     pattern = settings(monkeypatch, LISTS="news,news-dev")["router_defaults"]["list_name"]
     assert re.fullmatch(f"({pattern})(|-subscribe)", "news-dev-subscribe")
+
+
+def test_a_secret_of_whatever_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = os.fsdecode(b"\xff" * 32)
+    assert settings(monkeypatch, LIST_SECRET=given)["list_secret_given"] == b"\xff" * 32

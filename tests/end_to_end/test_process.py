@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dbm.dumb
 import os
 import signal
 import smtplib
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -260,6 +262,8 @@ def test_a_daemon_that_cannot_work_says_so_where_it_can(tmp_path: Path) -> None:
         ("SALMON_STATE_URL", "sqlite:///missing/x.db", "SALMON_STATE_URL: cannot keep states in"),
         ("SALMON_SOCKET", "x", "SALMON_SOCKET: expected SALMON_RECEIVER=lmtp beside it"),
         ("SALMON_TLS_CERTIFICATE", "no.pem", "SALMON_TLS_CERTIFICATE=no.pem: expected a certif"),
+        ("SALMON_STATE_URL", "shelve:///damaged", "SALMON_STATE_URL: damaged entry in the shelf"),
+        ("SALMON_HOST", "127.0.0..1", "SALMON_HOST=127.0.0..1 SALMON_PORT={port}: cannot listen"),
         ("SALMON_PORT", "smtp", "SALMON_PORT: expected a TCP port between 1 and 65535, got 'smtp'"),
     ],
 )
@@ -268,9 +272,11 @@ def test_a_setting_that_cannot_work_is_one_line(
 ) -> None:
     server = MailServer(tmp_path)
     server.environment[name] = given
+    with closing(dbm.dumb.open(str(tmp_path / "damaged"), "c")) as damaged:
+        damaged[b"no key"] = b"no value"
     ended = run(server)
     assert ended.returncode == 1
-    assert ended.stderr.startswith(message)
+    assert ended.stderr.startswith(message.format(port=server.port))
     assert ended.stderr.count("\n") == 1
     assert "hunter2" not in ended.stderr
 

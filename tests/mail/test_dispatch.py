@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dbm.dumb
 import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,21 @@ def test_it_sends_what_others_record(tmp_path: Path) -> None:
     assert (tmp_path / "given_up").read_text() == f"{BEN}: 550 no"
 
 
-def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    process = start(tmp_path, "nosql://me:hunter2@x", "--maildir=out")
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("nosql://me:hunter2@x", "unknown scheme 'nosql'"),
+        ("shelve:///damaged", "damaged entry in the shelf"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(url: str, error: str, tmp_path: Path) -> None:
+    with closing(dbm.dumb.open(str(tmp_path / "damaged"), "c")) as damaged:
+        damaged[b"no key"] = b"no value"
+    process = start(tmp_path, url, "--maildir=out")
     _, text = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert text.startswith("unknown scheme 'nosql'")
+    assert text.startswith(error)
+    assert text.count("\n") == 1
     assert "hunter2" not in text
 
 

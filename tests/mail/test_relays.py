@@ -251,6 +251,13 @@ def test_a_login_that_the_relay_does_not_offer_is_an_error(sink: SMTPSink) -> No
     assert "hunter2" not in str(down.value)
 
 
+@pytest.mark.parametrize("host", ["127.0.0..1", "x" * 70 + ".example.com"])
+def test_what_no_host_is_called_cannot_be_reached(host: str) -> None:
+    """Python says so by another error than of a host that there is not."""
+    with pytest.raises(RelayDown, match="UnicodeError"):
+        open_session(SMTPRelay(host))
+
+
 @pytest.mark.parametrize("tls", ["starttls", "tls"])
 def test_without_tls_nothing_is_sent_to_a_relay_that_must_have_it(sink: SMTPSink, tls: str) -> None:
     with pytest.raises(RelayDown):

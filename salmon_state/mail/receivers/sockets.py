@@ -25,7 +25,12 @@ def listen_on_port(host: str, port: int) -> socket.socket:
     Raises:
         OSError: There is no such host here, or somebody listens there.
     """
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError as error:  # such as 127.0.0..1
+        raise OSError(errno.EADDRNOTAVAIL, "no such host", host) from error
     family, _, _, _, address = found[0]
     listening = socket.socket(family)
     try:
