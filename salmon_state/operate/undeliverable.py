@@ -46,14 +46,17 @@ class Kept(NamedTuple):
 
     @property
     def envelope(self) -> tuple[str, str]:
-        """The sender and the recipient."""
+        """The sender and the recipient, or whatever a mail makes Python's parser raise."""
         from salmon_state.mail.receivers.queue import envelope_of  # with all that speaks SMTP
 
         return envelope_of(self.headers)
 
     def row(self) -> Row:
         """Returns what is printed of it."""
-        sender, recipient = self.envelope
+        try:
+            sender, recipient = self.envelope
+        except Exception:  # noqa: BLE001 - it may be why the mail is here, and stays readable
+            sender = recipient = ""
         subject = str(self.headers.get("Subject", ""))
         row = {"name": self.path.name, "since": self.since, "size": self.size, "from": sender}
         return {**row, "to": recipient, "subject": subject}
@@ -186,9 +189,12 @@ class _Refusal:
 
 def _deliver(kept: Kept) -> str:
     """Returns what became of a mail; only if it was handled it is removed."""
-    # A tuple as by SMTP: a mail with the name of a directory would be put back there.
-    mail = MailRequest(("undeliverable", kept.path.name), None, None, kept.path.read_bytes())
-    mail.From, mail.To = kept.envelope
+    try:
+        # A tuple as by SMTP: a mail with the name of a directory would be put back there.
+        mail = MailRequest(("undeliverable", kept.path.name), None, None, kept.path.read_bytes())
+        mail.From, mail.To = kept.envelope
+    except Exception as error:  # noqa: BLE001 - Python's parser lets out what a mail provokes
+        return f"stays: {type(error).__name__}: {error}"
     before, Router.UNDELIVERABLE_QUEUE = Router.UNDELIVERABLE_QUEUE, _Refusal()
     refusal = Router.UNDELIVERABLE_QUEUE
     options = {"again": True} if is_attached(Router) else {}

@@ -21,7 +21,7 @@ from salmon.queue import Queue
 from salmon_state import Confirmations, MemoryStorage, open_storage
 from salmon_state.mail.outbox import Outbox
 from salmon_state.operate import undeliverable as commands
-from tests.operate.typing_commands import ANNA, APP, BEN, process, rows, typed
+from tests.operate.typing_commands import ANNA, APP, BEN, exited, process, rows, typed
 from tests.redis_services import wait_until
 
 # ---------------------------------------------------------------- confirmations
@@ -194,6 +194,36 @@ def test_again_through_the_router(file: str, queue: Queue, attached: bool, tmp_p
     with open_storage(file) as store:
         states = {record.sender: record.state for record in store.records()}
     assert states == {"well@x": "DONE", "broken@x": "ERROR"}
+
+
+def test_a_mail_that_cannot_be_parsed(file: str, queue: Queue, tmp_path: Path) -> None:
+    """It is listed with the others, and keeps none of them from the router."""
+    Path(queue.dir, "new", "0.bad").write_text(f"To: {'(' * 20_000}\nSubject: bad\n\n")
+    good = queue.push(mail("well@host"))
+    said = undeliverable(file, queue, "list")
+    assert [(row["to"], row["subject"]) for row in said] == [
+        ("", "bad"),
+        ("well@host", "for \x1b[2J well@host"),
+    ]
+    (tmp_path / "boot.py").write_text(BOOT.format(file=file, attach=""))
+    command = ["--store", file, "--json", "undeliverable", "again", "0.bad", good]
+    done = process(*command, "--queue", queue.dir, "--boot", "boot", cwd=tmp_path)
+    outcomes = [json.loads(line)["outcome"] for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert outcomes == ["stays: RecursionError: maximum recursion depth exceeded", "handled"]
+    assert queue.keys() == ["0.bad"]
+
+
+def test_files_that_are_not_ours_to_read(
+    file: str, queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # root may read all
+    status, text = exited(capsys, "--store", file, "undeliverable", "list", "--queue", queue.dir)
+    assert status == 1
+    assert text == f"PermissionError: [Errno 13] Permission denied: '{queue.dir}/new'\n"
 
 
 def test_pruning(file: str, queue: Queue) -> None:
