@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -60,13 +61,20 @@ def diagnose_states(store: StateStorage, modules: Sequence[str]) -> Iterator[Fin
 def _of_state(module: str, state: str, count: int, *, there: bool) -> Finding:
     text = f"conversations with {shown(module)} in {shown(state)}: {count:,}"
     if state == _ERROR:
-        advice = f"a handler raised: mend it, then salmon-state rename {shown(module)} ERROR START"
+        advice = (
+            f"a handler raised: mend it, then salmon-state rename {_quoted(module)} ERROR START"
+        )
     elif there:
         advice = ""
     else:
         text += ", which no function handles"
-        advice = f"salmon-state rename {module} {shown(state)} NEW"
+        advice = f"salmon-state rename {_quoted(module)} {_quoted(state)} NEW"
     return Finding("states", text, advice)
+
+
+def _quoted(name: str) -> str:
+    """Returns a name as a shell takes it: an application may make it of what a mail says."""
+    return shlex.quote(shown(name))
 
 
 def diagnose_application(boot: str) -> Iterator[Finding]:

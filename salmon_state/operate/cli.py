@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from itertools import chain
 
 import click
@@ -80,6 +81,8 @@ for command in chain.from_iterable(_SECTIONS.values()):
 
 def main() -> None:
     """Runs the command line and exits."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a sender may have letters that a terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(prog_name="salmon-state", standalone_mode=False) or 0)
     except click.Abort:  # Ctrl-C, or the answer was no
@@ -93,4 +96,7 @@ def main() -> None:
         sys.exit(UNAVAILABLE)
     except (StorageError, NotImplementedError) as error:
         click.echo(f"{error}", err=True)
+        sys.exit(FOUND)
+    except OSError as error:  # somebody else's files, or a full disk
+        click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(FOUND)

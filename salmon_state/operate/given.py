@@ -153,13 +153,18 @@ def imported(name: str) -> ModuleType:
 
 
 def configured(name: str) -> object:
-    """Returns what the settings of the application in the working directory say, or ``None``."""
+    """Returns what the settings of the application in the working directory say, or ``None``.
+
+    Raises:
+        click.ClickException: They cannot be imported.
+    """
     try:
-        settings = application_module("config.settings")
-    except ModuleNotFoundError as error:
-        if error.name not in ("config", "config.settings"):
-            raise
-        return None
+        settings = imported("config.settings")
+    except click.ClickException as error:
+        cause = error.__cause__
+        if isinstance(cause, ModuleNotFoundError) and cause.name in ("config", "config.settings"):
+            return None
+        raise
     return getattr(settings, name, None)
 
 

@@ -396,3 +396,24 @@ def test_a_user_who_may_only_read(kind: str, request: pytest.FixtureRequest) -> 
         refused = typed(user, command)
         assert isinstance(refused.exception, ConfigurationError)
         assert "must be granted SELECT, INSERT, UPDATE and DELETE" in str(refused.exception)
+
+
+def test_letters_that_a_terminal_has_not(file: str) -> None:
+    """What was changed is told, and a sender that somebody made up ends no list."""
+    odd = "\u03c9@example.com"
+    open_storage(file).close()
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    for command in (["set", APP, odd, "POSTING"], ["list"]):
+        done = process("--store", file, *command, env=environment, encoding="latin-1")
+        assert (done.returncode, "\\u03c9@example.com" in done.stdout) == (0, True), done.stderr
+
+
+def test_settings_that_cannot_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "settings.py").write_text("state_url = nothing")
+    environment = {name: os.environ[name] for name in os.environ if name != "SALMON_STATE_URL"}
+    done = process("list", cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: config.settings cannot be imported: NameError: name 'nothing' is not defined\n"
+    )

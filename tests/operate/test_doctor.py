@@ -546,6 +546,16 @@ def test_conversations_in_error_without_the_application(
         assert "say --handlers MODULE" in rows(file, "doctor")[-1]["finding"]
 
 
+def test_an_advice_that_is_typed_does_what_it_says(
+    file: str, store: StateStorage, tmp_path: Path
+) -> None:
+    """An application may make the name of a module of an address, as the lists' does."""
+    store.set("lists:$(reboot); x", ANNA, "ERROR")
+    with application_in(tmp_path):
+        [advice] = wrong(file).values()
+    assert advice.endswith("rename 'lists:$(reboot); x' ERROR START")
+
+
 def test_what_cannot_be_imported(file: str) -> None:
     assert found(file, "nothing_there cannot be imported", "--boot", "nothing_there")
     assert found(file, "nothing_there cannot be imported", "--handlers", "nothing_there")
