@@ -88,11 +88,11 @@ class PageTests(StoreSuite):
     def test_large_values_fill_pages(self, store: StateStorage, where: Where) -> None:
         """None is left out where a page ends because of its bytes, nor is one claimed twice."""
         store._clock = lambda: NOON + 9
-        sizes = {str(number): 300_000 * (1 + number % 5) for number in range(12)}
+        sizes = {str(number): 400_000 * (1 + number % 3) for number in range(7)}
         places = [(name, OTHER if size > 1_000_000 else SENDER) for name, size in sizes.items()]
         for number, (name, sender) in enumerate(places):
             value = b"%d" % (number % 10) * sizes[name]
-            write(store, [Write(Kind.OUTGOING, sender, name, value, NOON + number % 9)])
+            write(store, [Write(Kind.OUTGOING, sender, name, value, NOON + number % 4)])
         found = everything(store, Kind.OUTGOING, where)
         assert {entry.name: len(entry.value) for entry in found} == sizes
         claimed: list[Entry] = []
