@@ -213,6 +213,22 @@ def test_an_index_that_is_missing(
     assert not [row for row in rows(place.url, "doctor") if row["check"] == "indexes"]
 
 
+def said_of_indexes(url: str) -> list[bool]:
+    return [row["wrong"] for row in rows(url, "doctor") if row["check"] == "indexes"]
+
+
+def check_that_indexes_are_recommended(url: str) -> None:
+    """Checks that it is from three states on, and not any more when they are there."""
+    with open_storage(url) as store:
+        for sender in ("a@x", "b@x"):
+            store.set(APP, sender, "POSTING")
+        assert said_of_indexes(url) == []
+        store.set(APP, "c@x", "POSTING")
+        assert said_of_indexes(url) == [False]
+    open_storage(url, indexes=True).close()
+    assert said_of_indexes(url) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_many_states_without_the_indexes_that_are_an_option(
@@ -221,18 +237,7 @@ def test_many_states_without_the_indexes_that_are_an_option(
     """They are recommended; for a monitor nothing is wrong."""
     monkeypatch.setattr("salmon_state.stores.sqlalchemy.diagnosis._MANY", 3)
     url = fresh_url(request, kind, tmp_path)
-
-    def said() -> list[bool]:
-        return [row["wrong"] for row in rows(url, "doctor") if row["check"] == "indexes"]
-
-    with open_storage(url) as store:
-        for sender in ("a@x", "b@x"):
-            store.set(APP, sender, "POSTING")
-        assert said() == []
-        store.set(APP, "c@x", "POSTING")
-        assert said() == [False]
-    open_storage(url, indexes=True).close()
-    assert said() == []
+    check_that_indexes_are_recommended(url)
 
 
 # ---------------------------------------------------------------- PostgreSQL
@@ -413,23 +418,12 @@ def test_many_states_in_redis_without_an_index(
     """One is recommended, and nothing wrong; one that is not whole is to be finished."""
     monkeypatch.setattr(redis_diagnosis, "_MANY", 3)
     url = redis_server.fresh_database()
-
-    def said() -> list[bool]:
-        return [row["wrong"] for row in rows(url, "doctor") if row["check"] == "indexes"]
-
-    with open_storage(url) as store:
-        for sender in ("a@x", "b@x"):
-            store.set(APP, sender, "POSTING")
-        assert said() == []
-        store.set(APP, "c@x", "POSTING")
-        assert said() == [False]
-    open_storage(url, indexes=True).close()
-    assert said() == []
+    check_that_indexes_are_recommended(url)
     with redis_server.client(db=OWN_DATABASE) as client:
         client.zrem("salmon_state:{due}:index", "whole")
-    assert said() == [True]
+    assert said_of_indexes(url) == [True]
     open_storage(url, indexes=True).close()
-    assert said() == []
+    assert said_of_indexes(url) == []
 
 
 def test_redis_that_cannot_write_its_files(redis_server: RedisServer) -> None:
