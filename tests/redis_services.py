@@ -314,6 +314,65 @@ class RedisCluster(Several):
         self.hurry(CALM)
 
 
+class MovingSlot:
+    """The slot of a key on its way to another primary of a cluster, as Redis documents it.
+
+    Attributes:
+        source: Whose it is.
+        target: Whose it becomes.
+    """
+
+    def __init__(self, cluster: RedisCluster, key: bytes) -> None:
+        with cluster.client() as client:
+            self._slot: int = client.keyslot(key)
+        self.source = cluster.primary_of(key)
+        self.target = next(
+            server
+            for server in cluster.members.values()
+            if server is not self.source and _is_primary(server)
+        )
+
+    def begin(self) -> None:
+        """Lets both know of it; no key is moved yet."""
+        _set_slot(self.target, f"{self._slot} IMPORTING {_name(self.source)}")
+        _set_slot(self.source, f"{self._slot} MIGRATING {_name(self.target)}")
+
+    def move(self, *keys: bytes) -> None:
+        """Moves keys of the slot; without any, all that are left."""
+        with self.source.client() as client:
+            left = keys or client.execute_command(f"CLUSTER GETKEYSINSLOT {self._slot} 10")
+            there = ("127.0.0.1", self.target.port, "", 0, 5000, "AUTH", SECRET)
+            for key in left:
+                client.execute_command("MIGRATE", *there, "KEYS", key)
+
+    def end(self) -> None:
+        """Says whose it is now."""
+        for server in (self.target, self.source):
+            _set_slot(server, f"{self._slot} NODE {_name(self.target)}")
+
+    def give_back(self) -> None:
+        """Undoes it, when the slot is empty."""
+        for server in (self.source, self.target):
+            _set_slot(server, f"{self._slot} NODE {_name(self.source)}")
+
+
+def _set_slot(server: RedisServer, what: str) -> None:
+    with server.client() as client:
+        client.execute_command(f"CLUSTER SETSLOT {what}")
+
+
+def _is_primary(server: RedisServer) -> bool:
+    with server.client() as client:
+        role: Any = client.role()
+    return bool(role[0] in (b"master", "master"))
+
+
+def _name(server: RedisServer) -> str:
+    with server.client(decode_responses=True) as client:
+        name: Any = client.execute_command("CLUSTER MYID")
+    return str(name)
+
+
 _NOT_YET = (redis.RedisError, redis.exceptions.RedisClusterException, OSError, KeyError)
 """What a question may raise in the middle of a failover."""
 

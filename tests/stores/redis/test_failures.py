@@ -19,7 +19,14 @@ from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing.lifecycle import CALLS
 from salmon_state.testing.suite import contents, fill
 from salmon_state.testing.threads import run_together
-from tests.redis_services import SECRET, RedisCluster, RedisSentinel, RedisServer, fresh_prefix
+from tests.redis_services import (
+    SECRET,
+    MovingSlot,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    fresh_prefix,
+)
 from tests.services import again
 from tests.stores.redis.proxy import Proxy
 
@@ -391,51 +398,26 @@ def test_slots_that_move(cluster: RedisCluster) -> None:
     cluster.empty()
     prefix = fresh_prefix()
     sender = f"{prefix}@x"  # alone in its slot
-    with RedisStorage(cluster.url(), prefix=prefix) as store, cluster.client() as client:
+    with RedisStorage(cluster.url(), prefix=prefix) as store:
         fill(store, [(MODULE, f"{number}@x", "A") for number in range(60)])
         store.set(MODULE, sender, "A")
         key = store._keys.of(sender)
-        slot = client.keyslot(key)
-        source = cluster.primary_of(key)
-        target = next(
-            server
-            for server in cluster.members.values()
-            if server is not source and _is_primary(server)
-        )
-        names = {server: _name(server) for server in (source, target)}
-        with source.client() as at_source, target.client() as at_target:
-            at_target.execute_command(f"CLUSTER SETSLOT {slot} IMPORTING {names[source]}")
-            at_source.execute_command(f"CLUSTER SETSLOT {slot} MIGRATING {names[target]}")
-            assert store.get(MODULE, sender) == "A"
-            migrate = ("MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "AUTH", SECRET)
-            at_source.execute_command(*migrate)
-            assert store.get(MODULE, sender) == "A"  # asks the one that has it by now
-            store.set(MODULE, sender, "B")
-            assert store.set_all(sender, "C") == 1
-            assert len(contents(store)) == 61
-            for server in (at_target, at_source):
-                server.execute_command(f"CLUSTER SETSLOT {slot} NODE {names[target]}")
+        slot = MovingSlot(cluster, key)
+        slot.begin()
+        assert store.get(MODULE, sender) == "A"
+        slot.move(key)
+        assert store.get(MODULE, sender) == "A"  # asks the one that has it by now
+        store.set(MODULE, sender, "B")
+        assert store.set_all(sender, "C") == 1
+        assert len(contents(store)) == 61
+        slot.end()
         assert store.get(MODULE, sender) == "C"  # is told where it has gone
         with store.conversation(sender):
             store.set(MODULE, sender, "D")
         assert len(contents(store)) == len(store) == 61
         store.clear()
         assert len(store) == 0
-    with source.client() as at_source, target.client() as at_target:
-        for server in (at_source, at_target):  # back again
-            server.execute_command(f"CLUSTER SETSLOT {slot} NODE {names[source]}")
-
-
-def _is_primary(server: RedisServer) -> bool:
-    with server.client() as client:
-        role: Any = client.role()
-    return bool(role[0] in (b"master", "master"))
-
-
-def _name(server: RedisServer) -> str:
-    with server.client(decode_responses=True) as client:
-        name: Any = client.execute_command("CLUSTER MYID")
-    return str(name)
+    slot.give_back()
 
 
 def test_an_iteration_while_the_cluster_changes(cluster: RedisCluster, prefix: str) -> None:

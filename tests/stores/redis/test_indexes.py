@@ -21,8 +21,7 @@ from salmon_state.stores.redis.indexes import ADD, Index
 from salmon_state.stores.redis.servers import Server
 from salmon_state.testing.processes import forking_context
 from salmon_state.testing.suite import contents, set_clock
-from tests.redis_services import SECRET, RedisCluster, RedisServer
-from tests.stores.redis.test_failures import _is_primary, _name
+from tests.redis_services import MovingSlot, RedisCluster, RedisServer
 
 MODULE, OTHER, ANNA = "app.handlers", "app.o 'th' er", "anna@example.com"
 LONG = "S" * 5_000
@@ -44,14 +43,11 @@ def indexed(opened: Callable[..., RedisStorage]) -> Iterator[RedisStorage]:
 
 def look(store: RedisStorage, *args: Any, **where: Any) -> set[Entry]:
     """Returns what is found, each once; and asserts that nothing was searched for."""
-    scan = store._server.scan
-    store._server.scan = None  # type: ignore[method-assign, assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._server, "scan", None)
         found = [
             e for page in store._pages(Kind.STATE, Where(*args, **where)) for e in page.entries
         ]
-    finally:
-        store._server.scan = scan  # type: ignore[method-assign]
     assert len(found) == len(set(found))
     return set(found)
 
@@ -294,7 +290,7 @@ def build_and_die(url: str, prefix: str, after: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return run_each(self, pool, script, groups, argv)
 
-    Server.run_each = mortal  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(Server, "run_each", mortal)  # until this process dies
     RedisStorage(url, prefix=prefix, indexes=True)
 
 
@@ -385,40 +381,22 @@ def test_slots_that_move(cluster: RedisCluster, prefix: str, moved: str, known: 
     """Whoever writes where hash and index are apart says before that not all is in the index."""
     cluster.empty()  # others' indexes are in each slot
     sender = f"{prefix}@x"
-    with (
-        RedisStorage(cluster.url(), prefix=prefix) as store,
-        cluster.client() as client,
-    ):
+    with RedisStorage(cluster.url(), prefix=prefix) as store:
         store.set(MODULE, sender, "A")
         if known:
             RedisStorage(cluster.url(), prefix=prefix, indexes=True).close()
         key = store._keys.of(sender)
-        slot = client.keyslot(key)
-        source = cluster.primary_of(key)
-        target = next(
-            server
-            for server in cluster.members.values()
-            if server is not source and _is_primary(server)
-        )
-        names = {server: _name(server) for server in (source, target)}
-        with source.client() as at_source, target.client() as at_target:
-            at_target.execute_command(f"CLUSTER SETSLOT {slot} IMPORTING {names[source]}")
-            at_source.execute_command(f"CLUSTER SETSLOT {slot} MIGRATING {names[target]}")
-            migrate = ("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "AUTH", SECRET, "KEYS")
-            if moved != "nothing":
-                first = key if moved == "hash" else store._keys.index(key)
-                at_source.execute_command(*migrate, first)
-            store.set(MODULE, sender, "B")
-            assert store.get(MODULE, sender) == "B"
-            assert contents(store, state="B") == {(MODULE, sender): "B"}
-            for left in at_source.execute_command(f"CLUSTER GETKEYSINSLOT {slot} 10"):
-                at_source.execute_command(*migrate, left)
-            for server in (at_target, at_source):
-                server.execute_command(f"CLUSTER SETSLOT {slot} NODE {names[target]}")
+        slot = MovingSlot(cluster, key)
+        slot.begin()
+        if moved != "nothing":
+            slot.move(key if moved == "hash" else store._keys.index(key))
+        store.set(MODULE, sender, "B")
+        assert store.get(MODULE, sender) == "B"
+        assert contents(store, state="B") == {(MODULE, sender): "B"}
+        slot.move()
+        slot.end()
         assert contents(store, state="B") == {(MODULE, sender): "B"}
         with RedisStorage(cluster.url(), prefix=prefix, indexes=True) as indexed:
             assert len(look(indexed, value="B")) == 1
     cluster.empty()
-    with source.client() as at_source, target.client() as at_target:
-        for server in (at_source, at_target):  # back again
-            server.execute_command(f"CLUSTER SETSLOT {slot} NODE {names[source]}")
+    slot.give_back()
