@@ -22,9 +22,9 @@ from salmon_state.stores.redis.servers import Server
 __all__ = ["Index"]
 
 _MEMBERS = 500
-"""How many are looked up at once, """
+"""How many states are looked up at once,"""
 _PARTS = 50
-"""in so many parts of the index."""
+"""and in how many parts of the index at most."""
 _ASKED = 500
 """How many parts a server looks into in one step: for some four milliseconds."""
 
@@ -155,7 +155,7 @@ class Index:
     def _which(self, start: bytes, end: bytes) -> list[tuple[Connections, list[bytes]]] | None:
         """Returns the parts that have something in a range, or ``None`` if not all is in them."""
         found = []
-        self._server.layout()
+        self._server.layout()  # asks for it anew: a part that was moved must be asked for elsewhere
         for pool, parts in self._server.by_pool(self._keys.all_indexes()):
             for first in range(0, len(parts), _ASKED):
                 asked = parts[first : first + _ASKED]
