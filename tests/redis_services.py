@@ -323,6 +323,7 @@ class MovingSlot:
     """
 
     def __init__(self, cluster: RedisCluster, key: bytes) -> None:
+        self._cluster = cluster
         with cluster.client() as client:
             self._slot: int = client.keyslot(key)
         self.source = cluster.primary_of(key)
@@ -351,9 +352,19 @@ class MovingSlot:
             _set_slot(server, f"{self._slot} NODE {_name(self.target)}")
 
     def give_back(self) -> None:
-        """Undoes it, when the slot is empty."""
-        for server in (self.source, self.target):
-            _set_slot(server, f"{self._slot} NODE {_name(self.source)}")
+        """Undoes it, when the slot is empty; it ends when all know it.
+
+        It is moved back: of two primaries that say that a slot is theirs, the one is believed that
+        imported it last, and whoever only says so may be told otherwise by what is on its way.
+        """
+        self.source, self.target = self.target, self.source
+        self.begin()
+        self.end()
+        wait_until(self._is_known, "all to know whose a slot is")
+
+    def _is_known(self) -> bool:
+        members = self._cluster.members.values()
+        return all(_owner(member, self._slot) == self.target.port for member in members)
 
 
 def _set_slot(server: RedisServer, what: str) -> None:
@@ -371,6 +382,13 @@ def _name(server: RedisServer) -> str:
     with server.client(decode_responses=True) as client:
         name: Any = client.execute_command("CLUSTER MYID")
     return str(name)
+
+
+def _owner(server: RedisServer, slot: int) -> Any:
+    """Returns the port of whose a slot is, as a server knows it."""
+    with server.client() as client:
+        parts: Any = client.cluster("slots")
+    return next((owner[1] for first, last, owner, *_ in parts if first <= slot <= last), None)
 
 
 _NOT_YET = (redis.RedisError, redis.exceptions.RedisClusterException, OSError, KeyError)
