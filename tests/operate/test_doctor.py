@@ -235,7 +235,7 @@ def test_many_states_without_the_indexes_that_are_an_option(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are recommended; for a monitor nothing is wrong."""
-    monkeypatch.setattr("salmon_state.stores.sqlalchemy.diagnosis._MANY", 3)
+    monkeypatch.setattr("salmon_state.stores.sqlalchemy.diagnosis.MANY", 3)
     url = fresh_url(request, kind, tmp_path)
     check_that_indexes_are_recommended(url)
 
@@ -416,7 +416,7 @@ def test_many_states_in_redis_without_an_index(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is recommended, and nothing wrong; one that is not whole is to be finished."""
-    monkeypatch.setattr(redis_diagnosis, "_MANY", 3)
+    monkeypatch.setattr(redis_diagnosis, "MANY", 3)
     url = redis_server.fresh_database()
     check_that_indexes_are_recommended(url)
     with redis_server.client(db=OWN_DATABASE) as client:
@@ -424,6 +424,14 @@ def test_many_states_in_redis_without_an_index(
     assert said_of_indexes(url) == [True]
     open_storage(url, indexes=True).close()
     assert said_of_indexes(url) == []
+
+
+@pytest.mark.slow
+def test_many_states_in_a_shelf_without_indexes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salmon_state.stores.shelf.store.MANY", 3)
+    check_that_indexes_are_recommended(f"shelve:///{tmp_path}/states")
 
 
 def test_redis_that_cannot_write_its_files(redis_server: RedisServer) -> None:

@@ -72,6 +72,17 @@ class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
     runs = reopening_runs = conversation_runs = 10
 
 
+class TestShelfWithAnIndex(EveryStoreSuites, SharedEntrySuite):
+    """By which it finds states instead of looking at all."""
+
+    store_name = "Shelf with an index"
+    runs = conversation_runs = 10
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return partial(ShelveStorage, str(tmp_path / "states"), indexes=True)
+
+
 class WithRows(RowSuite):
     @pytest.fixture
     def rows(self, open_store: partial[SQLAlchemyStorage]) -> Iterator[Rows]:

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError
 
-from salmon_state.findings import Finding
+from salmon_state.findings import MANY, Finding, recommend_indexes
 from salmon_state.leases import holder_of
 from salmon_state.stores.clock import compare_clocks
 from salmon_state.stores.redis.connections import Connections, exchange
@@ -25,8 +25,6 @@ __all__ = ["diagnose", "info_of", "losses"]
 
 Info = dict[str, str]
 
-_MANY = 100_000
-"""So many keys take half a second, and more, to be searched."""
 _LATE = 10
 """Seconds without a word from a replica that is well says something each second."""
 
@@ -153,7 +151,7 @@ def _masters(source: Any) -> Iterator[Finding]:
 
 
 def _index(server: Server, index: Index) -> Iterator[Finding]:
-    """Says that there are many keys, and no index of the states; see that of SQL databases."""
+    """Says that there are many keys, and no index of the states, or one that is not whole."""
     if index.is_there():
         if not index.is_whole():
             text = "the index of the states is not whole, so that records, rename and purge search"
@@ -161,12 +159,8 @@ def _index(server: Server, index: Index) -> Iterator[Finding]:
         return
     sizes = [exchange(pool, ((b"DBSIZE",),), again=True)[0] for pool in server.pools()]
     number = sum(size for size in sizes if isinstance(size, int))  # some may not be told
-    if number >= _MANY:
-        text = (
-            f"{number:,} keys, others' among them, and no index of the states: records, rename and "
-            "purge look at all of them; open_storage(url, indexes=True) makes one"
-        )
-        yield Finding("indexes", text)
+    if number >= MANY:
+        yield recommend_indexes(f"{number:,} keys, others' among them")
 
 
 def _leases(server: Server, keys: Keys) -> Iterator[Finding]:

@@ -148,7 +148,7 @@ def _convert_in_place(path: Path, new: Shelf) -> None:
 
 def _finish_moves(path: Path, new: Shelf) -> None:
     """Moves the files of a converted shelf out of the way, as the conversion noted."""
-    if not new.execute("SELECT 1 FROM sqlite_master WHERE name = 'Moves'").fetchone():
+    if not new.has("Moves"):
         return
     for old, backup in new.execute("SELECT old, new FROM Moves").fetchall():
         file = path.with_name(os.fsdecode(old))

@@ -67,6 +67,11 @@ class ShelfFile:
                     return rows, True
         return rows, len(rows) == _PAGE
 
+    def has(self, name: str) -> bool:
+        """Returns whether there is a table or an index of this name now."""
+        found = self.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,))
+        return found.fetchone() is not None
+
     @property
     def in_transaction(self) -> bool:
         """Whether a `transaction` is open."""

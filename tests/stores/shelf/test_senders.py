@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from salmon_state import ShelveStorage, StateStorage
 from salmon_state.entries import EVERY, Kind, Write
 from salmon_state.keys import Sender, ascii_key
-from salmon_state.stores.shelf.tables import _INDEXED
+from salmon_state.stores.shelf.tables import _SENDER
 from salmon_state.testing import HOSTILE_KEYS
 from salmon_state.testing.suite import contents
 from tests.stores.shelf import old_shelves
@@ -56,7 +56,7 @@ def by_scanning(store: ShelveStorage, sender: Sender) -> dict[str, str]:
 def test_the_index_has_the_sender_or_nothing(module: str, sender: Sender) -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         key = ascii_key(module, sender).encode()
-        row = connection.execute(f"SELECT {_INDEXED} FROM (SELECT ? AS key)", (key,)).fetchone()
+        row = connection.execute(f"SELECT {_SENDER} FROM (SELECT ? AS key)", (key,)).fetchone()
     usual = len(module) < 510 and not set(module) & set("'\\\0é\udcff")
     assert row[0] in [f"{sender!a}]".encode()[:512], *([] if usual else [b""])]
 

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
-from salmon_state.findings import Finding
+from salmon_state.findings import MANY, Finding, recommend_indexes
 from salmon_state.stores.clock import compare_clocks
 from salmon_state.stores.sqlalchemy.database import Database
 from salmon_state.stores.sqlalchemy.schema import missing_indexes, stored_version
 
 __all__ = ["diagnose"]
-
-_MANY = 100_000
-"""So many states take a tenth of a second, and more, to be searched."""
 
 
 def diagnose(
@@ -53,16 +50,8 @@ def _missing_indexes(connection: sa.Connection, tables: sa.MetaData) -> Iterator
 
 
 def _recommended_indexes(connection: sa.Connection, states: sa.Table) -> Iterator[Finding]:
-    """Says that there are many states without the indexes that are an option.
-
-    That is no advice: they make each `set` slower, and who never searches has no use for them.
-    """
     if states.indexes or sa.inspect(connection).get_indexes(states.name, states.schema):
         return
-    some = sa.select(sa.literal(1)).select_from(states).limit(_MANY).subquery()
-    if connection.scalar(sa.select(sa.func.count()).select_from(some)) == _MANY:
-        text = (
-            f"{_MANY:,} conversations or more, and no index of their states and times: records, "
-            "rename and purge look at all of them; open_storage(url, indexes=True) makes some"
-        )
-        yield Finding("indexes", text)
+    some = sa.select(sa.literal(1)).select_from(states).limit(MANY).subquery()
+    if connection.scalar(sa.select(sa.func.count()).select_from(some)) == MANY:
+        yield recommend_indexes(f"{MANY:,} conversations or more")
