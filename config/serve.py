@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -141,7 +142,7 @@ def _swaks(recipient: str) -> str:
     lmtp = " --protocol LMTP" if settings.receiver_kind == "lmtp" else ""
     server = f"--server {settings.receiver_host} --port {settings.receiver_port}"
     if settings.receiver_socket:
-        server = f"--socket {settings.receiver_socket}"
+        server = f"--socket {shlex.quote(settings.receiver_socket)}"
     return f"swaks{lmtp} {server} --from {SENDER} --to {recipient}"
 
 
@@ -154,14 +155,15 @@ def _command(recipient: str) -> str:
     if settings.receiver_kind == "queue":
         # Moved into new/ when it is complete, as every program that writes to a Maildir must do.
         mail = f'printf "From: {SENDER}\\nTo: %s\\n\\n$(date)\\n" {recipient}'
-        tmp, new = (os.path.join(settings.queue_directory, name) for name in ("tmp", "new"))
+        places = (os.path.join(settings.queue_directory, name) for name in ("tmp", "new"))
+        tmp, new = map(shlex.quote, places)
         return f"{mail} > {tmp}/1 && mv {tmp}/1 {new}/$(date +%s)"
-    salmon = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "salmon"))
+    program = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "salmon"))
     server = f"--host {settings.receiver_host} --port {settings.receiver_port}"
     lmtp = " --lmtp true" if settings.receiver_kind == "lmtp" else ""
     envelope = f"--sender {SENDER} --to {recipient}"
     # The date, because the same mail is not handled again.
-    return f'{salmon} send {server}{lmtp} {envelope} --subject hello --body "$(date)"'
+    return f'{shlex.quote(program)} send {server}{lmtp} {envelope} --subject hello --body "$(date)"'
 
 
 if __name__ == "__main__":

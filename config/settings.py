@@ -41,7 +41,7 @@ from salmon_state.mail.receivers import Limits
 state_url = text("SALMON_STATE_URL", "sqlite:///run/states.db")
 
 receiver_kind = choice("SALMON_RECEIVER", ("smtp", "lmtp", "queue"))
-state_patience = number("SALMON_STATE_PATIENCE", 60)
+state_patience = number("SALMON_STATE_PATIENCE", 60, least=0)
 once_within = timedelta(days=min(number("SALMON_ONCE_WITHIN", 7, least=0), 36_500)) or None
 receiver_host = text("SALMON_HOST", "127.0.0.1")
 receiver_port = port("SALMON_PORT", 8823)

@@ -75,6 +75,10 @@ def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["list_domain"] == "lists.example.org"
 
 
+def test_a_start_that_waits_for_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings(monkeypatch, STATE_PATIENCE="0")["state_patience"] == 0
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch, PORT="", STATE_URL=" ")["receiver_port"] == 8823
 
