@@ -97,6 +97,15 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
         SQLAlchemyStorage(url)
 
 
+def test_a_path_that_is_no_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / os.fsdecode(b"\xff")
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    with pytest.raises(ConfigurationError, match=r"udcff/states.db' is no UTF-8"):
+        SQLAlchemyStorage("sqlite:///states.db")
+    assert not list(directory.iterdir())
+
+
 def test_a_missing_directory(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "states.db"
     with pytest.raises(ConfigurationError, match=r"nowhere.*does not exist"):

@@ -97,6 +97,13 @@ class SQLite(Database):
                 "an SQLite database has a path and no host or user: sqlite:///run/states.db"
             )
         path = resolve_path(database)
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"{str(path)!r} is no UTF-8, in which SQLite has the names of files: give another "
+                "path"
+            ) from None
         create_private_file(path)  # SQLite gives its -wal and -shm files the mode of this one
         for suffix in ("-wal", "-shm"):
             make_private(beside(path, suffix))
