@@ -48,7 +48,7 @@ def _open_store() -> None:
 try:
     when_there(_open_store, settings.state_patience)
 except StorageError as error:
-    raise SettingsError(f"SALMON_STATE_URL: {getattr(error, 'detail', error)}") from None
+    raise SettingsError(f"SALMON_STATE_URL: {error.detail}") from None
 
 lists.relay = Outbox(Router.STATE_STORE, make_relay())
 

@@ -32,7 +32,7 @@ def main() -> None:
     try:
         store = when_there(partial(open_storage, settings.state_url), settings.state_patience)
     except StorageError as error:
-        LOG.error("the store cannot be opened: %s", getattr(error, "detail", error))
+        LOG.error("the store cannot be opened: %s", error.detail)
         sys.exit(1)
     with store:
         outbox = Outbox(store, make_relay())

@@ -302,7 +302,7 @@ class Backend:
         explained = error if isinstance(error, StorageError) else self._explain(error)
         self._mask.apply(explained, error)
         level = logging.WARNING if isinstance(explained, ConversationBusy) else logging.ERROR
-        log().log(level, "%r: %s", self, getattr(explained, "detail", explained))
+        log().log(level, "%r: %s", self, explained.detail)
         raise explained
 
     def _log_traceback(self, what: str, error: BaseException | None = None) -> None:

@@ -25,6 +25,11 @@ class StorageError(Exception):
     missing one, such as a damaged index, `StateStorage.check` finds.
     """
 
+    @property
+    def detail(self) -> str:
+        """What is wrong, in one sentence for people."""
+        return str(self)
+
     def rewrite(self, rewritten: Callable[[str], str]) -> None:
         """Replaces what the error says, so that it can be shown to anybody."""
         self.args = tuple(rewritten(each) if isinstance(each, str) else each for each in self.args)
@@ -68,8 +73,9 @@ class StorageUnavailable(StorageError, SMTPError):
     """
 
     reply = "4.3.0 State store unavailable, try again later"
+    detail = "the store is unavailable"
 
-    def __init__(self, detail: str = "the store is unavailable") -> None:
+    def __init__(self, detail: str = detail) -> None:
         SMTPError.__init__(self, 451, self.reply)
         self.detail = detail
         self.__notes__ = [detail]

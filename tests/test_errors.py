@@ -42,6 +42,11 @@ def test_the_detail_is_for_people(kind: type[StorageUnavailable]) -> None:
     assert "refused by db:5432" in shown or sys.version_info < (3, 11)
 
 
+@pytest.mark.parametrize("kind", [StorageError, ConfigurationError, *TEMPORARY])
+def test_each_error_has_a_detail(kind: type[StorageError]) -> None:
+    assert kind("refused by db:5432").detail == "refused by db:5432"
+
+
 def test_a_detail_is_optional() -> None:
     assert StorageUnavailable().detail == "the store is unavailable"
 

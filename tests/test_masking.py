@@ -122,7 +122,7 @@ def shown(url: str) -> str:
 
 
 def _shown(error: StorageError) -> list[str]:
-    texts = [str(error), repr(error), getattr(error, "detail", "")]
+    texts = [str(error), repr(error), error.detail]
     return [*texts, *traceback.format_exception(error)]
 
 

@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None, *, url: str = "", program: str 
     try:
         store = open_storage(options.url)
     except StorageError as error:
-        sys.stderr.write(f"{getattr(error, 'detail', error)}\n")
+        sys.stderr.write(f"{error.detail}\n")
         return 1
     with store:
         if isinstance(store, MemoryStorage):

@@ -36,14 +36,13 @@ def refusal(
     with pytest.raises(kind) as caught:
         yield message
     error = caught.value
-    detail = getattr(error, "detail", "")
-    message.append(detail or str(error))
-    texts = [str(error), repr(error), detail, caplog.text, *getattr(error, "__notes__", [])]
+    message.append(error.detail)
+    texts = [str(error), repr(error), error.detail, caplog.text, *getattr(error, "__notes__", [])]
     texts += [str(arguments) for _, arguments in _chain(error)]
     texts += traceback.format_exception(error)
     for secret in secrets:
         assert not any(secret in text for text in texts), "a secret got out"
-    assert "\n" not in detail
+    assert "\n" not in error.detail
 
 
 def _chain(error: BaseException | None) -> Iterator[tuple[BaseException, tuple[Any, ...]]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from salmon_state import ConfigurationError, StorageUnavailable, open_storage
+from salmon_state import ConfigurationError, StorageError, StorageUnavailable, open_storage
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing.threads import run_together
 from tests.redis_services import SECRET, RedisServer
@@ -83,14 +83,14 @@ def tls() -> Iterator[TLSServer]:
     yield from provide(TLSServer)
 
 
-def refusal(kind: type[Exception], url: str, caplog: pytest.LogCaptureFixture) -> str:
+def refusal(kind: type[StorageError], url: str, caplog: pytest.LogCaptureFixture) -> str:
     """Returns what is said of a URL that cannot be opened, without the password anywhere."""
     with pytest.raises(kind) as caught:
         open_storage(url, timeout=2)
     told = "".join(traceback.format_exception(caught.value)) + caplog.text
     assert SECRET not in told
     assert url not in told
-    return str(getattr(caught.value, "detail", caught.value))
+    return caught.value.detail
 
 
 def test_a_server_with_the_right_certificate(tls: TLSServer, prefix: str) -> None:

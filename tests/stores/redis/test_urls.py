@@ -58,7 +58,7 @@ def refusal(
     while error is not None:
         texts += [str(error), repr(error), str(error.args), getattr(error, "detail", "")]
         error = error.__cause__
-    message.append(getattr(caught.value, "detail", str(caught.value)))
+    message.append(caught.value.detail)
     for secret in secrets:
         assert not any(secret in text for text in texts), "a secret got out"
 

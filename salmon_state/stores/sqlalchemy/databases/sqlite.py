@@ -212,7 +212,7 @@ def _explained(path: str) -> sqlite3.OperationalError:
     except ConfigurationError as error:
         return sqlite3.OperationalError(f"{CANNOT_OPEN}: {error}")
     except StorageError as error:
-        return CannotOpenNow(str(getattr(error, "detail", error)))
+        return CannotOpenNow(error.detail)
     if not os.path.exists(path):
         return CannotOpenNow(
             f"{path!r} was removed while it was in use; put it back, or start the process anew "
