@@ -7,14 +7,15 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from salmon_state.storage import StateStorage
 from salmon_state.testing.descriptors import open_files
+from salmon_state.testing.forking import ending_of
 from salmon_state.testing.keys import MODULE, SENDER
-from salmon_state.testing.processes import PATIENCE
 from salmon_state.testing.tasks import churn_steps, step_of
 
 __all__ = ["call_in_child", "churn_until_it_fails", "die_in_step", "left_open"]
@@ -39,30 +40,27 @@ def call_in_child(
         AssertionError: The call in the child raised something, or was stuck.
     """
     waiting, go_on = os.pipe()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+    with tempfile.TemporaryFile("w+", encoding="ascii") as answer:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(go_on)
+                os.read(waiting, 1)  # until its parent has closed the other end
+                json.dump(_outcome(call, store), answer)
+                answer.flush()
+            finally:
+                os._exit(0)
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(PATIENCE))
-            os.close(go_on)
-            os.read(waiting, 1)  # until its parent has closed the other end
-            with open(writing, "w", encoding="ascii") as pipe:
-                json.dump(_outcome(call, store), pipe)
+            if meanwhile is not None:
+                meanwhile(store)
         finally:
-            os._exit(0)
-    os.close(writing)
-    try:
-        if meanwhile is not None:
-            meanwhile(store)
-    finally:
-        os.close(waiting)
-        os.close(go_on)
-        with open(reading, encoding="ascii") as pipe:
-            answer = pipe.read()
-        os.waitpid(child, 0)
-    assert answer, "a forked child was stuck, or died"
-    found, raised = json.loads(answer)
+            os.close(waiting)
+            os.close(go_on)
+            ending_of(child)
+        answer.seek(0)
+        text = answer.read()
+    assert text, "a forked child died"
+    found, raised = json.loads(text)
     assert not raised, f"a forked child could not do it: {raised}"
     return found
 
@@ -96,7 +94,7 @@ def die_in_step(store: StateStorage, senders: Sequence[str], number: int, moment
             status = 0
         finally:
             os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = ending_of(child)
     assert status in (0, -signal.SIGKILL), "a forked child could not commit"
     return status != 0
 

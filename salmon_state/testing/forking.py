@@ -15,7 +15,7 @@ from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import MODULE, SENDER
 from salmon_state.testing.stopping import StoppingCall, spread
 
-__all__ = ["fork_while_opening", "fork_while_writing"]
+__all__ = ["ending_of", "fork_while_opening", "fork_while_writing"]
 
 
 def fork_while_opening(
@@ -23,8 +23,10 @@ def fork_while_opening(
 ) -> list[int]:
     """Forks while another thread opens a store, at so many moments; returns how children ended.
 
-    That is 0, or -9 for a child that was still not done after so many seconds, and was killed;
-    then no further one is tried.
+    That is 0, and after a child that ended otherwise no further one is tried.
+
+    Raises:
+        AssertionError: A child was still not done after so many seconds.
     """
     stops = _stops(partial(_open_and_use, open_store), None, forks)
     return _fork_at(stops, store, open_store, seconds)
@@ -85,14 +87,25 @@ def _fork(
                 status = 0 if own.get(MODULE, f"child{number}@x") == "CHILD" else 2
         finally:
             os._exit(status)
-    return _ending_of(child, seconds)
+    return ending_of(child, seconds)
 
 
-def _ending_of(child: int, seconds: int) -> int:
-    # From here, as a child may be stuck in what the store does before `os.fork` returns in it.
+def ending_of(child: int, seconds: float = 120.0) -> int:
+    """Waits for a forked child, and returns its exit status, or the negative number of a signal.
+
+    The child itself has no clock, as it may be stuck in what the store does before `os.fork`
+    returns in it. It is told of sooner than its parent is taken to be stuck.
+
+    Raises:
+        AssertionError: It has not ended after so many seconds, and was killed.
+    """
     deadline = time.monotonic() + seconds
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError(
+                f"a forked child was stuck in the store, and was killed after {seconds:g} s"
+            )
         time.sleep(0.002)
     return os.waitstatus_to_exitcode(ended[1])

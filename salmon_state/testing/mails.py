@@ -14,6 +14,7 @@ from salmon_state.conversation import Conversation, current_conversation
 from salmon_state.errors import ConversationBusy
 from salmon_state.keys import Sender
 from salmon_state.storage import StateStorage
+from salmon_state.testing.forking import ending_of
 from salmon_state.testing.keys import MODULE
 from salmon_state.testing.processes import PATIENCE
 
@@ -171,7 +172,7 @@ def fork_inside(store: StateStorage, sender: str) -> tuple[str, int]:
                 os.write(writing, " ".join(seen).encode())
                 raise _EndOfChild
             os.close(writing)
-            status = os.waitpid(child, 0)[1]
+            status = ending_of(child)
             with open(reading, "rb") as pipe:
                 text = pipe.read().decode()
     except _EndOfChild:
@@ -179,7 +180,7 @@ def fork_inside(store: StateStorage, sender: str) -> tuple[str, int]:
     finally:
         if os.getpid() != parent:
             os._exit(0 if current_conversation() is None else 3)
-    return text, os.waitstatus_to_exitcode(status)
+    return text, status
 
 
 def close_in_a_child(store: StateStorage) -> int:
@@ -191,7 +192,7 @@ def close_in_a_child(store: StateStorage) -> int:
         except BaseException:  # noqa: BLE001 - whatever it is, the child ends here
             os._exit(1)
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return ending_of(child)
 
 
 def leave_a_child(store: StateStorage, sender: str) -> None:
@@ -212,7 +213,7 @@ def end_children(_: StateStorage) -> None:
     while _CHILDREN:
         child, writing = _CHILDREN.pop()
         os.close(writing)
-        os.waitpid(child, 0)
+        ending_of(child)
 
 
 _CHILDREN: list[tuple[int, int]] = []

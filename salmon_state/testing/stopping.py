@@ -25,13 +25,12 @@ from types import FrameType
 from typing import Any
 
 from salmon_state.storage import StateStorage
+from salmon_state.testing.processes import PATIENCE
 
 __all__ = ["StoppingCall", "spread", "stop_at_change"]
 
 BLINK = 0.02
 """Seconds for which a call stops, if the other one cannot go on before."""
-PATIENCE = 180.0
-"""Seconds after which a call is taken to be stuck."""
 _ROUNDS = 4
 """How often a call from the same place counts."""
 _CHANGES = (

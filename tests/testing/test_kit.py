@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 
 import salmon_state.testing
 from salmon_state import MemoryStorage
+from salmon_state.forks import Forkable, ForkWatch
 from salmon_state.storage import StateStorage
-from salmon_state.testing import HOSTILE_KEYS, processes, tasks, versions
+from salmon_state.testing import HOSTILE_KEYS, forking, mails, processes, tasks, versions
 from salmon_state.testing.abilities import ABILITIES, ability_of
+from salmon_state.testing.children import call_in_child, die_in_step
 from salmon_state.testing.processes import StoreProcess, store_processes
 from salmon_state.testing.threads import run_together
 from tests.testing import wrong_suites
@@ -309,7 +312,44 @@ def test_a_forked_child_that_is_stuck_is_killed_and_named() -> None:
     ended = run_python(
         "import pytest; pytest.main()", "-p", "no:cacheprovider", suite, directory=root
     )
-    assert "-9 is one that was stuck, and was killed after fork_seconds = 1" in ended.stdout
+    assert "a forked child was stuck in the store, and was killed after 1 s" in ended.stdout
+
+
+class Stuck(Forkable):
+    """Has children wait for ever, before their fork has returned."""
+
+    def after_fork(self, *, child: bool) -> None:
+        if child:
+            signal.pause()
+
+
+_watch = ForkWatch()
+
+
+def leave_and_end(store: StateStorage) -> None:
+    mails.leave_a_child(store, "a@x")
+    mails.end_children(store)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: call_in_child(store, tasks.read),
+        lambda store: die_in_step(store, ["a@x", "b@x"], 1, 9),
+        lambda store: mails.fork_inside(store, "a@x"),
+        mails.close_in_a_child,
+        leave_and_end,
+    ],
+    ids=["call", "step", "inside", "close", "leave"],
+)
+def test_no_child_of_the_kit_is_waited_for_in_vain(
+    call: Callable[[StateStorage], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forking.ending_of, "__defaults__", (0.2,))
+    stuck = Stuck()
+    _watch.add(stuck)
+    with MemoryStorage() as store, pytest.raises(AssertionError, match=r"killed after 0\.2 s"):
+        call(store)
 
 
 def test_a_process_that_is_busy_is_not_used_again() -> None:
