@@ -175,14 +175,13 @@ def store_processes(
         for process in processes:
             process.result()
         yield processes
-        for process in processes:
-            if process.usable:
-                process.call(_close)
+        well = [process for process in processes if process.usable]
+        for process in well:
+            process.call(_close)
+        _IDLE.extend(well)
     finally:
         for process in processes:
-            if process.usable:
-                _IDLE.append(process)
-            else:
+            if process not in _IDLE:  # its store would be the next test's to close
                 process.discard()
 
 

@@ -278,6 +278,21 @@ def test_a_process_stays_in_no_tests_directory(
     assert of_process.resolve() != tmp_path
 
 
+class BreaksAtTheEnd(MemoryStorage):
+    def _close(self) -> None:
+        raise LookupError("at the end")
+
+
+def test_what_a_failed_test_left_is_not_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError), store_processes(BreaksAtTheEnd, 1):
+        raise ZeroDivisionError
+    with store_processes(MemoryStorage, 1) as (process,):
+        assert process.call(tasks.do, "get", "app", "a@x") == "START"
+
+
 def test_an_error_in_a_process_arrives() -> None:
     with store_processes(MemoryStorage, 1) as (process,):
         with pytest.raises(LookupError, match="in the other process") as caught:
