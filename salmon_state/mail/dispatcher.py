@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
 import threading
 import time
@@ -107,7 +109,8 @@ class Dispatcher:
     # ---------------------------------------------------------------- its life
 
     def start(self) -> None:
-        """Starts its threads and returns."""
+        """Starts its threads and returns; it is stopped at the latest when the process ends."""
+        atexit.register(self._at_exit, os.getpid())
         self._outbox.listeners.append(self.wake)
         for number in range(self._senders):
             self._run(self._work, f"sender {number}")
@@ -131,6 +134,7 @@ class Dispatcher:
         Returns:
             Whether it has ended. If not, its claims end after the lease.
         """
+        atexit.unregister(self._at_exit)
         self._sending.stopping.set()
         self._woken.set()
         if self.wake in self._outbox.listeners:
@@ -140,6 +144,10 @@ class Dispatcher:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _at_exit(self, process: int) -> None:
+        if os.getpid() == process:  # a child that was forked has none of its threads
+            self.stop()
 
     def __enter__(self) -> Dispatcher:
         self.start()
