@@ -174,12 +174,14 @@ class Index:
         for pool, keys in parts:
             for first in range(0, len(keys), _PARTS):
                 some = keys[first : first + _PARTS]
-                limit = _MEMBERS // len(some)
-                argv = (start, end, b"%d" % limit)
+                asked = _MEMBERS // len(some)
+                argv = (start, end, b"%d" % asked)
                 replies = self._server.run_each(pool, FIND, [[key] for key in some], argv)
                 yield pool, [member for found in replies for member in _checked(found)]
                 for key, found in zip(some, replies, strict=True):
+                    limit = asked
                     while len(found) == limit:
+                        limit = _MEMBERS  # alone, a part may be asked for as many as all at once
                         argv = (b"(" + found[-1], end, b"%d" % limit)
                         found = _checked(self._server.run(FIND, (key,), argv, again=True))
                         yield pool, found

@@ -17,7 +17,8 @@ from salmon_state import ConversationBusy, StorageUnavailable
 from salmon_state.entries import EVERY, Entry, Kind, Where, Write
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.entries import members_of
-from salmon_state.stores.redis.indexes import ADD, Index
+from salmon_state.stores.redis.indexes import ADD, FIND, Index
+from salmon_state.stores.redis.scripts import Script
 from salmon_state.stores.redis.servers import Server
 from salmon_state.testing.processes import forking_context
 from salmon_state.testing.suite import contents, set_clock
@@ -372,6 +373,27 @@ def act(url: str, prefix: str, what: str) -> None:
 
 
 # ---------------------------------------------------------------- in a cluster
+
+
+def test_a_part_in_which_many_are(
+    cluster: RedisCluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has more than its share of the first look is not read on by shares."""
+    with RedisStorage(cluster.url(), prefix=prefix, timeout=30, indexes=True) as store:
+        for number in range(150):
+            store.set(MODULE, f"{number}@x", "ONE")
+        store._commit([Write(Kind.STATE, ANNA, f"{n:03}", "ONE", NOON) for n in range(400)])
+        assert len(look(store, value="ONE")) == 550  # the servers know the scripts
+        run, alone = store._server.run, list[Script]()
+
+        def counted(script: Script, *arguments: Any, **options: Any) -> Any:
+            alone.append(script)
+            return run(script, *arguments, **options)
+
+        monkeypatch.setattr(store._server, "run", counted)
+        assert len(look(store, value="ONE")) == 550
+    assert alone.count(FIND) == 1
+    cluster.empty()
 
 
 @pytest.mark.parametrize(
