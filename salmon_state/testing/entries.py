@@ -6,9 +6,8 @@ from salmon_state.testing.churn import ChurnTests
 from salmon_state.testing.commits import CommitTests
 from salmon_state.testing.expectations import ExpectationTests
 from salmon_state.testing.pages import PageTests
-from salmon_state.testing.suite import everything
 
-__all__ = ["EntrySuite", "everything"]
+__all__ = ["EntrySuite"]
 
 
 class EntrySuite(ExpectationTests, CommitTests, PageTests, ChurnTests):

@@ -25,9 +25,8 @@ from salmon_state import (
 )
 from salmon_state.entries import Kind, Write
 from salmon_state.testing.endings import elsewhere, left_with, refused
-from salmon_state.testing.entries import everything
 from salmon_state.testing.keys import HOSTILE_KEYS
-from salmon_state.testing.suite import NOON, contents, set_clock
+from salmon_state.testing.suite import NOON, contents, everything, set_clock
 from tests.delivery.router import mail
 from tests.redis_services import fresh_prefix
 from tests.services import fresh_url

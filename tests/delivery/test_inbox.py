@@ -24,8 +24,7 @@ from salmon_state import (
 from salmon_state.entries import Entry, Kind, Write
 from salmon_state.mail.inbox import fingerprint
 from salmon_state.testing.endings import elsewhere
-from salmon_state.testing.entries import everything
-from salmon_state.testing.suite import NOON, contents, set_clock
+from salmon_state.testing.suite import NOON, contents, everything, set_clock
 from tests.delivery.router import MODULE, Ring, mail
 from tests.faulty import FaultyStorage
 

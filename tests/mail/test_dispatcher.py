@@ -19,7 +19,7 @@ from salmon_state.mail.batches import Mail
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import SMTPRelay
-from salmon_state.testing.entries import everything
+from salmon_state.testing.suite import everything
 from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 from tests.mail.conftest import Dispatch
 

@@ -10,8 +10,8 @@ from salmon_state.entries import Kind
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
 from salmon_state.mail.relays import SMTPRelay
-from salmon_state.testing.entries import everything
 from salmon_state.testing.processes import store_processes
+from salmon_state.testing.suite import everything
 from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 from tests.mail import workers
 from tests.mail.conftest import SHARED, Dispatch, OpenStore

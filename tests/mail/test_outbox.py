@@ -20,7 +20,7 @@ from salmon_state.entries import EVERY, Kind, Write
 from salmon_state.mail.batches import decode
 from salmon_state.mail.outbox import Outbox
 from salmon_state.testing.endings import refused
-from salmon_state.testing.entries import everything
+from salmon_state.testing.suite import everything
 
 ANNA, BEN, LIST = "anna@example.com", "ben@example.com", "list@example.com"
 HI = b"Message-ID: <1@x>\r\nDate: now\r\n\r\nhello\r\n"

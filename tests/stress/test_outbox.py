@@ -12,8 +12,8 @@ import pytest
 from salmon_state.entries import Kind
 from salmon_state.mail.dispatcher import Dispatcher
 from salmon_state.mail.outbox import Outbox
-from salmon_state.testing.entries import everything
 from salmon_state.testing.processes import store_processes
+from salmon_state.testing.suite import everything
 from tests.end_to_end.smtp_sink import SMTPSink, wait_for
 from tests.mail import workers
 from tests.mail.conftest import SHARED, OpenStore, open_store, outbox, sink, store  # noqa: F401
