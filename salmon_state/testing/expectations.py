@@ -26,7 +26,7 @@ from salmon_state.entries import (
 from salmon_state.errors import Overtaken, StorageError
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER, VALUES
-from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, write
+from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, moment, write
 
 __all__ = ["ExpectationTests"]
 
@@ -35,7 +35,7 @@ TIMES = (0, 1, 2**31, 2**32 + 1, NOON, 2**53 + 1, EVER)
 # By the entry that is there: which expectations about it hold, and which do not.
 SEEN = Entry(Kind.OUTGOING, SENDER, "one", b"value", NOON)
 HOLD: dict[str, tuple[Condition, ...]] = {
-    "there": (*(ANYTHING, Seen(), Seen(b"value"), Seen(at=NOON), Seen(b"value", NOON)),),
+    "there": (ANYTHING, Seen(), Seen(b"value"), Seen(at=NOON), Seen(b"value", NOON)),
     "not there": (ANYTHING, ABSENT),
 }
 FAIL: dict[str, tuple[Condition, ...]] = {
@@ -45,7 +45,6 @@ FAIL: dict[str, tuple[Condition, ...]] = {
     ),
     "not there": (Seen(), Seen(b"value"), Seen(at=NOON), Seen(b"value", NOON), Seen(at=None)),
 }
-
 
 LARGEST = 20_000_000
 
@@ -102,7 +101,7 @@ class ExpectationTests(StoreSuite):
         """Every microsecond of 63 bits, and not only what a float or a clock of seconds has."""
         entries = [Entry(Kind.OUTGOING, SENDER, str(at), b"", at) for at in TIMES]
         write(store, (Write(*entry) for entry in entries))
-        assert sorted(store._load(SENDER, [(Kind.OUTGOING, EVERY)]), key=_moment) == entries
+        assert sorted(store._load(SENDER, [(Kind.OUTGOING, EVERY)]), key=moment) == entries
         assert everything(store, Kind.OUTGOING, Where(before=EVER)) == entries[:-1]
         for entry in entries:
             changed = Write(*entry[:3], b"seen", entry.at, Seen(b"", entry.at))
@@ -288,10 +287,6 @@ class ExpectationTests(StoreSuite):
         assert store._commit(in_order(checks)) == [0, 0, 0]
         assert [tuple(record[:3]) for record in store] == [("there", SENDER, "ONE")]
         assert everything(store, Kind.HANDLED) == []
-
-
-def _moment(entry: Entry) -> int:
-    return entry.at or 0
 
 
 def _count(there: Sequence[Entry], value: object) -> int:

@@ -8,7 +8,15 @@ from salmon_state.entries import ABSENT, Entry, Kind, Seen, Where, Write
 from salmon_state.errors import Overtaken
 from salmon_state.storage import StateStorage
 from salmon_state.testing.keys import HOSTILE_KEYS, OTHER, SENDER
-from salmon_state.testing.suite import BESIDE, NOON, StoreSuite, everything, outgoing, write
+from salmon_state.testing.suite import (
+    BESIDE,
+    NOON,
+    StoreSuite,
+    everything,
+    moment,
+    outgoing,
+    write,
+)
 
 __all__ = ["PageTests"]
 
@@ -39,7 +47,7 @@ class PageTests(StoreSuite):
             Where(sender=OTHER, name="A", value=b"1", before=NOON + 5),
         ):
             expected = [entry for entry in entries if where.matches(entry)]
-            assert sorted(everything(store, Kind.OUTGOING, where), key=_moment) == expected, where
+            assert sorted(everything(store, Kind.OUTGOING, where), key=moment) == expected, where
 
     def test_due_entries_come_in_the_order_of_their_time(self, store: StateStorage) -> None:
         """Those that have waited for longest first, over many pages."""
@@ -257,7 +265,3 @@ class PageTests(StoreSuite):
         write(store, [*writes, Write(Kind.STATE, SENDER, "app", "POSTING", NOON)])
         store.clear()
         assert [everything(store, kind) for kind in Kind] == [[]] * len(Kind)
-
-
-def _moment(entry: Entry) -> int:
-    return entry.at or 0

@@ -23,6 +23,7 @@ __all__ = [
     "contents",
     "everything",
     "fill",
+    "moment",
     "outgoing",
     "set_clock",
     "write",
@@ -119,6 +120,11 @@ def everything(store: StateStorage, kind: Kind, where: Where = Where()) -> list[
         assert len(found) == given, "a page gave an entry twice"
     TALLY["entries"] += len(found)
     return list(found.values())
+
+
+def moment(entry: Entry) -> int:
+    """Returns the time of an entry, to sort by."""
+    return entry.at or 0
 
 
 def outgoing(sender: Sender, count: int, at: int = NOON) -> list[Write]:
