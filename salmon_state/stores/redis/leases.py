@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from redis import ResponseError
+
 from salmon_state.backend import Backend, Lock, UnitOfWork
 from salmon_state.entries import EVERY, Entry, Want, Write
 from salmon_state.keys import Sender
@@ -158,6 +160,8 @@ class RedisWork(UnitOfWork):
             return
         try:
             self._commits.make(writes, self._held)
+        except ResponseError:  # it is there, and takes them back
+            raise
         except UNREACHABLE:  # asking again, to give them back, would take as long
             self._forget()
             raise

@@ -271,6 +271,21 @@ def test_a_full_memory(store: RedisStorage, raw: Any) -> None:
     assert contents(store) == {(MODULE, ANNA): "A"}
 
 
+def test_a_memory_that_is_full_at_the_end_of_a_mail(store: RedisStorage, raw: Any) -> None:
+    """The server answers, so that nobody waits for a lease to end when the mail comes again."""
+    conversation = store.conversation(ANNA)
+    conversation.__enter__()
+    store.set(MODULE, ANNA, "A")
+    raw.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StorageUnavailable):
+            conversation.__exit__(None, None, None)
+    finally:
+        raw.config_set("maxmemory", "0")
+    with store.conversation(ANNA, timeout=0):
+        assert store.get(MODULE, ANNA) == "START"
+
+
 def test_too_few_replicas(store: RedisStorage, raw: Any) -> None:
     raw.config_set("min-replicas-to-write", "1")
     try:
