@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
+import salmon_state
 from examples.file_store import salmon_state_files
 from examples.file_store import test_file_store as its_test
 from examples.file_store.salmon_state_files import FileStorage
@@ -339,6 +341,13 @@ def run_installed(installed: Path, place: Path, *arguments: str) -> str:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
+
+
+def test_it_asks_for_a_version_that_has_what_it_imports() -> None:
+    text = (EXAMPLE / "pyproject.toml").read_text()
+    (asked,) = re.findall(r'^dependencies = \["salmon-state(.+)"\]$', text, flags=re.MULTILINE)
+    assert SpecifierSet(asked).contains(salmon_state.__version__)
+    assert not SpecifierSet(asked).contains("0.1.0")  # which had no salmon_state.backend
 
 
 def test_it_is_found_by_its_url(installed: Path, place: Path) -> None:
