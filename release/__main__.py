@@ -17,7 +17,7 @@ from pathlib import Path
 
 import salmon_state
 from release.distributions import CHECKOUT, Failed, build, check_contents, run, try_installed
-from release.notes import section
+from release.notes import Section, section
 
 DIST = CHECKOUT / "dist"
 
@@ -25,15 +25,21 @@ DIST = CHECKOUT / "dist"
 def main() -> int:
     """Returns the status to exit with: 1 if what was built must not be released."""
     parser = argparse.ArgumentParser(prog="python -m release", description=__doc__)
-    parser.add_argument("--python", action="append", help="another one to try it on; repeatable")
+    parser.add_argument(
+        "--python", action="append", help="one to try it on, and no others; repeatable"
+    )
     pythons = parser.parse_args().python or [f"python3.{minor}" for minor in _minors()]
+    version = salmon_state.__version__
     try:
-        _make(pythons)
+        notes = section((CHECKOUT / "CHANGELOG.md").read_text(), version)
+        if notes is None:
+            raise Failed(f"CHANGELOG.md says nothing about {version}")
+        _make(pythons, version)
     except Failed as error:
         print(f"not fit to be released: {error}", file=sys.stderr)
         return 1
-    version = salmon_state.__version__
-    in_the_way = list(_in_the_way(version))
+    (DIST / "notes.md").write_text(f"salmon-state {version}\n\n{notes.text}")
+    in_the_way = list(_in_the_way(version, notes))
     for reason in in_the_way:
         print(f"not yet to be tagged: {reason}")
     if not in_the_way:
@@ -41,7 +47,7 @@ def main() -> int:
     return 0
 
 
-def _make(pythons: list[str]) -> None:
+def _make(pythons: list[str], version: str) -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as source:
         sdist, wheel = build(DIST, Path(source))
@@ -54,16 +60,12 @@ def _make(pythons: list[str]) -> None:
         for distribution in (wheel, sdist):
             with tempfile.TemporaryDirectory() as directory:
                 found = try_installed(python, distribution, Path(directory))
-            if found != salmon_state.__version__:
+            if found != version:
                 raise Failed(f"{distribution.name} says that it is {found}")
             print(f"{python}: {distribution.name} works", flush=True)
         tried += 1
     if not tried:
         raise Failed(f"none of these Pythons is here: {', '.join(pythons)}")
-    notes = section((CHECKOUT / "CHANGELOG.md").read_text(), salmon_state.__version__)
-    if notes is None:
-        raise Failed(f"CHANGELOG.md says nothing about {salmon_state.__version__}")
-    (DIST / "notes.md").write_text(f"salmon-state {salmon_state.__version__}\n\n{notes.text}")
 
 
 def _minors() -> list[str]:
@@ -73,22 +75,20 @@ def _minors() -> list[str]:
 
 def _starts(python: str) -> bool:
     try:
-        return (
-            subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
-        )
+        ended = subprocess.run([python, "--version"], capture_output=True, check=False)
     except OSError:
         return False
+    return ended.returncode == 0
 
 
-def _in_the_way(version: str) -> Iterator[str]:
+def _in_the_way(version: str, notes: Section) -> Iterator[str]:
     changes = run("git", "status", "--porcelain", cwd=CHECKOUT)
     if changes:
         yield "there are changes that are not committed"
     fragments = [each.name for each in CHECKOUT.glob("changes/*.*.md")]
     if fragments:
         yield f"make changelog has not joined {', '.join(sorted(fragments))}"
-    notes = section((CHECKOUT / "CHANGELOG.md").read_text(), version)
-    if notes is None or not re.fullmatch(r"\d{4}-\d\d-\d\d", notes.released):
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", notes.released):
         yield f'"## {version} (YYYY-MM-DD)" must be a headline of CHANGELOG.md'
     if run("git", "tag", "--list", f"v{version}", cwd=CHECKOUT):
         yield f"there is a tag v{version}: a version is released once, give it a new number"

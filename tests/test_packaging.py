@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import salmon_state
+from release import __main__ as release
 from release.distributions import CHECKOUT, Failed, build, check_contents, run, try_installed
 from release.notes import Section, section
 from tests.services import ENVIRONMENT
@@ -40,6 +41,17 @@ def test_what_is_said_of_a_version() -> None:
     assert section(text, "1.1.0") == Section("2026-01-31", "- old\n")
     assert section(text, "1x1.0") is None
     assert section("## 1.1.0\n- a\n", "1.1.0") == Section("", "- a\n")
+
+
+def test_a_version_that_nobody_has_written_about(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not built and tried on each Python, which takes minutes, before that is said."""
+    monkeypatch.setattr(salmon_state, "__version__", "9.9.9")
+    monkeypatch.setattr(release, "build", None)
+    monkeypatch.setattr(sys, "argv", ["release"])
+    assert release.main() == 1
+    assert "CHANGELOG.md says nothing about 9.9.9" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
