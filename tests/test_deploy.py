@@ -41,7 +41,7 @@ def parameters(text: str, *, several: bool) -> dict[str, str]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MailServer]:
-    server = MailServer(tmp_path, receiver="lmtp")
+    server = MailServer(tmp_path, receiver="lmtp", how="serve")
     yield server
     server.kill()
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ from tests.end_to_end.smtp_sink import SMTPSink
 from tests.services import free_port
 
 ANNA, BEN = "anna@example.com", "ben@example.com"
+
+
+@pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """Starts it by its command."""
+    return partial(serve, how="serve")
 
 
 def test_the_daemon_as_salmons_documentation_says(serve: Serve) -> None:
@@ -114,7 +121,7 @@ sys.exit(main())
 
 def test_a_server_that_cannot_start_ends(tmp_path: Path) -> None:
     """So that somebody can start it anew; it would listen, and greet nobody."""
-    server = MailServer(tmp_path, DISPATCHER="process")
+    server = MailServer(tmp_path, how="serve", DISPATCHER="process")
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_PROCESSES],
         cwd=tmp_path,
@@ -270,7 +277,7 @@ def test_a_daemon_that_cannot_work_says_so_where_it_can(tmp_path: Path) -> None:
 def test_a_setting_that_cannot_work_is_one_line(
     name: str, given: str, message: str, tmp_path: Path
 ) -> None:
-    server = MailServer(tmp_path)
+    server = MailServer(tmp_path, how="serve")
     server.environment[name] = given
     with closing(dbm.dumb.open(str(tmp_path / "damaged"), "c")) as damaged:
         damaged[b"no key"] = b"no value"
