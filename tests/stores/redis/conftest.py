@@ -20,6 +20,7 @@ def prefix() -> str:
 @pytest.fixture
 def server(redis_server: RedisServer) -> Iterator[RedisServer]:
     """One server, which runs again when the test is over."""
+    redis_server.empty()  # what earlier tests left is searched through, too
     yield redis_server
     redis_server.revive()
 
@@ -27,6 +28,7 @@ def server(redis_server: RedisServer) -> Iterator[RedisServer]:
 @pytest.fixture
 def sentinel(redis_sentinel: RedisSentinel) -> Iterator[RedisSentinel]:
     """A primary with its replica, and Sentinel; all are well when the test is over."""
+    redis_sentinel.primary().empty()
     yield redis_sentinel
     redis_sentinel.heal()
 
@@ -34,6 +36,7 @@ def sentinel(redis_sentinel: RedisSentinel) -> Iterator[RedisSentinel]:
 @pytest.fixture
 def cluster(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
     """A cluster that is whole, and is so when the test is over."""
+    redis_cluster.empty()
     yield redis_cluster
     redis_cluster.heal()
 
