@@ -108,7 +108,7 @@ def _random(alphabet: str, size: int) -> str:
 
 LONG: dict[str, Callable[[], str]] = {
     "NUL": lambda: "\0" * SIZE,
-    "emoji": lambda: "\U0001fae8" * SIZE,
+    "emoji": lambda: "\U0001fae8" * (SIZE // 4),
     "quotes": lambda: "'" * (SIZE // 2) + '"' * (SIZE // 2),
     "backslashes": lambda: "\\" * SIZE,
     "letters": lambda: _random(string.ascii_letters + string.digits, SIZE),
