@@ -76,8 +76,8 @@ settings.register_profile(
 TOGETHER = {
     "several Redis servers": r"stores/redis/|redis.*(cluster|sentinel)",
     "PostgreSQL with a standby": r"test_sqlalchemy_standby",
-    "wrong stores in memory": r"test_wrong_stores.*in_memory",
-    "wrong stores on disk": r"test_wrong_stores.*on_disk",
+    "wrong stores in memory": r"test_the_kit_catches_in_memory",
+    "wrong stores on disk": r"test_the_kit_catches_on_disk",
     "many rows": r"test_sqlalchemy_plans",
     "other Pythons": r"test_written_(there_and_read_here|here_and_read_there)\[",
     "an installed store": r"test_it_is_found_by_its_url|test_its_own_tests_run_where",
