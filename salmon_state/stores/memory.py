@@ -30,7 +30,7 @@ from salmon_state.storage import StateStorage
 
 __all__ = ["MemoryStorage"]
 
-_PAGE = 100
+_PAGE = 500
 """How many entries a page looks at before it lets others write again."""
 
 
@@ -118,11 +118,14 @@ class _Table:
 
     def entries(self, cells: Iterable[_Cell], where: Where) -> list[Entry]:
         """Returns those that are still there and match."""
-        value = where.value  # by which most are told apart from what nobody asks for
+        _, name, value, before = where  # most cells are none of these: no entry is made of them
         found = [
             Entry(self.kind, cell.sender, cell.name, cell.value, cell.at)
             for cell in cells
-            if cell.value is not None and (value is None or cell.value == value)
+            if cell.value is not None
+            and (value is None or cell.value == value)
+            and (name is EVERY or cell.name == name)
+            and (before is None or ((at := cell.at) is not None and at < before))
         ]
         return found if where == _ALL else [entry for entry in found if where.matches(entry)]
 
@@ -146,7 +149,7 @@ class MemoryStorage(StateStorage, Forkable):
     >>> store.get("app.handlers", "ben@example.com")
     'START'
 
-    What one sender has is found at once. `records` goes through the store a hundred entries at a
+    What one sender has is found at once. `records` goes through the store 500 entries at a
     time, in the order in which they were first set, and neither copies it nor keeps others from
     writing meanwhile; beyond what it promises everywhere, no conversation comes twice, not even one
     that is removed and set again. A forked child has a copy of its own.
