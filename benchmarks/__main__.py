@@ -22,6 +22,7 @@ from benchmarks import (
     receiving,
     server,
 )
+from benchmarks.growth.filters import measure as measure_filters
 from benchmarks.growth.measure import measure as measure_growth
 from benchmarks.places import Places
 from benchmarks.report import write_report
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Places, Plan], dict[str, Any]]] = {
     "receiving": receiving.measure,
     "contention": contention.measure,
     "growth": measure_growth,
+    "filters": measure_filters,
 }
 
 

@@ -24,6 +24,7 @@ def summary(found: Results) -> dict[str, list[str]]:
         "post": _post,
         "server": _server,
         "growth": _growth,
+        "filters": _filters,
     }
     tables = {name: list(make(found[name])) for name, make in sections.items() if name in found}
     if found:
@@ -152,3 +153,19 @@ def _growth(found: Row) -> Iterator[str]:
 
     head = ("store", "get", "set", "the bare get", "bytes a conversation")
     yield from table(head, [list(cells(group)) for group in sizes])
+
+
+def _filters(found: Row) -> Iterator[str]:
+    rows = {(row["asked"], row["group"], row["who"]): row["ms"] for row in found["rows"]}
+    groups = dict.fromkeys(group for _, group, _ in rows)
+
+    def cell(asked: str, group: str) -> str:
+        without, indexed = (rows.get((asked, group, who)) for who in ("without", "indexes"))
+        if without is None:
+            return "–" if indexed is None else µs(indexed)
+        return µs(without) if indexed is None else f"{µs(without)} → {µs(indexed)}"
+
+    asked = dict.fromkeys(each for each, _, _ in rows)
+    yield from table(
+        ("ms", *groups), [[each, *(cell(each, group) for group in groups)] for each in asked]
+    )

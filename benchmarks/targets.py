@@ -40,6 +40,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         yield from _receiving(results["receiving"])
     if "growth" in results:
         yield from _growth(results["growth"]["slopes"])
+    if "filters" in results:
+        yield from _filters(results["filters"])
 
 
 def _at_most(target: str, limit: float, ratio: dict[str, float]) -> Verdict:
@@ -184,6 +186,15 @@ def _growth(slopes: list[dict[str, Any]]) -> Iterator[Verdict]:
             bare = f"; {floor['who']} alone {floor['median']:.2f}×"
             verdict = verdict._replace(measured=verdict.measured + bare)
         yield verdict
+
+
+def _filters(found: dict[str, Any]) -> Iterator[Verdict]:
+    limit = 50 if found["size"] <= 10**6 else 200
+    for row in found["rows"]:
+        indexed = row["who"] == ("without" if row["group"] == "memory" else "indexes")
+        if indexed and row["asked"].startswith("`records`"):
+            name = f"{row['asked']}: {row['group']}, of {found['size']:,}"
+            yield Verdict(name, f"≤ {limit} ms", f"{row['ms']:.1f} ms", row["ms"] <= limit)
 
 
 def behind(results: Results) -> Iterator[str]:
