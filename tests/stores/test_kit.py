@@ -120,6 +120,18 @@ class TestSQLite(InSQLite, SharedStoreSuites, WithRows, FileSuite):
     runs = reopening_runs = conversation_runs = 10
 
 
+class TestSQLiteWithAnIndex(EveryStoreSuites, SharedEntrySuite):
+    """By which it finds states instead of looking at all."""
+
+    store_name = "SQLite with an index"
+    runs = conversation_runs = 10
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        url = f"sqlite:///{tmp_path}/states.db"
+        return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
+
+
 # ---------------------------------------------------------------- database servers
 
 
@@ -154,6 +166,32 @@ class InMariaDB(StoreSuite):
 class TestMariaDB(InMariaDB, SharedStoreSuites, WithRows):
     runs = conversation_runs = 10
     reopening_runs = 3  # each step is a new connection
+
+
+@pytest.mark.stress  # tests/stores/test_sqlalchemy_indexes.py asks whatever is particular to it
+class TestPostgreSQLWithAnIndex(EveryStoreSuites, SharedEntrySuite):
+    """As SQLite."""
+
+    store_name = "PostgreSQL with an index"
+    runs = conversation_runs = 10
+
+    @pytest.fixture
+    def open_store(self, postgresql: Any) -> OpenStore:
+        url = postgresql.fresh_database()
+        return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
+
+
+@pytest.mark.stress  # as PostgreSQL
+class TestMariaDBWithAnIndex(EveryStoreSuites, SharedEntrySuite):
+    """It looks a few up, and goes through many."""
+
+    store_name = "MariaDB with an index"
+    runs = conversation_runs = 10
+
+    @pytest.fixture
+    def open_store(self, mariadb: Any) -> OpenStore:
+        url = mariadb.fresh_database()
+        return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
 
 
 # ---------------------------------------------------------------- Redis

@@ -10,8 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage
-from salmon_state.entries import EVERY, Kind, Where, Write
-from salmon_state.stores.sqlalchemy.schema import STATE_INDEXES
+from salmon_state.entries import EVERY, Kind, Page, Where, Write
 from tests.stores.sqlalchemy_places import Place
 
 ROWS = 3_000
@@ -47,8 +46,7 @@ def test_they_are_made_for_a_store_that_has_none(place: Place) -> None:
     with SQLAlchemyStorage(place.url, indexes=True) as store:
         assert len(list(store.records(state="S1"))) == ROWS / 2
     made = names(place.url)
-    assert "salmon_state_by_time" in made
-    assert ("salmon_state_by_state" in made) == (place.kind in STATE_INDEXES)
+    assert made == {f"salmon_state_by_{what}" for what in ("state", "time", "module")}
     with SQLAlchemyStorage(place.url) as store:  # whoever does not know them keeps them up to date
         store.set("app", "1@x", "RARE")
     with SQLAlchemyStorage(place.url, indexes=True) as store:
@@ -70,13 +68,39 @@ def test_they_find_what_a_search_finds(indexed: SQLAlchemyStorage) -> None:
     assert sum(len(page.entries) for page in pages) == 1_500
 
 
-def test_a_rare_state_takes_one_page(place: Place, indexed: SQLAlchemyStorage) -> None:
-    if place.kind not in STATE_INDEXES:
-        pytest.skip("an index by state is not possible there")
+def test_a_rare_state_takes_one_page(indexed: SQLAlchemyStorage) -> None:
     fill(indexed)
     indexed.set("app", "7@x", "RARE")
     (page,) = indexed._pages(Kind.STATE, Where(EVERY, EVERY, "RARE"))
     assert [entry.sender for entry in page.entries] == ["7@x"]
+
+
+@pytest.mark.parametrize("count", [1_999, 2_000, 2_001])
+def test_few_or_many_in_a_state(indexed: SQLAlchemyStorage, count: int) -> None:
+    """MariaDB looks them up if they are few, and goes through all if not."""
+    fill(indexed)
+    indexed._commit(Write(Kind.STATE, f"{n}@x", "other", "RARE", n) for n in range(count))
+    for where in (Where(value="RARE"), Where(EVERY, "other", "RARE"), Where(EVERY, "app", "RARE")):
+        found = [entry for page in indexed._pages(Kind.STATE, where) for entry in page.entries]
+        assert len(found) == len(set(found)) == (0 if where.name == "app" else count)
+    assert indexed.rename("other", "RARE", "S1") == count
+
+
+def test_long_keys_of_a_rare_state(indexed: SQLAlchemyStorage) -> None:
+    """They are read one by one, and end a page."""
+    fill(indexed)
+    senders = {f"{number}{'x' * 400_000}" for number in range(8)}
+    indexed._commit(Write(Kind.STATE, sender, "app", "RARE", 1) for sender in senders)
+    assert {record.sender for record in indexed.records(state="RARE")} == senders
+
+
+def test_a_module_that_few_are_in_takes_one_page(indexed: SQLAlchemyStorage) -> None:
+    fill(indexed)
+    indexed.set("rare", "7@x", "S1")
+    (page,) = indexed._pages(Kind.STATE, Where(EVERY, "rare"))
+    assert [entry.sender for entry in page.entries] == ["7@x"]
+    assert list(indexed._pages(Kind.STATE, Where(EVERY, "none"))) == [Page([], None)]
+    assert len(list(indexed.records(module="app"))) == ROWS
 
 
 def test_rename_and_purge_change_what_they_find(indexed: SQLAlchemyStorage) -> None:

@@ -30,6 +30,8 @@ __all__ = ["Pages"]
 _FIRST_PAGE, _PAGE = 100, 1_000
 """How many rows a page goes through at most, whether they match or not; first a few, as many who
 ask look at no more."""
+_FEW = 2_000
+"""How many rows are put into an order at most, where an index gives none."""
 _LONG = 1_000_000
 """After how many characters and bytes of what is read alone a page ends."""
 _BATCH = 5_000
@@ -74,10 +76,8 @@ class PageStatements(TableStatements):
         names = (f"{which}_{column.key}" for column in (self._at, self._sender, self._name))
         return dict(zip(names, row, strict=True))
 
-    def _page(
-        self, *, filters: frozenset[str], by_time: bool, first: bool, by_state: bool = False
-    ) -> Statement:
-        """Selects the next rows in the order of the primary key, or of their time.
+    def _page(self, *, filters: frozenset[str], by: str, first: bool) -> Statement:
+        """Selects the next rows in the order of the primary key, or of an index.
 
         Those that do not match come as such, with their place alone, so that however few do, no
         statement goes through more rows than a page has. What is long comes as ``None``: a page of
@@ -85,14 +85,17 @@ class PageStatements(TableStatements):
 
         Args:
             filters: Which of the parameters of `where` there are.
-            by_time: The order.
+            by: Which order: ``key``, that of the index by ``time`` or ``state``, or ``nothing``:
+                then only rows that match come, and it is the only page.
             first: Whether it is the first page; otherwise it says which row was the last one.
-            by_state: Whether only rows of a state are looked at, in the order of its index.
         """
-        order = [self._name, self._sender] if by_state else self._order(by_time)
-        found = {"before"} if by_time else {"sender", "name"} if "sender" in filters else set()
-        if by_state:
-            found = {"name"}
+        order = self._order(by)
+        found = {
+            "key": {"sender", "name"} if "sender" in filters else set(),
+            "time": {"before"},
+            "state": {"name"},
+            "nothing": filters,
+        }[by]
         matches = sa.and_(sa.true(), *self._filtered(filters - found))
         columns = [
             sa.case((matches & (sa.func.length(column) <= LONGEST_READABLE_KEY), column))
@@ -101,7 +104,7 @@ class PageStatements(TableStatements):
         matching = sa.case((matches, sa.literal_column("1")))
         query = sa.select(self._sender, self._name, matching, *columns, self._at)
         query = query.where(*self._kind, *self._filtered(filters & found))
-        if by_state:
+        if by == "state":
             part = STATE_INDEXES[self._dialect.name]
             query = query.where(part(self._value) == part(sa.bindparam("value")))
         if not first:
@@ -114,7 +117,7 @@ class PageStatements(TableStatements):
 
         So that however few match, no statement goes through more rows than a batch has.
         """
-        order = self._order(by_time=False)
+        order = self._order("key")
         batch = sa.select(*order).where(*self._kind, self._after(order))
         rows = batch.order_by(*order).limit(sa.bindparam("size")).subquery()
         # Not max(): PostgreSQL before 18 has none for bytea.
@@ -126,7 +129,7 @@ class PageStatements(TableStatements):
         """Selects those that are due, those first that have been so for longest."""
         columns = (self._sender, self._name, self._key, self._value)
         query = sa.select(*columns).where(*self._kind, *self._filtered(frozenset({"before"})))
-        return self.compile(query.order_by(*self._order(by_time=True)).limit(sa.bindparam("size")))
+        return self.compile(query.order_by(*self._order("time")).limit(sa.bindparam("size")))
 
     @cached_property
     def postpone(self) -> Statement:
@@ -143,7 +146,7 @@ class PageStatements(TableStatements):
             remove: Whether they go.
             alone: The number of the lock that nobody else may have meanwhile.
         """
-        order = self._order(by_time=False)
+        order = self._order("key")
         where = [*self._kind, *self._filtered(filters)]
         where += [self._after(order), self._up_to(order)]
         owned = self._database.owning(sa.literal(alone, sa.BigInteger))
@@ -160,8 +163,14 @@ class PageStatements(TableStatements):
     def _up_to(self, order: list[sa.Column[Any]]) -> sa.ColumnElement[bool]:
         return self._database.up_to(order, _bounds(order, "last"))
 
-    def _order(self, by_time: bool) -> list[sa.Column[Any]]:
-        return [self._at, self._sender, self._name] if by_time else [self._sender, self._name]
+    def _order(self, by: str) -> list[sa.Column[Any]]:
+        orders = {
+            "key": [self._sender, self._name],
+            "time": [self._at, self._sender, self._name],
+            "state": [self._name, self._sender],
+            "nothing": [],
+        }
+        return orders[by]
 
     def _filtered(self, filters: frozenset[str]) -> list[sa.ColumnElement[bool]]:
         conditions = {
@@ -217,16 +226,16 @@ class Pages:
         not change has its place: no cursor and no transaction stays open, on any driver, however
         slow the reader is.
         """
+        if after is None and (few := self._few(kind, where)) is not None:
+            return few
+        size = _FIRST_PAGE if after is None else _PAGE
+        return self._page(kind, where, after, self._order(kind, where), size)
+
+    def _page(self, kind: Kind, where: Where, after: Any, by: str, size: int) -> Page:
         rows = self._rows(kind)
         values = rows.where(kind, where)
         filters = frozenset(values) - {"kind"}
-        by_state = self.is_indexed(kind, where) and where.value is not None and self._by_state
-        by_time = not by_state and where.before is not None
-        by_time = by_time and (kind.due or self.is_indexed(kind, where))
-        statement = rows.page(
-            filters=filters, by_time=by_time, by_state=by_state, first=after is None
-        )
-        size = _FIRST_PAGE if after is None else _PAGE
+        statement = rows.page(filters=filters, by=by, first=after is None)
         values |= {"size": size, **(after or {})}
         entries: list[Entry] = []
         long = 0
@@ -251,11 +260,33 @@ class Pages:
         sender, name, *_, at = found[-1]
         return Page(entries, rows.position("after", (at, sender, name)))
 
-    def is_indexed(self, kind: Kind, where: Where) -> bool:
-        """Returns whether an index of the states finds what is looked for."""
-        if not self._indexes or kind is not Kind.STATE or where.sender is not EVERY:
+    def _few(self, kind: Kind, where: Where) -> Page | None:
+        """Returns all that match, if an index that gives no order finds but a few.
+
+        What many match is found soon in the order of the primary key, which is that of digests.
+        """
+        by_state = where.value is not None and not self._by_state
+        by_name = where.name is not EVERY and where.value is None and where.before is None
+        if not (by_state or by_name) or not self._is_indexed(kind, where):
+            return None
+        page = self._page(kind, where, None, "nothing", _FEW)
+        return page if page.after is None else None
+
+    def _order(self, kind: Kind, where: Where) -> str:
+        """Returns in which order a page finds the fewest rows that do not match."""
+        indexed = self._is_indexed(kind, where)
+        if indexed and where.value is not None and self._by_state:
+            return "state"
+        return "time" if where.before is not None and (indexed or kind.due) else "key"
+
+    def _is_indexed(self, kind: Kind, where: Where) -> bool:
+        return self._indexes and kind is Kind.STATE and where.sender is EVERY
+
+    def are_few(self, kind: Kind, where: Where) -> bool:
+        """Returns whether an index of the states finds what is looked for, and little else."""
+        if not self._is_indexed(kind, where):
             return False
-        return where.before is not None or (where.value is not None and self._by_state)
+        return self._order(kind, where) != "key" or self._few(kind, where) is not None
 
     def sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
         """Changes all rows that match, among some thousand at a time; returns how many.

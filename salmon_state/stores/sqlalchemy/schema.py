@@ -45,7 +45,7 @@ STATE_INDEXES: Mapping[str, Callable[[sa.ColumnElement[str]], sa.ColumnElement[s
     "sqlite": _whole,
     "postgresql": _beginning,  # which has no room for long ones
 }
-"""Of what of a state an index can be; MariaDB's of a part of a column gives no order."""
+"""Of what of a state an index can be that gives an order as well."""
 
 
 def make_metadata(
@@ -66,7 +66,7 @@ def make_metadata(
     Args:
         table: The name of the table of the states.
         schema: The database schema of all tables, if not the default one.
-        indexes: Whether states are found by what they are, and by their time; see
+        indexes: Whether states are found by what they are, by their module and by their time; see
             `SQLAlchemyStorage`.
     """
     metadata = sa.MetaData(schema=schema)
@@ -105,9 +105,15 @@ def make_metadata(
     if indexes:
         column = states.c
         place = (column.module_digest, column.sender_digest)
+        sa.Index(f"{table}_by_module", column.module_digest)
         sa.Index(f"{table}_by_time", column.updated_at, column.sender_digest, column.module_digest)
         for dialect, part in STATE_INDEXES.items():
             by_state = sa.Index(f"{table}_by_state", part(column.state), *place)
+            by_state.ddl_if(dialect).info["dialect"] = dialect
+        for dialect in ("mysql", "mariadb"):  # its index of a part of a column gives none
+            by_state = sa.Index(
+                f"{table}_by_state", column.state, mysql_length=100, mariadb_length=100
+            )
             by_state.ddl_if(dialect).info["dialect"] = dialect
     sa.Table(
         f"{table}_version",

@@ -86,13 +86,13 @@ class SQLAlchemyStorage(StateStorage):
             connection that broke at once, a call ends within twice this time.
         pool_size: How many connections this process opens at most; more than 0. All but one may
             be held by conversations, of which a receiver has 16 at a time unless told otherwise.
-        indexes: Whether states are found by what they are (not on MariaDB) and by their time, for
-            ``records(state=…)``, `rename` and `purge`, instead of searched: at a million
-            conversations 2 ms instead of 1,300 for a state that nobody is in (SQLite), 8 instead
-            of 5,700 (PostgreSQL). Every `set` keeps them up to date and takes 1.05 to 1.3 times as
-            long. Missing ones are created; in a PostgreSQL table so large that this takes longer
-            than `timeout`, make them before (see `make_metadata`), or open the store once with a
-            longer one.
+        indexes: Whether states are found by what they are, by their module and by their time, for
+            `records`, `rename` and `purge`, instead of searched: at a million conversations 2 ms
+            instead of 1,300 for a state that nobody is in (SQLite), 8 instead of 5,700
+            (PostgreSQL). Every `set` keeps them up to date and takes 1.05 to 1.3 times as long.
+            Missing ones are created; in a PostgreSQL table so large that this takes longer than
+            `timeout`, make them before (see `make_metadata`), or open the store once with a longer
+            one.
         protect: As for `StateStorage`.
 
     Raises:
@@ -228,7 +228,7 @@ class SQLAlchemyStorage(StateStorage):
         )
 
     def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
-        if self._rows.is_indexed(kind, where):  # then there are few, and they need no search
+        if self._rows.are_few(kind, where):  # which need no search
             return super()._sweep(kind, where, value)
         return self._rows.sweep(kind, where, value)
 
