@@ -74,7 +74,12 @@ class StoreSuite:
 
     @pytest.fixture(autouse=True)
     def _asked(self, request: pytest.FixtureRequest) -> None:
-        """Skips what is left out."""
+        """Skips what is left out, and knows every number that is a limit."""
+        for limit in self.limits:
+            if not hasattr(self, limit):
+                raise AttributeError(
+                    f"{type(self).__name__}.limits names {limit!r}, which is no attribute of it"
+                )
         name = request.function.__name__
         if name in self.left_out:
             pytest.skip(f"left out: {self.left_out[name]}")

@@ -113,6 +113,23 @@ def test_a_failure_says_what_is_wrong_and_where_that_is_written(tmp_path: Path) 
     assert errors[-1] == "E       assert 1 == 2"
 
 
+def test_a_limit_of_nothing_is_named(tmp_path: Path) -> None:
+    text = """
+import pytest
+from salmon_state import MemoryStorage
+from salmon_state.testing import ContractSuite
+
+class TestMine(ContractSuite):
+    limits = {"largst": "bytes", "longest": "characters"}
+
+    @pytest.fixture
+    def open_store(self): return MemoryStorage
+"""
+    said = run_kit(tmp_path, text, "-k", "test_ping")
+    assert "AttributeError: TestMine.limits names 'largst', which is no attribute of it" in said
+    assert "limit longest = 5,000,000: characters" in said
+
+
 def test_a_write_that_fails_says_what_was_expected(tmp_path: Path) -> None:
     text = """
 import contextlib, pytest
