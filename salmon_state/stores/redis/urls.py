@@ -33,18 +33,14 @@ _SCHEMES = (
 )
 """The schemes of the URLs; the doubled ``s`` stands for TLS."""
 
-_OPTIONS = (
-    *("client_name", "db", "decode_responses", "health_check_interval", "max_connections"),
-    *("password", "protocol", "socket_connect_timeout", "socket_keepalive", "socket_read_size"),
-    *("socket_timeout", "username"),
-)
-_TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-_TYPES = {
+_OPTIONS: dict[str, type] = {
+    **dict.fromkeys(("client_name", "password", "username"), str),
     **dict.fromkeys(("db", "health_check_interval", "max_connections", "protocol"), int),
     **dict.fromkeys(("socket_connect_timeout", "socket_timeout"), float),
-    **dict.fromkeys(("decode_responses", "socket_keepalive", "ssl_check_hostname"), bool),
+    **dict.fromkeys(("decode_responses", "socket_keepalive"), bool),
     "socket_read_size": int,
 }
+_TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _ARGUMENTS = (
     *("indexes", "lease", "prefix", "protect", "timeout", "ttl", "wait_replicas", "wait_timeout"),
 )
@@ -139,12 +135,13 @@ def _options(scheme: str, query: str) -> dict[str, Any]:
             f"a {scheme}:// URL has '@' behind '?': special characters are percent-encoded"
         )
     given = parse_qsl(query, keep_blank_values=True)
-    known = list(_OPTIONS)
+    known = dict(_OPTIONS)
     if scheme.endswith("sentinel"):
-        known += _SENTINEL_OPTIONS
+        known |= dict.fromkeys(_SENTINEL_OPTIONS, str)
     if scheme.startswith("rediss"):
-        known += [name for name, _ in given if re.fullmatch(r"ssl_[a-z_]+", name)]
-    check_query(scheme, given, {name: _TYPES.get(name, str) for name in known}, _ARGUMENTS)
+        known |= {name: str for name, _ in given if re.fullmatch(r"ssl_[a-z_]+", name)}
+        known["ssl_check_hostname"] = bool
+    check_query(scheme, given, known, _ARGUMENTS)
     try:  # redis-py's own parsing of the options
         options: dict[str, Any] = parse_url(f"redis://?{query}")
     except ValueError as error:  # it names the option and shows no value
