@@ -144,7 +144,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begins with no store."""
+    """Begins with no store.
+
+    Raises:
+        pytest.UsageError: The summary could not be written in the end.
+    """
+    path = config.getoption("salmon_state_summary")
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise pytest.UsageError(
+            f"--salmon-state-summary={path}: expected a file in a directory that is there"
+        )
     config.stash[_STORES] = {}
     config.pluginmanager.register(_Collecting(config.stash[_STORES]))
 

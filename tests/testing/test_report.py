@@ -15,7 +15,7 @@ from salmon_state.testing.report import MARK, StoreReport
 from tests.documentation import CHECKOUT
 from tests.examples import test_file_store
 from tests.stores import test_kit, test_kit_faults
-from tests.testing.test_kit import run_kit
+from tests.testing.test_kit import run_kit, run_python
 
 STORES = """
 from functools import partial
@@ -51,6 +51,14 @@ class TestTogether(Shelf, SharedEntrySuite):
     commits_killed = 2
 """
 CHOSEN = "ping or test_clear or rename or senders_in_one or killed_taker or whole_after"
+
+
+@pytest.mark.parametrize("place", ["nowhere/summary.md", "."])
+def test_a_summary_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    """It is said before a run that takes minutes."""
+    option = f"--salmon-state-summary={place}"
+    ended = run_python("import pytest; pytest.main()", option, directory=tmp_path)
+    assert ended.stderr == f"ERROR: {option}: expected a file in a directory that is there\n\n"
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "distributed"])
