@@ -194,7 +194,7 @@ def misconfigured(error: BaseException, server: Server) -> str | None:
 _REFUSALS = (
     *("Invalid Database", "DB index is out of range", "invalid DB index"),
     *("SELECT is not allowed in cluster mode", "Cluster mode is not enabled"),
-    "unknown command",
+    *("unknown command", "The user executing the script can't"),
 )
 
 

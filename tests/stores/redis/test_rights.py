@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from salmon_state import ConfigurationError
 from salmon_state.entries import EVERY, Kind, Where, Write
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing.suite import everything
 from tests.documentation import CHECKOUT
 from tests.redis_services import RedisServer
+from tests.stores.redis.test_entries import use_everything
 
-MODULE, ANNA = "app.handlers", "anna@example.com"
+ANNA = "anna@example.com"
 
 
 def commands_for(*uses: str) -> list[str]:
@@ -34,7 +35,8 @@ def opened(
 ) -> Iterator[RedisStorage]:
     """Gives the store of a user who may do what is needed for some uses."""
     allowed = [f"+{command.replace(' ', '|')}" for command in commands_for(*uses)]
-    raw.acl_setuser("narrow", True, passwords=["+p"], keys=["*"], commands=allowed)
+    keys = [f"{re.sub('[^a-z0-9]', '?', prefix)}:*"]
+    raw.acl_setuser("narrow", True, passwords=["+p"], keys=keys, commands=allowed)
     try:
         url = server.url(user="narrow", password="p", db=database)
         with RedisStorage(url, prefix=prefix, **options) as store:
@@ -43,23 +45,12 @@ def opened(
         raw.acl_deluser("narrow")
 
 
-def use_states(store: RedisStorage) -> None:
-    store.set(MODULE, ANNA, "A")
-    assert store.compare_and_set(MODULE, ANNA, "A", "B")
-    with store.conversation(ANNA):
-        store.set(MODULE, ANNA, store.get(MODULE, ANNA) * 2)
-    assert store.set_all(ANNA, "C") == store.rename(MODULE, "C", "D") == len(store) == 1
-    assert [record.sender for record in store.records(state="D")] == [ANNA]
-    assert store.purge(older_than=timedelta(0)) == 1
-    store.ping()
-
-
 @pytest.mark.parametrize("database", [0, 1])
 def test_states(server: RedisServer, raw: Any, prefix: str, database: int) -> None:
     uses = ["states", "a database"] if database else ["states"]
-    with opened(server, raw, prefix, *uses, database=database) as store:
-        use_states(store)
-        store.clear()
+    with opened(server, raw, prefix, *uses, database=database, ttl=60) as store:
+        use_everything(store)
+        store.ping()
 
 
 def test_entries_of_other_kinds(server: RedisServer, raw: Any, prefix: str) -> None:
@@ -77,8 +68,19 @@ def test_entries_of_other_kinds(server: RedisServer, raw: Any, prefix: str) -> N
 
 def test_an_index(server: RedisServer, raw: Any, prefix: str) -> None:
     with opened(server, raw, prefix, "states", "an index", indexes=True) as store:
-        use_states(store)
-        store.clear()
+        use_everything(store)
+        store.ping()
+
+
+def test_a_user_who_may_not_write(server: RedisServer, raw: Any, prefix: str) -> None:
+    """Nobody waits for that to change by itself: neither of a command, nor of one in a script."""
+    states = commands_for("states")
+    for missing, indexes in (("EVALSHA", False), ("HDEL", False), ("ZADD", True)):
+        allowed = [f"+{command}" for command in states if command != missing]
+        raw.acl_setuser("narrow", True, reset=True, passwords=["+p"], keys=["*"], commands=allowed)
+        with pytest.raises(ConfigurationError):
+            RedisStorage(server.url(user="narrow", password="p"), prefix=prefix, indexes=indexes)
+    raw.acl_deluser("narrow")
 
 
 def test_a_doctor_and_a_pause(server: RedisServer, raw: Any, prefix: str) -> None:
@@ -94,4 +96,4 @@ def test_options(server: RedisServer, raw: Any, prefix: str) -> None:
     with opened(server, raw, prefix, "states", "the options") as store:
         url = server.url(user="narrow", password="p") + "?client_name=mail&health_check_interval=1"
         with RedisStorage(url, prefix=store._prefix) as named:
-            use_states(named)
+            use_everything(named)

@@ -30,7 +30,6 @@ from tests.redis_services import (
     wait_until,
 )
 from tests.services import free_port
-from tests.stores.redis.test_entries import use_everything
 
 PASSWORD = "hunter2/@:%&?#é"
 ENCODED = quote(PASSWORD, safe="")
@@ -339,27 +338,6 @@ def test_wrong_password(
         refusal(caplog, ConfigurationError, WRONG, SECRET),
     ):
         RedisStorage(client=client)
-
-
-def test_a_user_without_rights(server: RedisServer, raw: Any, prefix: str) -> None:
-    raw.acl_setuser("reader", enabled=True, passwords=["+pw"], commands=["+hget"], keys=["*"])
-    with pytest.raises(ConfigurationError, match="NoPermission"):
-        RedisStorage(server.url(user="reader", password="pw"))
-    names = "hget hset hgetall hlen hstrlen type exists scan unlink eval evalsha"
-    names += " get set del hdel hexists hkeys pexpire time"  # as docs/redis.md says
-    needed = [f"+{name}" for name in names.split()]
-    raw.acl_setuser(
-        "worker", enabled=True, passwords=["+pw"], commands=needed, keys=[prefix_pattern(prefix)]
-    )
-    with RedisStorage(server.url(user="worker", password="pw"), prefix=prefix, ttl=60) as store:
-        use_everything(store)
-        store.ping()
-
-
-def prefix_pattern(prefix: str) -> str:
-    for character in "\\[]*?":
-        prefix = prefix.replace(character, "?")
-    return f"{prefix.replace(' ', '?')}:*"
 
 
 def test_a_database_that_is_not_there(server: RedisServer) -> None:
