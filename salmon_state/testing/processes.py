@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -206,8 +207,17 @@ def _serve(pipe: Connection) -> None:
         except EOFError:
             return
         except Exception as error:  # noqa: BLE001 - it is raised again by the process that asked
-            answer = ("error", (error, traceback.format_exc()))
+            answer = ("error", (_to_be_sent(error), traceback.format_exc()))
         pipe.send(answer)
+
+
+def _to_be_sent(error: Exception) -> Exception:
+    """Returns an error, or what stands for one of a driver's that cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - whatever it raises for that
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _open(open_store: Callable[..., StateStorage], directory: str) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import entry_points
@@ -316,6 +317,30 @@ def test_an_error_in_a_process_arrives() -> None:
             process.call(break_down)
         assert "def break_down" not in str(caught.value)
         assert "in break_down" in str(caught.value.__cause__)
+        assert process.call(pid) > 0
+
+
+class DriverError(Exception):
+    """As of some drivers: what is unpickled gives it one argument, and it takes two."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} ({code})")
+
+
+def fail_in_the_driver(store: StateStorage) -> None:
+    raise DriverError(7, "no such table")
+
+
+def fail_with_a_lock(store: StateStorage) -> None:
+    raise LookupError("no such table", threading.Lock())
+
+
+@pytest.mark.parametrize("fail", [fail_in_the_driver, fail_with_a_lock])
+def test_an_error_that_cannot_be_sent_arrives(fail: Callable[[StateStorage], None]) -> None:
+    with store_processes(MemoryStorage, 1) as (process,):
+        with pytest.raises(RuntimeError, match=r"Error: .*no such table") as caught:
+            process.call(fail)
+        assert f"in {fail.__name__}" in str(caught.value.__cause__)
         assert process.call(pid) > 0
 
 
