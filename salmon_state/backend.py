@@ -372,9 +372,12 @@ class Backend:
         yield from parts.values()
 
     def _cannot(self, what: str) -> NoReturn:
-        raise NotImplementedError(
-            f"{type(self).__name__} cannot {what}: it implements get, set and clear only"
-        )
+        why = "it implements get, set and clear only"
+        if self._has_hooks:
+            hooks = ("_load", "_page", "_commit", "_wipe")
+            missing = [name for name in hooks if getattr(type(self), name) is vars(Backend)[name]]
+            why = f"whoever wrote it must fill in {' and '.join(missing)}"
+        raise NotImplementedError(f"{type(self).__name__} cannot {what}: {why}")
 
 
 def _change(entry: Entry, value: Value | None) -> Write:

@@ -164,6 +164,20 @@ def test_a_simple_store_says_what_it_cannot_do(name: str, what: str) -> None:
     assert store.states == {"['app', 'a@x']": "A"}
 
 
+class HalfDone(MemoryStorage):
+    """Somebody's first attempt."""
+
+    _page = Backend._page
+    _wipe = Backend._wipe
+
+
+def test_a_store_that_lacks_hooks_says_which() -> None:
+    with pytest.raises(NotImplementedError) as caught:
+        list(HalfDone())
+    said = "HalfDone cannot list its entries: whoever wrote it must fill in _page and _wipe"
+    assert str(caught.value) == said
+
+
 def test_a_simple_store_can_be_pinged_closed_and_printed() -> None:
     with Simple() as store:
         store.ping()
