@@ -167,7 +167,17 @@ def store_processes(
 
     Starting one takes longer than most tests, so those that are still well are used again; they
     end with the process that started them.
+
+    Raises:
+        TypeError: `open_store` cannot be sent to them.
     """
+    try:
+        pickle.dumps(open_store)
+    except Exception as error:
+        raise TypeError(
+            "open_store must give what can be sent to other processes, such as a "
+            f"functools.partial, a class or a function of a module: {error}"
+        ) from error
     TALLY["processes"] += count
     processes = [_IDLE.pop() if _IDLE else StoreProcess() for _ in range(count)]
     try:

@@ -344,6 +344,14 @@ def test_an_error_that_cannot_be_sent_arrives(fail: Callable[[StateStorage], Non
         assert process.call(pid) > 0
 
 
+def test_what_cannot_be_sent_to_a_process_is_named() -> None:
+    with (
+        pytest.raises(TypeError, match=r"a functools\.partial, a class or a function .*<lambda>"),
+        store_processes(lambda: MemoryStorage(), 1),
+    ):
+        pass
+
+
 def test_a_process_that_dies_is_reported() -> None:
     with (
         store_processes(MemoryStorage, 1) as (process,),
