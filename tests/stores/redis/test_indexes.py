@@ -397,7 +397,6 @@ def test_a_part_in_which_many_are(
         monkeypatch.setattr(store._server, "run", counted)
         assert len(look(store, value="ONE")) == 550
     assert alone.count(FIND) == 1
-    cluster.empty()
 
 
 @pytest.mark.parametrize(
