@@ -11,6 +11,8 @@ import sqlalchemy as sa
 
 from salmon_state import SQLAlchemyStorage
 from salmon_state.entries import EVERY, Kind, Page, Where, Write
+from salmon_state.stores.sqlalchemy import pages
+from salmon_state.testing.suite import set_clock
 from tests.stores.sqlalchemy_places import Place
 
 ROWS = 3_000
@@ -110,3 +112,26 @@ def test_rename_and_purge_change_what_they_find(indexed: SQLAlchemyStorage) -> N
     assert indexed.purge(older_than=timedelta(days=1), state="S1") == ROWS / 2
     assert indexed.purge(older_than=timedelta(days=1), module="app") == ROWS / 2
     assert [record.sender for record in indexed.records()] == ["new@x"]
+
+
+def test_they_go_through_what_an_index_finds(
+    indexed: SQLAlchemyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch by batch, of a hundred rows here."""
+    fill(indexed)
+    indexed._commit(Write(Kind.STATE, f"{n}@x", "other", "RARE", ROWS) for n in range(150))
+    monkeypatch.setattr(pages, "_BATCH", 100)
+    batches: list[int] = []
+    ask = pages.Pages._one
+
+    def counted(self: pages.Pages, statement: Any, values: Any) -> Any:
+        batches.append(values.get("size", 0))
+        return ask(self, statement, values)
+
+    monkeypatch.setattr(pages.Pages, "_one", counted)
+    assert indexed.rename("other", "RARE", "S1") == 150
+    assert indexed.rename("other", "S1", "RARE") == 150
+    assert indexed.purge(older_than=timedelta(0), state="NOBODY") == 0
+    set_clock(indexed, 140)
+    assert indexed.purge(older_than=timedelta(0)) == 140
+    assert 3 <= batches.count(100) < 12

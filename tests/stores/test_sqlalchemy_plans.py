@@ -101,7 +101,7 @@ def plan(store: SQLAlchemyStorage, place: Place, statement: Statement | WriteSta
         lambda _, many: many.page(filters=frozenset(), first=True, by="key"),
         lambda _, many: many.page(filters=frozenset(), first=False, by="key"),
         lambda _, many: many.page(filters=IN_STATE, first=False, by="key"),
-        lambda _, many: many.change_batch(filters=FILTERS, remove=True, alone=1),
+        lambda _, many: many.change_batch(filters=FILTERS, by="key", remove=True, alone=1),
     ],
     ids=[
         "get", "get_sender", "remove", "set_expected", "remove_expected", "set_all", "remove_all",

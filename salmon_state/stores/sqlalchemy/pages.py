@@ -36,7 +36,7 @@ _LONG = 1_000_000
 """After how many characters and bytes of what is read alone a page ends."""
 _BATCH = 5_000
 """How many rows a statement goes through at most, whether they match or not."""
-_BEFORE_ALL = (None, b"", b"")
+_BEFORE_ALL = (-(2**63), b"", b"")
 
 
 class PageStatements(TableStatements):
@@ -45,6 +45,7 @@ class PageStatements(TableStatements):
     def __init__(self, table: sa.Table, database: Database, dialect: sa.Dialect) -> None:
         super().__init__(table, database, dialect)
         self.page = lru_cache(maxsize=64)(self._page)  # as in `RowStatements`
+        self.batch_end = lru_cache(maxsize=32)(self._batch_end)
         self.change_batch = lru_cache(maxsize=32)(self._change_batch)
 
     @cached_property
@@ -90,39 +91,35 @@ class PageStatements(TableStatements):
             first: Whether it is the first page; otherwise it says which row was the last one.
         """
         order = self._order(by)
-        found = {
-            "key": {"sender", "name"} if "sender" in filters else set(),
-            "time": {"before"},
-            "state": {"name"},
-            "nothing": filters,
-        }[by]
-        matches = sa.and_(sa.true(), *self._filtered(filters - found))
+        matches = sa.and_(sa.true(), *self._filtered(filters - _found(by, filters)))
         columns = [
             sa.case((matches & (sa.func.length(column) <= LONGEST_READABLE_KEY), column))
             for column in (self._key, self._value)
         ]
         matching = sa.case((matches, sa.literal_column("1")))
         query = sa.select(self._sender, self._name, matching, *columns, self._at)
-        query = query.where(*self._kind, *self._filtered(filters & found))
-        if by == "state":
-            part = STATE_INDEXES[self._dialect.name]
-            query = query.where(part(self._value) == part(sa.bindparam("value")))
+        query = query.where(*self._looked_at(by, filters))
         if not first:
             query = query.where(self._after(order))
         return self.compile(query.order_by(*order).limit(sa.bindparam("size")))
 
-    @cached_property
-    def batch_end(self) -> Statement:
+    def _batch_end(self, *, filters: frozenset[str], by: str) -> Statement:
         """Selects the last row of the next batch, whether its rows match or not.
 
         So that however few match, no statement goes through more rows than a batch has.
+
+        Args:
+            filters: As for `page`.
+            by: So, too.
         """
-        order = self._order("key")
-        batch = sa.select(*order).where(*self._kind, self._after(order))
+        order = self._order(by)
+        batch = sa.select(*order).where(*self._looked_at(by, filters), self._after(order))
         rows = batch.order_by(*order).limit(sa.bindparam("size")).subquery()
         # Not max(): PostgreSQL before 18 has none for bytea.
         backwards = [rows.c[column.name].desc() for column in order]
-        return self.compile(sa.select(*rows.c).order_by(*backwards).limit(1))
+        place = (self._at, self._sender, self._name)
+        last = [rows.c.get(column.name, sa.null()) for column in place]
+        return self.compile(sa.select(*last).order_by(*backwards).limit(1))
 
     @cached_property
     def due(self) -> Statement:
@@ -138,17 +135,20 @@ class PageStatements(TableStatements):
             self._table.update().where(*self._one).values({self._at.name: sa.bindparam("until")})
         )
 
-    def _change_batch(self, *, filters: frozenset[str], remove: bool, alone: int) -> Statement:
+    def _change_batch(
+        self, *, filters: frozenset[str], by: str, remove: bool, alone: int
+    ) -> Statement:
         """Changes or removes the rows of a batch that match; they keep their time.
 
         Args:
             filters: As for `page`.
+            by: So, too.
             remove: Whether they go.
             alone: The number of the lock that nobody else may have meanwhile.
         """
-        order = self._order("key")
-        where = [*self._kind, *self._filtered(filters)]
-        where += [self._after(order), self._up_to(order)]
+        order = self._order(by)
+        where = [*self._looked_at(by, filters), self._after(order), self._up_to(order)]
+        where += self._filtered(filters - _found(by, filters))
         owned = self._database.owning(sa.literal(alone, sa.BigInteger))
         if owned is not None:
             where.append(owned)
@@ -172,6 +172,14 @@ class PageStatements(TableStatements):
         }
         return orders[by]
 
+    def _looked_at(self, by: str, filters: frozenset[str]) -> list[sa.ColumnElement[bool]]:
+        """Returns what the rows are that an order leads to, whether they match or not."""
+        conditions = [*self._kind, *self._filtered(_found(by, filters))]
+        if by == "state":
+            part = STATE_INDEXES[self._dialect.name]
+            conditions.append(part(self._value) == part(sa.bindparam("value")))
+        return conditions
+
     def _filtered(self, filters: frozenset[str]) -> list[sa.ColumnElement[bool]]:
         conditions = {
             "sender": self._sender == sa.bindparam("sender"),
@@ -180,6 +188,13 @@ class PageStatements(TableStatements):
             "before": self._at < sa.bindparam("before"),
         }
         return [condition for name, condition in conditions.items() if name in filters]
+
+
+def _found(by: str, filters: frozenset[str]) -> frozenset[str]:
+    """Returns the filters that no row which an order leads to has to be asked about."""
+    if by == "key":
+        return filters & {"sender", "name"} if "sender" in filters else frozenset()
+    return filters & {"time": {"before"}, "state": {"name"}, "nothing": filters}[by]
 
 
 def _bounds(order: list[sa.Column[Any]], which: str) -> list[sa.BindParameter[Any]]:
@@ -226,7 +241,7 @@ class Pages:
         not change has its place: no cursor and no transaction stays open, on any driver, however
         slow the reader is.
         """
-        if after is None and (few := self._few(kind, where)) is not None:
+        if after is None and (few := self.few(kind, where)) is not None:
             return few
         size = _FIRST_PAGE if after is None else _PAGE
         return self._page(kind, where, after, self._order(kind, where), size)
@@ -260,7 +275,7 @@ class Pages:
         sender, name, *_, at = found[-1]
         return Page(entries, rows.position("after", (at, sender, name)))
 
-    def _few(self, kind: Kind, where: Where) -> Page | None:
+    def few(self, kind: Kind, where: Where) -> Page | None:
         """Returns all that match, if an index that gives no order finds but a few.
 
         What many match is found soon in the order of the primary key, which is that of digests.
@@ -282,12 +297,6 @@ class Pages:
     def _is_indexed(self, kind: Kind, where: Where) -> bool:
         return self._indexes and kind is Kind.STATE and where.sender is EVERY
 
-    def are_few(self, kind: Kind, where: Where) -> bool:
-        """Returns whether an index of the states finds what is looked for, and little else."""
-        if not self._is_indexed(kind, where):
-            return False
-        return self._order(kind, where) != "key" or self._few(kind, where) is not None
-
     def sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
         """Changes all rows that match, among some thousand at a time; returns how many.
 
@@ -296,22 +305,21 @@ class Pages:
         """
         rows = self._rows(kind)
         values = rows.where(kind, where)
+        filters, by = frozenset(values) - {"kind"}, self._order(kind, where)
+        batch_end = rows.batch_end(filters=filters, by=by)
         statement = rows.change_batch(
-            filters=frozenset(values) - {"kind"},
-            remove=value is None,
-            alone=self._tables.locks.of_all,
+            filters=filters, by=by, remove=value is None, alone=self._tables.locks.of_all
         )
         if value is not None:
             values["to_value"] = encode_value(kind, value)
         values |= rows.position("after", _BEFORE_ALL)
         total = 0
-        while end := self._one(rows.batch_end, {**values, "size": _BATCH}):
-            last = (None, *end)
-            values |= rows.position("last", last)
+        while end := self._one(batch_end, {**values, "size": _BATCH}):
+            values |= rows.position("last", end)
             total += self._pool.transaction(
                 partial(_changed, sql=statement.sql, parameters=statement.bind(values))
             )
-            values |= rows.position("after", last)
+            values |= rows.position("after", end)
         return total
 
     def claim(

@@ -228,7 +228,7 @@ class SQLAlchemyStorage(StateStorage):
         )
 
     def _sweep(self, kind: Kind, where: Where, value: Value | None) -> int:
-        if self._rows.are_few(kind, where):  # which need no search
+        if self._rows.few(kind, where) is not None:  # which need no search
             return super()._sweep(kind, where, value)
         return self._rows.sweep(kind, where, value)
 
