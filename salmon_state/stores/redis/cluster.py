@@ -21,6 +21,7 @@ from salmon_state.stores.redis.connections import (
     Command,
     Connections,
     Repeated,
+    ask,
     exchange,
     is_dead,
 )
@@ -177,11 +178,9 @@ class Cluster(Server):
 
     def _slots(self) -> object:
         pool = self._pool(self.source.get_default_node())
-        (reply,) = exchange(pool, ((b"CLUSTER", b"SLOTS"),), again=True)
-        if isinstance(reply, Exception):
-            raise reply
+        slots = ask(pool, (b"CLUSTER", b"SLOTS"), again=True)
         # First and last slot, then the primary's address and name.
-        return sorted([*part[:2], *part[2][:3]] for part in reply)
+        return sorted([*part[:2], *part[2][:3]] for part in slots)
 
 
 def _first_of(key: bytes) -> Command:

@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError
 from salmon_state.findings import MANY, Finding, recommend_indexes
 from salmon_state.leases import holder_of
 from salmon_state.stores.clock import compare_clocks
-from salmon_state.stores.redis.connections import Connections, exchange
+from salmon_state.stores.redis.connections import Connections, ask, exchange
 from salmon_state.stores.redis.entries import SENDER, Keys, is_lease, lease_of, pairs
 from salmon_state.stores.redis.indexes import Index
 from salmon_state.stores.redis.servers import Server
@@ -57,11 +57,10 @@ def diagnose(
 
 def info_of(pool: Connections) -> Info:
     """Returns what ``INFO`` says; empty if this user may not ask."""
-    (reply,) = exchange(pool, ((b"INFO",),), again=True)
-    if isinstance(reply, NoPermissionError):
+    try:
+        reply = ask(pool, (b"INFO",), again=True)
+    except NoPermissionError:
         return {}
-    if isinstance(reply, Exception):
-        raise reply
     lines = bytes(reply).decode(errors="replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
@@ -123,18 +122,17 @@ def _replicas(pool: Connections, info: Info, wait_replicas: int) -> Iterator[Fin
 
 
 def _setting(pool: Connections, name: str) -> str | None:
-    (reply,) = exchange(pool, ((b"CONFIG", b"GET", name.encode()),), again=True)
-    if isinstance(reply, Exception):  # many a server does not let its users ask
+    try:
+        reply = ask(pool, (b"CONFIG", b"GET", name.encode()), again=True)
+    except redis.ResponseError:  # many a server does not let its users ask
         return None
     value = dict(pairs(reply)).get(name.encode())
     return None if value is None else value.decode(errors="replace")
 
 
 def _time(pool: Connections) -> float:
-    (reply,) = exchange(pool, ((b"TIME",),), again=True)
-    if isinstance(reply, Exception):
-        raise reply
-    return int(reply[0]) + int(reply[1]) / 1e6
+    seconds, microseconds = ask(pool, (b"TIME",), again=True)
+    return int(seconds) + int(microseconds) / 1e6
 
 
 def _masters(source: Any) -> Iterator[Finding]:
