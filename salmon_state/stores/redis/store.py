@@ -84,12 +84,10 @@ class RedisStorage(StateStorage):
         wait_timeout: How long to wait for them, in seconds; less than `timeout`, and half of it
             unless given.
         indexes: Whether to make an index of the states and of their times, unless there is one,
-            for ``records(state=…)``, `rename` and `purge`, which look at all keys otherwise: at a
-            million conversations 0.1 ms instead of 8,000 for a state that nobody is in. To make it
-            takes half a minute for so many. From then on every store keeps and uses it, also one
-            without the option or one that was open before; every `set` takes 1.4 times as long,
-            and a conversation 400 bytes more. A process of version 0.1 does not keep it: what that
-            writes is not found. ``docs/redis.md`` says how to give it up.
+            for ``records(state=…)``, `rename` and `purge`, which look at all keys otherwise. From
+            then on every store keeps and uses it, also one without the option or one that was open
+            before; but none of version 0.1, and what that writes is not found. ``docs/redis.md``
+            says what it costs, and how to give it up.
         protect: As for `StateStorage`.
 
     Raises:
