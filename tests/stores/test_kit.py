@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from salmon_state import MemoryStorage, ShelveStorage, SQLAlchemyStorage
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.testing import (
+    ContractSuite,
     ConversationSuite,
     DurableSuite,
     EntrySuite,
     EveryStoreSuites,
     FileSuite,
+    HostileKeySuite,
     ModelSuite,
     OpenStore,
     Rows,
@@ -72,11 +74,14 @@ class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
     runs = reopening_runs = conversation_runs = 10
 
 
-class TestShelfWithAnIndex(EveryStoreSuites, SharedEntrySuite):
-    """By which it finds states instead of looking at all."""
+class WithAnIndex(ContractSuite, EntrySuite, HostileKeySuite, ModelSuite, SharedEntrySuite):
+    """By which a store finds states instead of looking at all: what filters find, and writers."""
 
+    runs = 10
+
+
+class TestShelfWithAnIndex(WithAnIndex):
     store_name = "Shelf with an index"
-    runs = conversation_runs = 10
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
@@ -120,11 +125,8 @@ class TestSQLite(InSQLite, SharedStoreSuites, WithRows, FileSuite):
     runs = reopening_runs = conversation_runs = 10
 
 
-class TestSQLiteWithAnIndex(EveryStoreSuites, SharedEntrySuite):
-    """By which it finds states instead of looking at all."""
-
+class TestSQLiteWithAnIndex(WithAnIndex):
     store_name = "SQLite with an index"
-    runs = conversation_runs = 10
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
@@ -169,11 +171,8 @@ class TestMariaDB(InMariaDB, SharedStoreSuites, WithRows):
 
 
 @pytest.mark.stress  # tests/stores/test_sqlalchemy_indexes.py asks whatever is particular to it
-class TestPostgreSQLWithAnIndex(EveryStoreSuites, SharedEntrySuite):
-    """As SQLite."""
-
+class TestPostgreSQLWithAnIndex(WithAnIndex):
     store_name = "PostgreSQL with an index"
-    runs = conversation_runs = 10
 
     @pytest.fixture
     def open_store(self, postgresql: Any) -> OpenStore:
@@ -182,11 +181,10 @@ class TestPostgreSQLWithAnIndex(EveryStoreSuites, SharedEntrySuite):
 
 
 @pytest.mark.stress  # as PostgreSQL
-class TestMariaDBWithAnIndex(EveryStoreSuites, SharedEntrySuite):
+class TestMariaDBWithAnIndex(WithAnIndex):
     """It looks a few up, and goes through many."""
 
     store_name = "MariaDB with an index"
-    runs = conversation_runs = 10
 
     @pytest.fixture
     def open_store(self, mariadb: Any) -> OpenStore:
