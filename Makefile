@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More than there are processors: the tests wait a lot, for servers and for locks.
-WORKERS ?= 6
+# More than there are processors: the tests wait a lot, for servers and for locks. Not many more:
+# each collects all tests and starts servers of its own, which takes it eight seconds.
+WORKERS ?= 4
 PYTEST = pytest -n $(WORKERS) --dist loadgroup
 RUNTIME := $(VENV)/.runtime$(if $(EXTRAS),-$(EXTRAS))
 # What the server itself needs, and the others.
