@@ -120,7 +120,8 @@ def test_an_applications_tests(left_out: tuple[str, ...], tmp_path: Path) -> Non
     }
     write(tmp_path, {name: text for name, text in examples.items() if name not in left_out})
     for _ in range(2):
-        output = run_pytest(tmp_path, "-W", "error")
+        # Hypothesis's plugin would import all of it, which takes longer than these tests.
+        output = run_pytest(tmp_path, "-W", "error", "-p", "no:hypothesispytest")
         assert "5 passed" in output, output
 
 
