@@ -90,7 +90,7 @@ SERVERS = {"postgresql", "mariadb", "redis_server", "redis_sentinel", "redis_clu
 SLOW = (
     r"kill|standby|end_to_end/|tests/testing/|stores/redis/(?!test_urls)"
     r"|stores/test_files|test_documentation|test_packaging|operate/test_(commands|terminal)"
-    r"|test_written_(here|there)|many_in_one_commit|hundred_thousand"
+    r"|test_written_(here|there)|many_in_one_commit|hundred_thousand|many_thousand"
 )
 
 

@@ -155,7 +155,7 @@ def test_batches_are_bounded(outbox: Outbox) -> None:
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_hundred_thousand_recipients(
+def test_many_thousand_recipients(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, inside: bool
 ) -> None:
     """They are one commit, and take little memory."""
@@ -170,7 +170,7 @@ def test_a_hundred_thousand_recipients(
         return []
 
     monkeypatch.setattr(store, "_commit", commit)
-    many = ((f"{n}@example.com", f"bounce-{n:040}@lists.example.com") for n in range(100_000))
+    many = ((f"{n}@example.com", f"bounce-{n:040}@lists.example.com") for n in range(40_000))
     tracemalloc.start()
     try:
         if inside:
@@ -182,7 +182,7 @@ def test_a_hundred_thousand_recipients(
     finally:
         tracemalloc.stop()
     [written] = commits
-    assert written > 8_000_000
+    assert written > 3_200_000
     assert peak < (2 * written if inside else 2_000_000)
 
 

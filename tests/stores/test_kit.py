@@ -24,6 +24,7 @@ from salmon_state.testing import (
     OpenStore,
     Rows,
     RowSuite,
+    SharedConversationSuite,
     SharedEntrySuite,
     SharedStoreSuites,
     SharedSuite,
@@ -39,6 +40,9 @@ PATIENCE = 60.0
 """Seconds, because whatever is busy with something else takes some for 20 MB, or for its turn."""
 
 UNFAIR = {"test_a_busy_sender_starves_no_process": "whoever waits for a lease is promised no turn"}
+
+MAILS = 60
+"""How many a process has of one sender: the wrong stores that lose one do so within 40."""
 
 IN_MEMORY = {"memory": "bytes for a commit of 20 MB, which it keeps where others do not"}
 
@@ -72,6 +76,7 @@ class OnAShelf(StoreSuite):
 
 class TestShelf(OnAShelf, SharedStoreSuites, FileSuite):
     runs = reopening_runs = conversation_runs = 10
+    mails = MAILS
 
 
 class WithAnIndex(ContractSuite, EntrySuite, HostileKeySuite, ModelSuite, SharedEntrySuite):
@@ -123,6 +128,7 @@ def _sqlite(path: str) -> SQLAlchemyStorage:
 
 class TestSQLite(InSQLite, SharedStoreSuites, WithRows, FileSuite):
     runs = reopening_runs = conversation_runs = 10
+    mails = MAILS
 
 
 class TestSQLiteWithAnIndex(WithAnIndex):
@@ -151,6 +157,7 @@ class InPostgreSQL(StoreSuite):
 
 class TestPostgreSQL(InPostgreSQL, SharedStoreSuites, WithRows):
     runs = conversation_runs = 10
+    mails = MAILS
     reopening_runs = 3  # each step is a new connection
 
 
@@ -167,6 +174,7 @@ class InMariaDB(StoreSuite):
 
 class TestMariaDB(InMariaDB, SharedStoreSuites, WithRows):
     runs = conversation_runs = 10
+    mails = MAILS
     reopening_runs = 3  # each step is a new connection
 
 
@@ -212,6 +220,7 @@ class OnOneServer(OnRedis):
 
 class TestRedis(OnOneServer, SharedStoreSuites):
     runs = reopening_runs = conversation_runs = 10
+    mails = MAILS
     kills = 5
 
 
@@ -290,7 +299,13 @@ class TestRedisClusterWithAnIndex(InARedisCluster, EveryStoreSuites, SharedEntry
 
 
 class ForLong(
-    ModelSuite, ConversationSuite, ThreadSuite, DurableSuite, SharedSuite, SharedEntrySuite
+    ModelSuite,
+    ConversationSuite,
+    ThreadSuite,
+    DurableSuite,
+    SharedSuite,
+    SharedEntrySuite,
+    SharedConversationSuite,
 ):
     """What finds more the longer it runs."""
 
@@ -299,6 +314,7 @@ class ForLong(
     commit_size = 125
     runs = conversation_runs = 200
     sets = 500
+    mails = 500
     reopening_runs = 100
     kills = 50
     writes = 1000

@@ -98,7 +98,7 @@ def test_alone():
 """
 
 
-# Hypothesis's plugin imports Hypothesis, which takes twice as long as all else that pytest does here.
+# Hypothesis's plugin imports Hypothesis, which takes longer than all else that happens here.
 WITHOUT = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
 
