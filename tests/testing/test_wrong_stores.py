@@ -44,14 +44,25 @@ def failures_in(cases: Sequence[Expected], directory: Path) -> Set[str]:
     }
 
 
+def caught(cases: Sequence[Expected], directory: Path) -> Set[str]:
+    """Returns the cases that failed, be it at the second time.
+
+    A call that stops for the other one goes on after a blink, which may be over on a machine that
+    is busy with something else before the other one has had its turn.
+    """
+    found = failures_in(cases, directory)
+    missed = [case for case in cases if case_name(case) not in found]
+    return found | failures_in(missed, directory) if missed else found
+
+
 @pytest.fixture(scope="module")
 def caught_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
-    return failures_in(IN_MEMORY, tmp_path_factory.mktemp("wrong"))
+    return caught(IN_MEMORY, tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.fixture(scope="module")
 def caught_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Set[str]:
-    return failures_in(ON_DISK, tmp_path_factory.mktemp("wrong"))
+    return caught(ON_DISK, tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.mark.parametrize("case", IN_MEMORY, ids=case_name)
