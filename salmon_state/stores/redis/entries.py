@@ -208,12 +208,15 @@ def encode_value(state: str, at: int | None) -> bytes:
 # ---------------------------------------------------------------- the index of the states
 
 
-def members_of(keys: Keys, entry: Entry) -> tuple[bytes, bytes]:
-    """Returns what an index has of a state: what finds it by the state, and by its time.
+def members_of(keys: Keys, entry: Entry) -> tuple[bytes, bytes, bytes]:
+    """Returns what an index has of a state: what finds it by the state, its time and its name.
 
-    They are state, name, time and digest of the sender with a space between each and the next, and
-    the same with the time first, behind a space. Neither a state nor a time has a space in it, and
-    no name is the beginning of another one's text, as both are in quotes.
+    They are state, name, time and digest of the sender with a space between each and the next;
+    time, name and digest behind a space; name and digest behind two. Neither a state nor a time has
+    a space in it, and no name is the beginning of another one's text, as both are in quotes.
+
+    The last one does not change with the state: who sets states while he goes through those of a
+    name meets each once, which he would not if he went from state to state.
     """
     _, sender, name, state, at = entry
     field, digest = encode_field(name), keys.of(sender)[len(keys.head) : -1]
@@ -221,6 +224,7 @@ def members_of(keys: Keys, entry: Entry) -> tuple[bytes, bytes]:
     return (
         b"%b %b %b %b" % (encode_state(str(state)).encode(), field, moment, digest),
         b" %b %b %b" % (moment, field, digest),
+        b"  %b %b" % (field, digest),
     )
 
 
@@ -232,6 +236,8 @@ def span_of(where: Where) -> tuple[bytes, bytes]:
         timed = timed and where.name is not EVERY
         if where.name is not EVERY:
             start += encode_field(where.name) + b" "
+    elif where.name is not EVERY and not timed:
+        start = b"  " + encode_field(where.name) + b" "
     if not timed:
         return b"[" + start, b"(" + start[:-1] + b"!"
     # What is before 1970 comes first, in no order; what has no time is before the start.

@@ -53,8 +53,8 @@ if not is_there(KEYS[1]) then return 0 end
 for i = 2, #KEYS do
   local all = redis.call('HGETALL', KEYS[i])
   for j = 1, #all, 2 do
-    local by_state, by_time = members(KEYS[i], all[j], all[j + 1])
-    if by_state then redis.call('ZADD', KEYS[1], 0, by_state, 0, by_time) end
+    local by_state, by_time, by_module = members(KEYS[i], all[j], all[j + 1])
+    if by_state then redis.call('ZADD', KEYS[1], 0, by_state, 0, by_time, 0, by_module) end
   end
 end
 return 0
@@ -94,9 +94,11 @@ PRUNE = Script(
     + """
 for i = 2, #KEYS do
   local field, member = ARGV[2 * i - 3], ARGV[2 * i - 2]
-  local value, by_state, by_time = redis.call('HGET', KEYS[i], field), nil, nil
-  if value then by_state, by_time = members(KEYS[i], field, value) end
-  if member ~= by_state and member ~= by_time then redis.call('ZREM', KEYS[1], member) end
+  local value = redis.call('HGET', KEYS[i], field)
+  local kept = value and {members(KEYS[i], field, value)} or {}
+  if member ~= kept[1] and member ~= kept[2] and member ~= kept[3] then
+    redis.call('ZREM', KEYS[1], member)
+  end
 end
 return 0
 """

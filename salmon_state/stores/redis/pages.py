@@ -75,7 +75,7 @@ class Pages:
             return self._by_time(kind, _LATEST if where.before is None else where.before)
         if where.sender is not EVERY:
             return self._of_sender(kind, where.sender)
-        if kind is STATE and (where.value is not None or where.before is not None):
+        if kind is STATE and where != Where():
             found = self._index.find(where)
             if found is not None:
                 return self._by_index(found)

@@ -64,26 +64,31 @@ local function members(key, field, value)
   local at, state = split(value)
   if not at then return end
   if string.sub(at, 1, 1) ~= '-' then at = string.rep('0', 19 - #at) .. at end
-  local digest = string.match(key, '{(.-)}')
-  return state .. ' ' .. field .. ' ' .. at .. ' ' .. digest,
-    ' ' .. at .. ' ' .. field .. ' ' .. digest
+  local digest = string.sub(key, -65, -2)  -- a pattern takes longer than all the rest
+  local whose = ' ' .. field .. ' ' .. digest
+  return state .. ' ' .. field .. ' ' .. at .. ' ' .. digest, ' ' .. at .. whose, ' ' .. whose
 end
 
-local function drop(index, key, field, value, kept)
-  local by_state, by_time = members(key, field, value)
-  if by_time == kept then by_time = by_state end
-  if by_state then redis.call('ZREM', index, by_state, by_time) end
+local function drop(index, key, field, value)
+  local by_state, by_time, by_module = members(key, field, value)
+  if by_state then redis.call('ZREM', index, by_state, by_time, by_module) end
 end
 
 -- Whoever may write states and not the index hears so before anything has changed.
 local function set(index, key, sender, field, value)
-  local old, by_state, by_time = index and redis.call('HGET', key, field), nil, nil
+  local old, old_state, old_time = index and redis.call('HGET', key, field)
   if index and old ~= value then
-    by_state, by_time = members(key, field, value)
-    redis.call('ZADD', index, 0, by_state, 0, by_time)
+    local by_state, by_time, by_module = members(key, field, value)
+    if old then old_state, old_time = members(key, field, old) end
+    if old_time == by_time then old_time = old_state end
+    if old_state then  -- what finds it by its module is there, and stays
+      redis.call('ZADD', index, 0, by_state, 0, by_time)
+    else
+      redis.call('ZADD', index, 0, by_state, 0, by_time, 0, by_module)
+    end
   end
   redis.call('HSET', key, 'sender', sender, field, value)
-  if by_state and old then drop(index, key, field, old, by_time) end
+  if old_state then redis.call('ZREM', index, old_state, old_time) end
 end
 """
 

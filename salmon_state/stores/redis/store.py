@@ -83,11 +83,11 @@ class RedisStorage(StateStorage):
             has happened, and `StorageUnavailable` says that it is not confirmed.
         wait_timeout: How long to wait for them, in seconds; less than `timeout`, and half of it
             unless given.
-        indexes: Whether to make an index of the states and of their times, unless there is one,
-            for ``records(state=…)``, `rename` and `purge`, which look at all keys otherwise. From
-            then on every store keeps and uses it, also one without the option or one that was open
-            before; but none of version 0.1, and what that writes is not found. ``docs/redis.md``
-            says what it costs, and how to give it up.
+        indexes: Whether to make an index of the states, their times and their modules, unless there
+            is one, for `records` with any filter, `rename`, `rename_module` and `purge`, which look
+            at all keys otherwise. From then on every store keeps and uses it, also one without the
+            option or one that was open before; but none of version 0.1, and what that writes is not
+            found. ``docs/redis.md`` says what it costs, and how to give it up.
         protect: As for `StateStorage`.
 
     Raises:

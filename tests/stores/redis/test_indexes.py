@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from salmon_state import ConversationBusy, StorageUnavailable
+from salmon_state import ConversationBusy, StorageError, StorageUnavailable
 from salmon_state.entries import EVERY, Entry, Kind, Where, Write
 from salmon_state.stores.redis import RedisStorage
 from salmon_state.stores.redis.entries import members_of
@@ -26,6 +26,7 @@ from tests.redis_services import MovingSlot, RedisCluster, RedisServer
 
 MODULE, OTHER, ANNA = "app.handlers", "app.o 'th' er", "anna@example.com"
 LONG = "S" * 5_000
+STRANGE = ["'", '"', "'app'", " app", "app ", "a' 'b", 'a"b', "a\\b", "\n\0", "é", "-0", LONG]
 NOON = 1_700_000_000_000_000
 
 CONTEXT = forking_context(__name__)
@@ -82,6 +83,7 @@ def test_what_is_stored(indexed: RedisStorage, raw: Any, prefix: str) -> None:
     digest = indexed._keys.of(ANNA)[-65:-1]
     assert raw.zrange(f"{prefix}:{{due}}:index", 0, -1, withscores=True) == [
         (b"", 0),
+        (b"  'app.handlers' %b" % digest, 0),
         (b" 000%d 'app.handlers' %b" % (NOON, digest), 0),
         (b"\\xc9 'app.handlers' 000%d %b" % (NOON, digest), 0),
         (b"whole", 0),
@@ -99,6 +101,10 @@ def test_it_finds_what_a_search_finds(url: str, prefix: str) -> None:
                 for at in (None, -(10**15), -5, -1, 0, 1, 9, 10, NOON, NOON + 1)
             )
         ]
+        writes += [
+            Write(Kind.STATE, f"{n % 7}@x", module, f"{module}{n % 9}", n)
+            for n, module in enumerate(STRANGE)
+        ]
         for write in writes:
             store._commit([write])
         values = [None, "S", "S2", "S 2", LONG, LONG + "2", "building", "whole", "é", "~", "NONE"]
@@ -108,8 +114,9 @@ def test_it_finds_what_a_search_finds(url: str, prefix: str) -> None:
             for value in values
             for name in (EVERY, MODULE, OTHER, "app", "", "none")
             for before in (None, -4, -1, 0, 1, 10, NOON + 1, 2**62)
-            if value is not None or before is not None
+            if (name, value, before) != (EVERY, None, None)
         ]
+        asked += [Where(name=name) for name in STRANGE]
         for where in asked if store.spans_senders else random.Random(7).sample(asked, 10):
             assert look(store, *where) == {e for e in everything if where.matches(e)}, where
 
@@ -118,19 +125,38 @@ def test_it_finds_what_a_search_finds(url: str, prefix: str) -> None:
 def test_all_of_many_pages(indexed: RedisStorage, count: int) -> None:
     indexed._commit(states(count))
     assert len(look(indexed, value="POSTING")) == len(look(indexed, before=count)) == count
+    assert len(look(indexed, name=MODULE)) == count
     assert indexed.rename(MODULE, "POSTING", "ASKING") == count
     assert look(indexed, value="POSTING") == set()
+    assert indexed.rename_module(MODULE, OTHER) == len(look(indexed, name=OTHER)) == count
+    assert look(indexed, name=MODULE) == set()
     set_clock(indexed, NOON)
     assert indexed.purge(older_than=timedelta(0), state="ASKING") == count
     same(indexed)
 
 
-def test_a_rare_state_takes_three_commands(indexed: RedisStorage, raw: Any) -> None:
-    indexed._commit([*states(2_000), Write(Kind.STATE, ANNA, OTHER, "RARE", NOON)])
-    for state, count in (("RARE", 1), ("NOBODY", 0)):
-        assert len(list(indexed.records(state=state))) == count  # the server knows the scripts
+def test_a_module_comes_once_whatever_becomes_of_it(indexed: RedisStorage) -> None:
+    """Whoever sets the states that he is given does not meet them again, nor misses others."""
+    indexed._commit(states(1_200, "A"))
+    found = []
+    for number, record in enumerate(indexed.records(module=MODULE)):
+        found.append(record.sender)
+        indexed.set(MODULE, record.sender, "Z" if number % 2 else "0")
+        if number == 100:
+            indexed.rename(MODULE, "A", "0")
+    assert len(found) == len(set(found)) == 1_200
+    same(indexed)
+
+
+@pytest.mark.parametrize("filter_", ["state", "module"])
+def test_what_is_rare_takes_three_commands(indexed: RedisStorage, raw: Any, filter_: str) -> None:
+    indexed._commit([*states(2_000), Write(Kind.STATE, ANNA, "RARE", "RARE", NOON)])
+    for text, count in (("RARE", 1), ("NOBODY", 0)):
+        asked: dict[str, Any] = {filter_: text}
+        records = partial(indexed.records, **asked)
+        assert len(list(records())) == count  # the server knows the scripts
         raw.config_resetstat()
-        assert len(list(indexed.records(state=state))) == count
+        assert len(list(records())) == count
         calls = {name: each["calls"] for name, each in raw.info("commandstats").items()}
         assert calls["cmdstat_zrangebylex"] == 1 + count
         assert calls["cmdstat_evalsha"] == 1 + 2 * count
@@ -141,7 +167,7 @@ def test_a_rare_state_takes_three_commands(indexed: RedisStorage, raw: Any) -> N
 
 
 def test_whatever_is_written_is_in_it(url: str, prefix: str) -> None:
-    chance = random.Random(7)
+    chance = random.Random(5)
     acts = set()
     with (
         RedisStorage(url, prefix=prefix, timeout=30, indexes=True) as one,
@@ -151,7 +177,7 @@ def test_whatever_is_written_is_in_it(url: str, prefix: str) -> None:
         for _ in range(300 if one.spans_senders else 12):
             store, sender = chance.choice((one, other)), f"{chance.randrange(6)}@x"
             module, state = chance.choice((MODULE, OTHER)), chance.choice(("A", "B", "START"))
-            act = chance.randrange(7)
+            act = chance.randrange(8)
             acts.add(act)
             if act < 2:
                 store.set(module, sender, state)
@@ -163,18 +189,21 @@ def test_whatever_is_written_is_in_it(url: str, prefix: str) -> None:
                 store.rename(module, "B", state)
             elif act == 5:
                 store.purge(older_than=timedelta(0), module=module, state="A")
+            elif act == 6:
+                store.rename_module(MODULE, OTHER)
             else:
                 with store.conversation(sender):
                     store.set(module, sender, state)
                     store.set_all(f"{chance.randrange(6)}@x", "B")
-            found = {e for value in ("A", "B") for e in look(one, value=value)}
-            assert found == search(other)
-            assert look(one, before=2**62) == search(other)
+            everything = search(other)
+            assert {e for value in "AB" for e in look(one, value=value)} == everything
+            assert look(one, before=2**62) == everything
+            assert look(one, name=module) == {e for e in everything if e.name == module}
         one.clear()
         assert look(one, before=2**62) == set()
         other.set(MODULE, ANNA, "A")
-        assert len(look(other, value="A")) == 1
-        assert len(acts) == 7
+        assert len(look(other, value="A")) == len(look(other, name=MODULE)) == 1
+        assert len(acts) == 8
 
 
 def test_a_store_that_was_opened_before_keeps_it(
@@ -188,6 +217,7 @@ def test_a_store_that_was_opened_before_keeps_it(
         with store.conversation("3@x"):
             store.set(MODULE, "3@x", "RARE")
         assert len(look(indexed, value="RARE")) == len(look(store, value="RARE")) == 3
+        assert len(look(indexed, name=MODULE)) == len(look(store, name=MODULE)) == 10
         same(indexed)
 
 
@@ -206,6 +236,7 @@ def test_it_is_made_of_what_there_is(url: str, prefix: str) -> None:
         RedisStorage(url, prefix=prefix, timeout=30, indexes=True).close()
         assert len(look(store, value="POSTING")) == 700
         assert len(look(store, before=5)) == 5
+        assert len(look(store, name=MODULE)) == 700
 
 
 def test_what_ended_by_itself_goes_when_it_is_met(
@@ -216,13 +247,26 @@ def test_what_ended_by_itself_goes_when_it_is_met(
         for number in range(5):
             raw.delete(store._keys.of(f"{number}@x"))
         with store.paused():
-            assert len(look(store, value="POSTING")) == 15
+            assert len(look(store, value="POSTING")) == len(look(store, name=MODULE)) == 15
         assert len(look(store, value="POSTING")) == len(look(store, before=NOON)) == 15
+        assert len(look(store, name=MODULE)) == 15
         same(store)
 
 
+def test_what_is_damaged(indexed: RedisStorage, raw: Any) -> None:
+    """Whoever meets it is told, and whoever writes over it mends it."""
+    key, field = indexed._keys.of(ANNA), "'app.handlers'"
+    raw.hset(key, mapping={"sender": f"'{ANNA}'", field: "rubbish"})
+    indexed.set(MODULE, ANNA, "A")
+    same(indexed)
+    raw.hset(key, field, "rubbish")
+    with pytest.raises(StorageError, match="damaged"):
+        list(indexed.records(module=MODULE))
+
+
+@pytest.mark.parametrize("where", [Where(value="POSTING"), Where(name=MODULE), Where(before=9)])
 def test_what_came_between_finding_and_taking_out_stays(
-    indexed: RedisStorage, raw: Any, monkeypatch: pytest.MonkeyPatch
+    indexed: RedisStorage, raw: Any, monkeypatch: pytest.MonkeyPatch, where: Where
 ) -> None:
     indexed._commit(states(3))
     prune = Index.prune
@@ -233,7 +277,7 @@ def test_what_came_between_finding_and_taking_out_stays(
         prune(self, members)
 
     monkeypatch.setattr(Index, "prune", late)
-    assert len(look(indexed, value="POSTING")) == 2
+    assert len(look(indexed, *where)) == 2
     monkeypatch.undo()
     same(indexed)
 
@@ -260,6 +304,7 @@ def test_who_may_not_write_it(
                 same(indexed)
                 assert indexed.get(MODULE, ANNA) == "B"
                 assert contents(other, state="B") == {(MODULE, ANNA): "B"}  # searched
+                assert contents(other, module=MODULE) == {(MODULE, ANNA): "B"}
     finally:
         raw.acl_deluser("other")
 
@@ -350,6 +395,7 @@ def test_others_write_while_it_is_made_and_used(server: RedisServer, prefix: str
                     for state in "ABC":
                         for record in indexed.records(state=state):
                             assert record.state == state
+                    assert len(list(indexed.records(module=MODULE))) <= 1_000
         finally:
             for process in processes:
                 assert process.pid is not None
