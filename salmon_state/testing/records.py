@@ -148,7 +148,7 @@ class RecordTests(StoreSuite):
 
     def test_states_may_change_while_iterating(self, store: StateStorage) -> None:
         """What is there all the time and unchanged comes exactly once; nothing comes twice."""
-        fill(store, [(MODULE, f"{number}@x", "POSTING") for number in range(400)])
+        fill(store, [(MODULE, f"{number}@x", "POSTING") for number in range(600)])
         seen: Counter[str | None] = Counter()
         changed: set[str | None] = set()
         for step, record in enumerate(store.records()):
@@ -159,7 +159,7 @@ class RecordTests(StoreSuite):
                 store.set(MODULE, f"new{step}@x", "POSTING")
                 store.set(MODULE, f"{step}@x", "BANNED")
                 changed.add(f"{step}@x")
-        untouched = {f"{number}@x" for number in range(400)} - changed
+        untouched = {f"{number}@x" for number in range(600)} - changed
         assert {sender: seen[sender] for sender in untouched} == dict.fromkeys(untouched, 1)
         assert max(seen.values()) == 1
 

@@ -205,7 +205,7 @@ class ThreadSuite(StoreSuite):
 
     def test_records_beside_writes(self, store: StateStorage) -> None:
         """Whoever iterates finds each conversation that nobody touches exactly once."""
-        untouched = [f"{number}@x" for number in range(300)]
+        untouched = [f"{number}@x" for number in range(600)]
         fill(store, [(MODULE, sender, "POSTING") for sender in untouched])
         meeting = threading.Barrier(3)
         ended = threading.Event()
@@ -237,4 +237,4 @@ class ThreadSuite(StoreSuite):
                     read(met=True)
 
         run_together([write, read_on, read_on])
-        assert len(store) == 300 + self.sets
+        assert len(store) == len(untouched) + self.sets
