@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import conversation, outbox, post, receiving
 from benchmarks.__main__ import save
+from benchmarks.growth import filters
 from benchmarks.machine import describe
 from benchmarks.operations import OPERATIONS, measure
 from benchmarks.places import Places
@@ -58,6 +59,20 @@ def test_a_tiny_run_writes_figures_tables_and_charts(tmp_path: Path) -> None:
     assert short.read_text().endswith("\nby hand\n")
     assert "old" not in short.read_text()
     assert "<svg" in (tmp_path / "performance-get.svg").read_text()
+
+
+def test_what_is_asked_of_many_is_measured(tmp_path: Path) -> None:
+    with Places() as places:
+        found = filters.measure(places, TINY, ("memory", "sqlite"))
+        about = describe(places.directory)
+    sides = {(row["group"], row["who"]) for row in found["rows"]}
+    assert sides == {("memory", "without"), ("sqlite", "without"), ("sqlite", "indexes")}
+    save(tmp_path / "filters.json", {"plan": {}, "machine": about, "seconds": 1, **found})
+    page = tmp_path / "short.md"
+    page.write_text("<!-- filters: begin -->\n<!-- filters: end -->\n")
+    write_report(tmp_path, page)
+    assert "| making them | " in page.read_text()
+    assert "sqlite, of 100" in (tmp_path / "performance.md").read_text()
 
 
 @pytest.mark.slow

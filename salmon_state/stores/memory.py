@@ -119,13 +119,16 @@ class _Table:
     def entries(self, cells: Iterable[_Cell], where: Where) -> list[Entry]:
         """Returns those that are still there and match."""
         _, name, value, before = where  # most cells are none of these: no entry is made of them
+        if value is not None:
+            cells = [cell for cell in cells if cell.value == value]
+        if name is not EVERY:
+            cells = [cell for cell in cells if cell.name == name]
+        if before is not None:
+            cells = [cell for cell in cells if cell.at is not None and cell.at < before]
         found = [
             Entry(self.kind, cell.sender, cell.name, cell.value, cell.at)
             for cell in cells
             if cell.value is not None
-            and (value is None or cell.value == value)
-            and (name is EVERY or cell.name == name)
-            and (before is None or ((at := cell.at) is not None and at < before))
         ]
         return found if where == _ALL else [entry for entry in found if where.matches(entry)]
 

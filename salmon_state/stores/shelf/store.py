@@ -78,7 +78,7 @@ class ShelveStorage(StateStorage, Forkable):
             `StorageUnavailable` is raised; more than 0, at most a day.
         indexes: Whether to make indexes of the states and of their times, unless they are there,
             for ``records(state=…)``, `rename` and `purge`, which look at all entries otherwise: at
-            a million conversations 1 ms instead of 9,000 for a state that nobody is in. To make
+            a million conversations 1 ms instead of 6,000 for a state that nobody is in. To make
             them takes four seconds for so many, in which others cannot write. From then on SQLite
             keeps them up to date, whoever writes, `shelve` and earlier versions too, and every
             store uses them; a `set` or a conversation takes 1.3 times as long. SQLite's
