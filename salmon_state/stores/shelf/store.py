@@ -278,9 +278,8 @@ class ShelveStorage(StateStorage, Forkable):
         yield from diagnose_files(self._path)
         yield from diagnose_locks(beside(self._path, ".conversations"))
         with self._opened() as shelf:
-            indexed = shelf.has("States")
-        number = self._count(Kind.STATE)
-        if number >= MANY and not indexed:
+            number = 0 if shelf.has("States") else shelf.states.count(Kind.STATE)
+        if number >= MANY:
             yield recommend_indexes(f"{number:,} conversations")
 
     def _close(self) -> None:
