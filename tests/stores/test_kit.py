@@ -136,8 +136,11 @@ class TestSQLiteWithAnIndex(WithAnIndex):
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
-        url = f"sqlite:///{tmp_path}/states.db"
-        return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
+        return _indexed(f"sqlite:///{tmp_path}/states.db")
+
+
+def _indexed(url: str) -> OpenStore:
+    return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
 
 
 # ---------------------------------------------------------------- database servers
@@ -184,8 +187,7 @@ class TestPostgreSQLWithAnIndex(WithAnIndex):
 
     @pytest.fixture
     def open_store(self, postgresql: Any) -> OpenStore:
-        url = postgresql.fresh_database()
-        return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
+        return _indexed(postgresql.fresh_database())
 
 
 @pytest.mark.stress  # as PostgreSQL
@@ -196,8 +198,7 @@ class TestMariaDBWithAnIndex(WithAnIndex):
 
     @pytest.fixture
     def open_store(self, mariadb: Any) -> OpenStore:
-        url = mariadb.fresh_database()
-        return partial(SQLAlchemyStorage, url, timeout=PATIENCE, indexes=True)
+        return _indexed(mariadb.fresh_database())
 
 
 # ---------------------------------------------------------------- Redis

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,9 +43,9 @@ def indexed(path: Path) -> Iterator[ShelveStorage]:
         yield store
 
 
-def look(store: ShelveStorage, *args: object, **where: object) -> list[Entry]:
+def look(store: ShelveStorage, *args: Any, **where: Any) -> list[Entry]:
     """Returns what is found, each once."""
-    asked = Where(*args, **where)  # type: ignore[arg-type]
+    asked = Where(*args, **where)
     found = [entry for page in store._pages(Kind.STATE, asked) for entry in page.entries]
     assert len(found) == len(set(found))
     return found
